@@ -1,0 +1,39 @@
+"""What a training is told to do: one frozen dataclass, written beside the weights it made."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """A LayerSkip training (arXiv 2404.16710, §4.1), for a new small Llama or an existing checkpoint.
+
+    The four sizes describe a new model and are ignored where `model` names a checkpoint to go on from.
+    """
+
+    layers: int = 16
+    hidden: int = 192
+    feed_forward: int = 512
+    heads: int = 3
+    vocabulary: int = 2048
+    context: int = 512  # tokens in a training window, and a new model's longest context
+    batch: int = 8  # windows a step
+    steps: int = 4000
+    minutes: float | None = None  # where given, the schedule follows the clock instead of the step count
+    matrix_lr: float = 4e-3  # Muon, scaled to AdamW's step size; weight matrices of the layers
+    other_lr: float = 4e-3  # AdamW; embeddings, head, norms
+    warmup: float = 0.01  # shares of the whole training
+    decay_from: float = 0.6  # constant until here, then linear down to `final_lr`
+    final_lr: float = 0.02  # of the peak
+    layer_dropout: float = 0.1  # of the last layer; lower layers less, rising exponentially from 0
+    exit_weights: tuple[float, float, float] = (0.4, 0.4, 0.2)  # one exit each in 1…L/4-1, L/4…L/2-1, L/2…L-1
+    distil_from: float = 0.3  # share of the training after which exits learn from the last layer
+    distil_share: float = 0.7  # and how much of their loss that is
+    checkpoint_every: float = 300.0  # seconds
+    seed: int = 0
+
+    def learning_rate(self, progress: float) -> float:
+        """The factor on both rates at `progress` in 0…1: warm-up, constant, linear decay."""
+        if progress < self.warmup:
+            return max(progress / self.warmup, 0.01)
+        fallen = max(0.0, progress - self.decay_from) / (1 - self.decay_from)
+        return 1 - (1 - self.final_lr) * fallen

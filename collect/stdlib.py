@@ -1,0 +1,47 @@
+"""CPython's standard library as a corpus: real code that every machine with this project already has.
+
+Modules are split once, by a hash of their dotted name, so that the split is the same on every machine and for every
+Python version: the embedded model is trained on `train` modules only (`adapt/`), prompts are cut from the others.
+"""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_BYTES = 400_000  # larger files are tables (unicode data, opcode dumps), not code that people write
+HELD_OUT_SHARE = 18  # one module in 18 is never trained on
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its dotted `name`, where it is, and whether training must not see it."""
+
+    name: str
+    path: Path
+    held_out: bool
+
+
+def bucket(name: str, buckets: int) -> int:
+    """A number in 0…buckets-1 from a hash of `name`, equal on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % buckets
+
+
+def modules() -> Iterator[Module]:
+    """Every module of the running interpreter's standard library, in order of name."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if {"site-packages", "dist-packages", "__pycache__"} & set(relative.parts) or path.stat().st_size > MAX_BYTES:
+            continue
+        name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+        yield Module(name, path, held_out=bucket(name, HELD_OUT_SHARE) == 0)
+
+
+def read(module: Module) -> str | None:
+    """The module's text, or None where it is not UTF-8 (some of CPython's own tests are not, on purpose)."""
+    try:
+        return module.path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
