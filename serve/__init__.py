@@ -1,0 +1,1 @@
+"""Serving: generate text with a learned exit policy, from Python or over HTTP."""

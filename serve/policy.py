@@ -1,0 +1,200 @@
+"""The policy artefact: a folder with `policy.safetensors` (numbers) and `policy.json` (everything else).
+
+A policy is a small ReLU network over one decision's features; its two outputs are the values of `continue` and `exit`.
+It depends on nothing but numpy and safetensors and is never a pickle, so it can be loaded from anyone.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as read_tensors
+from safetensors.numpy import save as write_tensors
+
+from serve.errors import PolicyError
+
+FORMAT = 1
+WEIGHTS = "policy.safetensors"
+FACTS = "policy.json"
+CONTINUE, EXIT = 0, 1
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """An exit policy.
+
+    features: names of the F inputs, in order, as in `replay`'s `Columns.feature_names`.
+    layers: the candidate exit layers it was trained for, ascending; 0 stands for prompt lookup.
+    weights: ((W, b), ...) of the network, W (outputs, inputs) and b (outputs,); ReLU between, two outputs at the end.
+    mean, scale: (F,), inputs are standardised as (x - mean) / scale.
+    info: the rest of `policy.json`: model, dataset, hyperparameters, training summary, lede version.
+
+    Raises PolicyError if shapes do not fit together or a number is not finite.
+    """
+
+    features: tuple[str, ...]
+    layers: tuple[int, ...]
+    weights: tuple[tuple[Array, Array], ...]
+    mean: Array
+    scale: Array
+    info: dict[str, Any] = field(default_factory=dict)
+    _hidden: tuple[tuple[Array, Array], ...] = field(init=False, repr=False)
+    _last: tuple[Array, Array] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_shapes(self)
+        # The standardisation is folded into the first layer and the matrices are kept transposed: two numpy calls less
+        # per row, and the same code serves one row and many.
+        (first, bias), *rest = self.weights
+        folded = first.astype(np.float64) / self.scale
+        shifted = bias - folded @ self.mean.astype(np.float64)
+        fused = ((_f32(folded.T), _f32(shifted)), *((_f32(w.T), b) for w, b in rest))
+        object.__setattr__(self, "_hidden", fused[:-1])
+        object.__setattr__(self, "_last", fused[-1])
+
+    def values(self, row: Array) -> Array:
+        """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""
+        for weight, bias in self._hidden:
+            row = row.dot(weight)
+            row += bias
+            np.maximum(row, 0.0, out=row)
+        weight, bias = self._last
+        row = row.dot(weight)
+        row += bias
+        return row
+
+    def exits(self, row: Array) -> Any:
+        """Whether to exit: bool for one row, (N,) for N. A tie continues."""
+        values = self.values(row)
+        return values[..., EXIT] > values[..., CONTINUE]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the two files; each appears whole or not at all, and `policy.json` names the weights it belongs to."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        tensors = {"mean": _f32(self.mean), "scale": _f32(self.scale)}
+        for number, (weight, bias) in enumerate(self.weights):
+            tensors[f"layer{number}.weight"] = _f32(weight)
+            tensors[f"layer{number}.bias"] = _f32(bias)
+        blob = write_tensors(tensors)
+        facts = {
+            **self.info,
+            "format": FORMAT,
+            "features": list(self.features),
+            "layers": list(self.layers),
+            "weights_sha256": hashlib.sha256(blob).hexdigest(),
+        }
+        _write(target / WEIGHTS, blob)
+        _write(target / FACTS, (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+
+
+def load_policy(folder: str | os.PathLike[str]) -> Policy:
+    """Load a policy from its folder. Raises PolicyError that names what is missing or does not fit."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise PolicyError(f"no policy at {path}: there is no such folder; train one with `lede learn`")
+    for name in (FACTS, WEIGHTS):
+        if not (path / name).is_file():
+            raise PolicyError(f"{path} is not a policy: {name} is missing; train one with `lede learn`")
+    facts = _read_facts(path / FACTS)
+    blob = (path / WEIGHTS).read_bytes()
+    if facts.pop("weights_sha256", None) != hashlib.sha256(blob).hexdigest():
+        raise PolicyError(f"{path}: {WEIGHTS} is not the file {FACTS} was written with; copy or train the policy again")
+    try:
+        tensors = read_tensors(blob)
+    except SafetensorError as error:
+        raise PolicyError(f"{path / WEIGHTS} is not a safetensors file ({error}); train the policy again") from None
+    facts.pop("format")
+    try:
+        count = sum(name.endswith(".weight") for name in tensors)
+        return Policy(
+            features=tuple(facts.pop("features")),
+            layers=tuple(facts.pop("layers")),
+            weights=tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(count)),
+            mean=tensors["mean"],
+            scale=tensors["scale"],
+            info=facts,
+        )
+    except (KeyError, TypeError) as error:
+        raise PolicyError(f"{path} is not a policy: {error} is missing or malformed; train the policy again") from None
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from None
+
+
+def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
+    """Raise PolicyError unless the policy was trained on this model.
+
+    model_facts: `name`, `config_hash` and `layers` (L) of the model at hand. The name alone may differ: the same model
+    is called one thing on a hub and another in a local folder.
+    """
+    trained = policy.info.get("model", {})
+    theirs, ours = trained.get("name", "an unnamed model"), model_facts["name"]
+    advice = "use the policy's model, or train a policy on this one's dataset"
+    if trained.get("layers") != model_facts["layers"]:
+        have, want = model_facts["layers"], trained.get("layers")
+        raise PolicyError(f"the policy is for {theirs} with {want} layers, but {ours} has {have}; {advice}")
+    if trained.get("config_hash") != model_facts["config_hash"]:
+        raise PolicyError(
+            f"the policy is for {theirs} (config {trained.get('config_hash')}), "
+            f"but this is {ours} (config {model_facts['config_hash']}); {advice}"
+        )
+    if max(policy.layers) > model_facts["layers"]:
+        raise PolicyError(f"the policy exits at layer {max(policy.layers)}, but {ours} has {model_facts['layers']}")
+
+
+def _check_shapes(policy: Policy) -> None:
+    if not policy.weights:
+        raise PolicyError("the network has no layers")
+    if not policy.layers or list(policy.layers) != sorted(set(policy.layers)) or policy.layers[0] < 0:
+        raise PolicyError(f"candidate layers must be ascending and distinct, not {list(policy.layers)}")
+    width = len(policy.features)
+    indicators = {name for name in policy.features if name.startswith("layer=")}
+    if indicators and indicators != {f"layer={layer}" for layer in policy.layers}:
+        raise PolicyError(f"the layers named by its features ({', '.join(sorted(indicators))}) are not its candidates")
+    for name, vector in (("mean", policy.mean), ("scale", policy.scale)):
+        if vector.shape != (width,):
+            raise PolicyError(f"{name} has shape {vector.shape}, but there are {width} features")
+    if not (policy.scale > 0).all():
+        raise PolicyError("a feature's scale is not positive")
+    for number, (weight, bias) in enumerate(policy.weights):
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            raise PolicyError(f"layer {number} has shapes {weight.shape} and {bias.shape}, but {width} inputs")
+        width = weight.shape[0]
+    if width != 2:
+        raise PolicyError(f"the network has {width} outputs, not the two of continue and exit")
+    arrays = [policy.mean, policy.scale, *(part for pair in policy.weights for part in pair)]
+    if not all(np.isfinite(part).all() for part in arrays):
+        raise PolicyError("a weight is not a finite number; train the policy again")
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        version = facts["format"]
+    except (ValueError, KeyError, TypeError):
+        raise PolicyError(f"{path} is not a policy description; train one with `lede learn`") from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise PolicyError(f"{path} has format {version}, this version of lede reads up to {FORMAT}; upgrade lede")
+    return facts
+
+
+def _f32(array: NDArray[Any]) -> Array:
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename over it: a reader sees the old content or the new, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
