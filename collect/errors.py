@@ -1,0 +1,5 @@
+"""What a user of this room can get wrong."""
+
+
+class PromptError(ValueError):
+    """Prompts that cannot be used; the message is one line that says which, and what is wrong with it."""

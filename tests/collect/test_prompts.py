@@ -1,0 +1,113 @@
+"""The prompt loader: what it takes, how it names what it refuses, and that splits never share a module."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from collect import stdlib
+from collect.errors import PromptError
+from collect.prompts import MAX_CHARACTERS, PER_MODULE, SPLITS, Prompt, load_prompts, stdlib_prompts
+
+
+def written(folder: Path, *lines: object) -> Path:
+    """A prompt file of these lines: bytes and strings as they are, anything else as JSON."""
+    path = folder / "prompts.jsonl"
+    raw = [x if isinstance(x, bytes) else (x if isinstance(x, str) else json.dumps(x)).encode() for x in lines]
+    path.write_bytes(b"\n".join(raw))
+    return path
+
+
+def test_every_way_to_write_a_prompt(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        {"prompt": "Once", "id": "a", "task": "story", "reference": "upon"},
+        {"question_id": 7, "category": "qa", "turns": ["Why?", "And then?"], "reference": ["Because", "Then"]},
+        "",
+        {"prompt": "Twice\u2028or more", "reference": [["first", "second"]], "task": None},
+        '{"prompt": "Thrice", "reference": []}\r',
+    )
+    assert load_prompts(path) == [
+        Prompt("a", "story", "Once", "upon"),
+        Prompt("7", "qa", "Why?", "Because"),
+        Prompt("prompts:4", "prompts", "Twice\u2028or more", "first"),
+        Prompt("prompts:5", "prompts", "Thrice", None),
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    assert load_prompts(written(tmp_path, b'\xef\xbb\xbf{"prompt": "Once"}'))[0].text == "Once"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        (["Once"], "expected a JSON object, not a list"),
+        (None, "expected a JSON object, not null"),
+        ({"text": "Once"}, "neither `prompt` nor `turns`"),
+        ({"prompt": " \n"}, "the prompt is empty"),
+        ({"prompt": 3}, "`prompt` must be a string, not a number"),
+        ({"prompt": "x\ud800"}, "half of a surrogate pair"),
+        ({"turns": []}, "not an empty list"),
+        ({"turns": "Once"}, "`turns` must be a list with a string in it, not a string"),
+        ({"turns": [{}]}, r"`turns\[0\]` must be a string, not an object"),
+        ({"prompt": "Twice", "id": "a"}, "id 'a' is already that of line 1"),
+        ({"prompt": "Twice", "id": True}, "`id` must be a string, not true or false"),
+        ({"prompt": "Twice", "task": 1.5}, "`task` must be a string"),
+        ({"prompt": "Twice", "reference": {}}, "`reference` must be a string, not an object"),
+        (b'{"prompt": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: object, complaint: str) -> None:
+    path = written(tmp_path, {"prompt": "Once", "id": "a"}, line)
+    with pytest.raises(PromptError, match=f"prompts.jsonl, line 2: .*{complaint}"):
+        load_prompts(path)
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(PromptError, match=f"cannot read prompts from {path}"):
+            load_prompts(path)
+    with pytest.raises(PromptError, match="holds no prompts"):
+        load_prompts(written(tmp_path, "", ""))
+
+
+def test_no_module_is_in_two_splits_or_in_the_training_text() -> None:
+    held_out = {m.name for m in stdlib.modules() if m.held_out}
+    modules = [{p.id.partition(":")[0] for p in stdlib_prompts(split)} for split in SPLITS]
+    assert all(modules)
+    assert set.union(*modules) <= held_out
+    assert sum(map(len, modules)) == len(set.union(*modules))
+
+
+def test_there_are_enough_and_none_twice() -> None:
+    for split, enough in (("train", 400), ("test", 100)):
+        prompts = stdlib_prompts(split)  # type: ignore[arg-type]
+        assert len(prompts) >= enough
+        assert len({p.id for p in prompts}) == len({p.text for p in prompts}) == len(prompts)
+        names = [p.id.partition(":")[0] for p in prompts]
+        assert max(names.count(n) for n in set(names)) <= PER_MODULE
+
+
+def test_a_prompt_and_its_reference_are_the_modules_own_text() -> None:
+    sources = {m.name: stdlib.read(m) or "" for m in stdlib.modules() if m.held_out}
+    for prompt in stdlib_prompts("test", limit=100):
+        module, _, name = prompt.id.partition(":")
+        assert prompt.reference is not None and prompt.reference.strip()
+        assert prompt.text + prompt.reference in sources[module]
+        assert f"def {name.rpartition('.')[2]}" in prompt.text or len(prompt.text) > MAX_CHARACTERS // 2
+        assert not prompt.text.endswith("\n")
+
+
+def test_the_order_is_the_seeds() -> None:
+    first = stdlib_prompts("validation", seed=1)
+    assert first == stdlib_prompts("validation", seed=1)
+    assert first[:5] == stdlib_prompts("validation", limit=5, seed=1)
+    assert first[:5] != stdlib_prompts("validation", limit=5, seed=2)
+
+
+def test_an_unknown_split_is_named() -> None:
+    with pytest.raises(PromptError, match="no split 'dev'"):
+        stdlib_prompts("dev")  # type: ignore[arg-type]
