@@ -1,0 +1,218 @@
+"""The speculation loop: draft with early layers, verify with the rest, commit what the full model agrees with.
+
+One round (paper §3.3), with a key-value buffer shared by drafting and verifying:
+  1. walk   the last committed token goes up through the rule's candidates until one exits; its token is draft 1;
+  2. draft  each draft runs through the same early layers and gives the next, until the rule stops;
+  3. verify the kept early states (the last draft's own included) go through the other layers in one pass; the matching
+            prefix is committed, and one token of the full model's own.
+Rolling back is not an operation: positions behind the committed text are written over by the next round.
+"""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from decode.errors import ModelError
+from decode.lookup import Lookup
+from decode.model import MASKED_ROWS, Model
+from decode.round import Decision, Round
+from decode.rules import ExitRule
+from decode.sampling import Chooser, Settings, chooser
+from decode.state import DEPTH, DRAFT, State, Statistics, Traces, statistics
+
+
+class Decoding:
+    """One generation under way. `rounds()` yields each round as it is committed; `tokens` is the text so far."""
+
+    def __init__(self, model: Model, prompt: list[int], rule: ExitRule, settings: Settings):
+        check_request(model, prompt, rule)
+        self.model, self.rule, self.tokens = model, rule, list(prompt)
+        self.stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
+        self.limit = min(len(prompt) + settings.max_new_tokens, model.context)
+        self.finish: str | None = None
+        self._finish_at_limit = "length" if self.limit - len(prompt) == settings.max_new_tokens else "context"
+        self._choose: Chooser = chooser(settings, model.device)
+        self._stop_strings = stop_string_check(model, settings)
+        self._lookup = Lookup(prompt) if rule.needs_lookup or 0 in rule.layers else None
+        self._traces = Traces()
+        self._cache = model.cache(self.limit)
+        self._prefill(prompt[:-1])
+        rule.start()
+
+    def rounds(self) -> Iterator[Round]:
+        """Decode until a stop; every Round has already been committed to `tokens`."""
+        with torch.inference_mode():
+            while self.finish is None:
+                yield self._round()
+
+    @torch.inference_mode()
+    def _prefill(self, tokens: list[int]) -> None:
+        for start in range(0, len(tokens), MASKED_ROWS):
+            x = self.model.embed(tokens[start : start + MASKED_ROWS])
+            self.model.run(0, self.model.layer_count, x, start, self._cache)
+
+    def _round(self) -> Round:
+        began = time.perf_counter()
+        position = len(self.tokens) - 1
+        most = min(self.rule.max_drafts, self.limit - len(self.tokens) - 1)
+        self._decisions: list[Decision] = []
+        self._drafts: list[int] = []
+        self._distributions: list[Tensor | None] = []  # what each draft was drawn from
+        self._draft_logp = 0.0
+        exit_layer, states = self._walk(position) if most > 0 else (None, [])
+        if exit_layer is not None:
+            self._draft(exit_layer, states, position, most)
+        drafts = tuple(self._drafts)
+        verifying = time.perf_counter()
+        logits = self._verification(exit_layer or 0, states, position)
+        accepted, targets = self._choose.verify(logits, self.tokens, self._drafts, self._distributions)
+        verified = time.perf_counter()
+        committed = self._commit(targets[: accepted + 1], logits, accepted)
+        cut = exit_layer is not None and (len(drafts) == most < self.rule.max_drafts or drafts[-1] in self.stops)
+        round_ = Round(
+            position, exit_layer, drafts, tuple(targets), accepted, committed, tuple(self._decisions), cut,
+            seconds=time.perf_counter() - began, verify_seconds=verified - verifying,
+        )  # fmt: skip
+        self.rule.finish(round_)
+        return round_
+
+    def _walk(self, position: int) -> tuple[int | None, list[Tensor]]:
+        """The depth phase. Returns the exit layer (None: layer 0 alone, and no match) and the exit state of x_p."""
+        x, reached, last = None, 0, self.rule.layers[-1]
+        self._guess = self._lookup.guess() if self._lookup is not None else None
+        for layer in self.rule.layers:
+            if layer > 0:
+                x = self.model.embed(self.tokens[-1:]) if x is None else x
+                x = self.model.run(reached, layer, x, position, self._cache)
+                reached = layer
+            if layer == 0 and self._guess is None:
+                continue
+            state = self._observe(layer, x, 1)
+            forced = layer == last
+            exits = forced or self.rule.exit_here(state)
+            self._note(state, exits, forced)
+            if exits:
+                self._take(layer, x, state)
+                return layer, [] if x is None else [x]
+        return None, []
+
+    def _draft(self, layer: int, states: list[Tensor], position: int, most: int) -> None:
+        """The draft phase at `layer`; appends to the drafts and to `states`, the kept outputs of that layer."""
+        drafts = self._drafts
+        while True:
+            stopped = len(drafts) == most or drafts[-1] in self.stops
+            if layer > 0:
+                x = self.model.embed(drafts[-1:])
+                states.append(self.model.run(0, layer, x, position + len(drafts), self._cache))
+            if stopped:  # the last draft's own early pass, for the token after it, is all that was left to do
+                return
+            if self._lookup is not None:
+                self._lookup.push(drafts[-1])
+                self._guess = self._lookup.guess()  # never None here: the draft itself occurred before
+            state = self._observe(layer, states[-1] if states else None, len(drafts) + 1)
+            self._take(layer, states[-1] if states else None, state)
+            forced = len(drafts) == most or drafts[-1] in self.stops
+            goes_on = not forced and self.rule.draft_on(state)
+            self._note(state, goes_on, forced)
+            most = most if goes_on else len(drafts)
+
+    def _observe(self, layer: int, x: Tensor | None, draft_index: int) -> State:
+        """The state at `layer`; with no more in it than the rule needs."""
+        phase = DEPTH if draft_index == 1 else DRAFT
+        self._logits = None
+        if not self.rule.needs_state:
+            return State(layer, draft_index, phase, token=-1)
+        guess = self._guess
+        if layer > 0:
+            assert x is not None
+            self._logits = self.model.head(x)
+            seen = statistics(self._logits)[0]
+        else:
+            assert guess is not None
+            seen = Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
+        self._top1_logp = seen.top1_logp
+        return State(
+            layer, draft_index, phase, seen.token, seen.conf_topk, seen.entropy, self._traces.confidence, seen.margin,
+            seen.top1_logp, self._draft_logp, self._traces.accept,
+            *((guess.length, guess.agreement, float(guess.token == seen.token)) if guess is not None else (0.0, 0.0, 0.0)),
+        )  # fmt: skip
+
+    def _take(self, layer: int, x: Tensor | None, state: State) -> None:
+        """Draft the token of the layer just observed."""
+        if layer == 0:
+            assert self._guess is not None
+            token, q = self._guess.token, None
+        else:
+            assert x is not None
+            logits = self.model.head(x) if self._logits is None else self._logits
+            token, q = self._choose.draft(logits, self.tokens + self._drafts)
+            if self.rule.needs_state:
+                same = token == state.token
+                self._draft_logp += state.top1_logp if same else float(torch.log_softmax(logits[0], 0)[token])
+        self._drafts.append(token)
+        self._distributions.append(q)
+
+    def _note(self, state: State, exits: bool, forced: bool) -> None:
+        if self.rule.needs_state:
+            self._decisions.append(Decision(state, int(exits), forced))
+
+    def _verification(self, exit_layer: int, states: list[Tensor], position: int) -> Tensor:
+        """The full model's logits (drafts + 1, vocabulary) at x_p and every draft."""
+        if exit_layer == 0:
+            x = self.model.embed(self.tokens[-1:] + self._drafts)
+        else:
+            x = torch.cat(states)
+        return self.model.head(self.model.run(exit_layer, self.model.layer_count, x, position, self._cache))
+
+    def _commit(self, tokens: list[int], logits: Tensor, accepted: int) -> tuple[int, ...]:
+        """Append `tokens`, cut behind the first stop; update what the next states are made of."""
+        for i, token in enumerate(tokens):
+            self.tokens.append(token)
+            if token in self.stops:
+                self.finish = "stop"
+            elif self._stop_strings is not None and self._stop_strings(self.tokens):
+                self.finish = "stop_string"
+            elif len(self.tokens) == self.limit:
+                self.finish = self._finish_at_limit
+            if self.finish is not None:
+                tokens = tokens[: i + 1]
+                break
+        if self._lookup is not None:
+            before = len(self.tokens) - len(tokens)
+            self._lookup.truncate(min(len(self._lookup), before + min(accepted, len(tokens))))
+            for token in self.tokens[len(self._lookup) :]:
+                self._lookup.push(token)
+        if self.rule.needs_state:
+            self._traces.drafted(accepted, len(self._drafts))
+            rows = logits[: len(tokens)]
+            self._traces.committed((rows.amax(-1) - rows.logsumexp(-1)).tolist())
+        return tuple(tokens)
+
+
+def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
+    """Raise ModelError for a prompt or a rule that this model cannot take."""
+    if not prompt:
+        raise ModelError("the prompt is empty: give at least one token")
+    if len(prompt) >= model.context:
+        raise ModelError(f"the prompt has {len(prompt)} tokens, the model's context is {model.context}: shorten it")
+    if min(prompt) < 0 or max(prompt) >= model.vocabulary:
+        raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
+    if any(not 0 <= layer < model.layer_count for layer in rule.layers):
+        raise ModelError(
+            f"the rule exits at layers {', '.join(map(str, rule.layers))}; this model has exits 1…{model.layer_count - 1} "
+            "(and 0, prompt lookup)"
+        )
+
+
+def stop_string_check(model: Model, settings: Settings):
+    """A function from the text so far to whether it ends in a stop string, as `transformers` decides it; or None."""
+    if not settings.stop_strings:
+        return None
+    if model.tokenizer is None:
+        raise ModelError("stop strings need the model's tokenizer, and its folder has none")
+    from transformers import StopStringCriteria
+
+    criteria = StopStringCriteria(model.tokenizer, list(settings.stop_strings))
+    return lambda tokens: bool(criteria(torch.tensor([tokens]), None))

@@ -1,0 +1,80 @@
+"""What travels out of the speculation loop."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from decode.state import State
+
+
+class Decision(NamedTuple):
+    """One decision of a round; action 1 = exit (draft from here, draft another), 0 = continue (go deeper, stop)."""
+
+    state: State
+    action: int
+    forced: bool  # the last candidate, or the draft limit: the rule was not asked
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: some drafts, one verification, and what it committed."""
+
+    position: int  # of the last token committed before it
+    exit_layer: int | None  # None: nothing was drafted
+    drafts: tuple[int, ...]
+    targets: tuple[int, ...]  # the full model's token at each of the drafts + 1 positions, given the drafts before it
+    accepted: int  # drafts committed, before any stop cut them
+    committed: tuple[int, ...]  # accepted drafts and one token of the full model, cut at a stop
+    decisions: tuple[Decision, ...]  # empty for rules without `needs_state`
+    cut: bool  # ended by the token limit or an end of text in the drafts, not by the rule
+    seconds: float
+    verify_seconds: float  # of which verification
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished text and what it took."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # the new tokens, an end-of-text token included
+    text: str
+    finish: str  # "stop" (a stop token), "stop_string", "length" (max_new_tokens) or "context" (the model's)
+    seconds: float  # prompt included
+    prefill_seconds: float
+    rounds: tuple[Round, ...] = field(repr=False)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """New tokens a second, reading the prompt included."""
+        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+
+    @property
+    def drafted(self) -> int:
+        """Tokens drafted."""
+        return sum(len(r.drafts) for r in self.rounds)
+
+    @property
+    def accepted(self) -> int:
+        """Drafts that the full model confirmed."""
+        return sum(r.accepted for r in self.rounds)
+
+    @property
+    def acceptance(self) -> float | None:
+        """accepted / drafted; None where nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else None
+
+    @property
+    def exit_layer(self) -> float | None:
+        """E: the mean exit layer of the rounds that drafted."""
+        layers = [r.exit_layer for r in self.rounds if r.exit_layer is not None]
+        return sum(layers) / len(layers) if layers else None
+
+    @property
+    def draft_length(self) -> float | None:
+        """d: the mean number of drafts of the rounds that drafted."""
+        lengths = [len(r.drafts) for r in self.rounds if r.exit_layer is not None]
+        return sum(lengths) / len(lengths) if lengths else None
+
+    @property
+    def tokens_per_round(self) -> float | None:
+        """Committed tokens a round; None for an empty generation."""
+        return len(self.token_ids) / len(self.rounds) if self.rounds else None

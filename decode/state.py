@@ -1,0 +1,88 @@
+"""What a rule sees before it decides: the state of paper §3.1.1, with what else is known there for free."""
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TOP_K = 5  # k of the token confidence (paper §3.1.1)
+TRACE = 20  # T of its trace
+ACCEPT_DECAY = 0.85  # a token, of `accept_trace`
+
+DEPTH, DRAFT = 0, 1  # phases of a round: the walk for its first draft, and the drafts after it
+
+
+class State(NamedTuple):
+    """One decision's view. Field names are the dataset's column names; columns from logits are 0 at layer 0."""
+
+    layer: int
+    draft_index: int  # which draft of the round this state's token would be: 1 in the walk
+    phase: int
+    token: int  # this layer's most likely next token; at layer 0 the one that followed the match
+    conf_topk: float = 0.0  # -mean of log p over the 5 most likely tokens (C_k, paper §3.1.1)
+    entropy: float = 0.0  # nats (H)
+    conf_trace: float = 0.0  # -mean of log p_max over the last 20 committed tokens, p of the full model (C_trace)
+    margin: float = 0.0  # p of the most likely token minus p of the second
+    top1_logp: float = 0.0
+    draft_logp: float = 0.0  # sum of log p over the round's earlier drafts
+    accept_trace: float = 0.5  # decayed mean of how this generation's earlier drafts fared
+    lookup_length: float = 0.0  # tokens of the n-gram match, 0 = none
+    lookup_agreement: float = 0.0  # share of that n-gram's earlier occurrences followed by the same token
+    lookup_match: float = 0.0  # 1 where this layer's token is the lookup's
+
+
+class Statistics(NamedTuple):
+    """What one row of logits says."""
+
+    token: int
+    conf_topk: float
+    entropy: float
+    margin: float
+    top1_logp: float
+
+
+def statistics(logits: Tensor) -> list[Statistics]:
+    """One pass over logits (rows, vocabulary) of fp32 or fp64, one transfer to the host."""
+    k = min(TOP_K, logits.shape[1])
+    top, index = torch.topk(logits, k)
+    p = torch.softmax(logits, -1)
+    mean = torch.linalg.vecdot(p, logits).unsqueeze(1)
+    rows = torch.cat((top, p.gather(1, index[:, :2]), mean, index[:, :1].to(logits.dtype)), 1).tolist()
+    out = []
+    for *best, p_first, p_second, expected, token in rows:
+        # p_first is at least 1/vocabulary, so its logarithm gives the normaliser without a second pass
+        normaliser = best[0] - math.log(p_first)
+        out.append(
+            Statistics(int(token), normaliser - sum(best) / k, normaliser - expected, p_first - p_second, math.log(p_first))
+        )
+    return out
+
+
+class Traces:
+    """Running means over one generation: the confidence of committed tokens, and how drafts fared."""
+
+    def __init__(self) -> None:
+        self._confidence: deque[float] = deque(maxlen=TRACE)
+        self._accepted, self._drafted = 0.5, 1.0
+
+    @property
+    def confidence(self) -> float:
+        """`conf_trace`: 0 before the first token, then over as many as there are, 20 at most."""
+        return -sum(self._confidence) / len(self._confidence) if self._confidence else 0.0
+
+    @property
+    def accept(self) -> float:
+        """`accept_trace`: 0.5 before the first draft."""
+        return self._accepted / self._drafted
+
+    def committed(self, logp_max: list[float]) -> None:
+        """The full model's log p_max at each position just committed."""
+        self._confidence.extend(logp_max)
+
+    def drafted(self, accepted: int, drafts: int) -> None:
+        """`accepted` of a round's `drafts` were committed; those after the first mismatch count as rejected."""
+        for i in range(drafts):
+            self._accepted = ACCEPT_DECAY * self._accepted + (i < accepted)
+            self._drafted = ACCEPT_DECAY * self._drafted + 1
