@@ -1,0 +1,210 @@
+"""Files of a dataset: where they are, how they become visible, and which of them count.
+
+A *part* is what one flush of one writer publishes: `episodes/run=<id>/<part>.parquet`, perhaps one in `sweeps`, and
+last the one in `transitions`, which commits it. A file's metadata lists the parts it holds: one as flushed, several
+after compaction. An episodes or sweeps file counts when every part it holds is held by some transitions file; one that
+does not was left by a writer that died between the renames.
+
+Files are written in the dataset's `.staging` folder and renamed, so that the table folders only ever hold complete
+Parquet files, and a reader that knows nothing of this module may scan them at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replay.errors import DatasetError
+from replay.schema import PARTS_KEY, TABLES, parquet_options
+
+HEADER = "dataset.json"
+STAGING = ".staging"
+
+
+def table_folder(root: Path, table: str, run: str) -> Path:
+    return root / table / f"run={run}"
+
+
+def table_files(root: Path, table: str, run: str) -> list[Path]:
+    """Published files of a run in a table, sorted by name."""
+    return sorted(table_folder(root, table, run).glob("*.parquet"))
+
+
+def run_ids(root: Path) -> list[str]:
+    """Ids of the runs that have committed something, sorted. Raises `DatasetError` about any other folder there."""
+    folders = sorted((root / "transitions").glob("run=*"))
+    for folder in folders:
+        if not re.fullmatch(r"run=[0-9a-f]{7}", folder.name):
+            raise DatasetError(f"{folder} is not a run of this library: move it out of the dataset")
+    return [folder.name.removeprefix("run=") for folder in folders]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises about an unreadable file into a `DatasetError` that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} vanished while it was read (compaction?): open the dataset again") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's, not Arrow's
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DatasetError(
+            f"{path} is not a readable Parquet file ({reason}): move it away, or restore it from a copy, "
+            "then collect again with the same arguments to replace what is lost"
+        ) from error
+
+
+def open_file(path: Path, table: str) -> pq.ParquetFile:
+    """Open a file and check its columns. Raises `DatasetError` if it is torn, or not of this table."""
+    with reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    found = {field.name: field.type for field in file.schema_arrow}
+    for field in TABLES[table]:
+        if field.name not in found:
+            problem = f"has no column {field.name}"
+        elif found[field.name] != field.type:
+            problem = f"has {field.name} as {found[field.name]} instead of {field.type}"
+        else:
+            continue
+        file.close()
+        raise DatasetError(f"{path} {problem}: it was not written by this library, move it out of {table}/")
+    return file
+
+
+def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
+    """Read columns, verifying the checksum of every page. Raises `DatasetError` if the file is damaged."""
+    with open_file(path, table) as file, reading(path):
+        return file.read(list(columns))
+
+
+def parts_of(path: Path, table: str) -> frozenset[str]:
+    """The parts a file holds; a file that does not say (rewritten by other software) is its own part."""
+    with open_file(path, table) as file:
+        listed = (file.schema_arrow.metadata or {}).get(PARTS_KEY)
+    return frozenset(json.loads(listed)) if listed else frozenset([path.stem])
+
+
+def committed_parts(root: Path, run: str) -> dict[str, Path]:
+    """Every committed part of a run and the transitions file that holds it. Raises `DatasetError` if two do."""
+    parts: dict[str, Path] = {}
+    for path in table_files(root, "transitions", run):
+        for part in parts_of(path, "transitions"):
+            if part in parts:
+                raise DatasetError(f"{parts[part]} and {path} hold the same rows ({part}): remove the smaller file")
+            parts[part] = path
+    return parts
+
+
+def live_files(root: Path, table: str, run: str, parts: Iterable[str]) -> list[Path]:
+    """Files of a run that hold committed `parts` only, sorted by name."""
+    committed = frozenset(parts)
+    return [path for path in table_files(root, table, run) if parts_of(path, table) <= committed]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def encode(rows: pa.Table, table: str, parts: Iterable[str]) -> bytes:
+    """Parquet bytes of `rows`, one row group, saying which parts they are."""
+    rows = rows.replace_schema_metadata({PARTS_KEY: json.dumps(sorted(parts)).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, **parquet_options(TABLES[table]))
+    return buffer.getvalue()
+
+
+def stage(path: Path, data: bytes) -> None:
+    """Write a file and its data to the disk; if that fails, remove it and raise an `OSError` that names it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Make a staged file visible under its name, durably. Raises an `OSError` that names `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(root: Path, path: Path, content: object) -> None:
+    """Write a JSON file of the dataset at `root`, atomically."""
+    staged = root / STAGING / f"{path.name}.{os.getpid()}.tmp"
+    stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    try:
+        publish(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path} is not JSON ({error}): restore it from a copy") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} does not hold a JSON object: restore it from a copy")
+    return content
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hold(path: Path, *, exclusive: bool) -> int | None:
+    """Lock a file until the returned descriptor is closed or the process dies; None if somebody else holds it.
+
+    Nothing relies on locks for what a reader sees. They refuse what would spoil a dataset by mistake: two writers with
+    the same number, or compaction under a writer. Where the file system has none, nothing is refused.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:  # no locks here
+        pass
+    return handle
+
+
+def remove_leftovers(root: Path, run: str, prefix: str = "") -> None:
+    """Remove what died writers of a run left: staged files, and files whose part was never committed.
+
+    Only for whoever knows that no writer with a file name starting with `prefix` is at work.
+    """
+    for path in (root / STAGING).glob(f"{run}.{prefix}*"):
+        path.unlink(missing_ok=True)
+    parts = committed_parts(root, run)
+    for table in ("episodes", "sweeps"):
+        live = set(live_files(root, table, run, parts))
+        for path in table_files(root, table, run):
+            if path.name.startswith(prefix) and path not in live:
+                path.unlink()

@@ -1,0 +1,225 @@
+"""Reading a replay dataset: lazy polars frames for people, plain arrays for learning."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from replay.costs import Costs
+from replay.errors import DatasetError
+from replay.files import committed_parts, live_files, read_columns, run_ids
+from replay.reward import paper_reward, time_reward
+from replay.schema import PAPER_STATE, STATE, TABLES, WALK
+from replay.writer import load_header, load_runs
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Horizon = Literal["walk", "round"]
+Reward = Literal["paper", "time"]
+Features = Literal["paper", "extended"]
+
+#: Columns handed on as they are in `Columns.raw`.
+RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")
+_READ = ("episode", *RAW, *STATE, "action", "propensity", "truncated")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Decisions as arrays, sorted by run, episode, round, chain and step.
+
+    N rows in C chains; the rows of a chain are contiguous and in order, and the next state of a row is the next row's.
+    """
+
+    observations: NDArray[np.float32]  # (N, F), C-contiguous
+    actions: NDArray[np.uint8]  # (N,) 0 continue, 1 exit
+    rewards: NDArray[np.float32]  # (N,)
+    terminals: NDArray[np.bool_]  # (N,) only ever true on the last row of a chain
+    chain_starts: NDArray[np.int64]  # (C + 1,) offsets, the last one is N
+    truncated: NDArray[np.bool_]  # (C,) the chain ended, but not by a terminal row
+    propensities: NDArray[np.float32]  # (N,) probability with which the logged action was taken
+    episodes: NDArray[np.int64]  # (N,) unique over runs, and the same wherever and with whatever a run is stored
+    feature_names: tuple[str, ...]  # F names
+    layers: tuple[int, ...]  # candidates
+    raw: dict[str, NDArray[Any]]  # (N,) each: phase, layer, draft_index, forced, accepted, tokens, round
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk. Every access looks at the files there are at that moment."""
+
+    path: Path
+    header: dict[str, Any]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """What is known of each run (arguments, versions, device, …), oldest first."""
+        return load_runs(self.path)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Candidate exit layers, ascending; 0 is the prompt lookup."""
+        return tuple(self.header["layers"])
+
+    @property
+    def model_layers(self) -> int:
+        """L, the number of layers of the model."""
+        return int(self.header["model"]["layers"])
+
+    @property
+    def transitions(self) -> pl.LazyFrame:
+        """One row a decision, and `run`."""
+        return self._scan("transitions")
+
+    @property
+    def episodes(self) -> pl.LazyFrame:
+        """One row a prompt, and `run`."""
+        return self._scan("episodes")
+
+    @property
+    def sweeps(self) -> pl.LazyFrame:
+        """One row a candidate layer and committed position, and `run`; empty if none were collected."""
+        return self._scan("sweeps")
+
+    def files(self, table: str) -> dict[str, list[Path]]:
+        """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
+        files = {}
+        for run in run_ids(self.path):
+            parts = committed_parts(self.path, run)
+            commits = table == "transitions"
+            files[run] = sorted(set(parts.values())) if commits else live_files(self.path, table, run, parts)
+        return files
+
+    def _scan(self, table: str) -> pl.LazyFrame:
+        import polars as pl  # here, because writing must work without it
+
+        empty = pl.DataFrame(pl.from_arrow(TABLES[table].empty_table()))
+        frames = [empty.lazy().with_columns(run=pl.lit("", pl.String))]
+        for run, files in self.files(table).items():
+            if files:
+                frame = pl.scan_parquet(files, schema=empty.schema, extra_columns="ignore", hive_partitioning=False)
+                frames.append(frame.with_columns(run=pl.lit(run, pl.String)))
+        return pl.concat(frames)
+
+    def costs(self) -> Costs:
+        """Measured costs of the newest run that has them. Raises `DatasetError` if none has."""
+        for run in reversed(self.runs):
+            if run.get("costs"):
+                return Costs.from_json(run["costs"])
+        raise DatasetError(f"{self.path} has no measured costs, which the time reward needs: use the paper's reward")
+
+    def columns(
+        self,
+        horizon: Horizon = "walk",
+        reward: Reward = "paper",
+        features: Features = "paper",
+        rate: float | None = None,
+    ) -> Columns:
+        """Decisions as arrays; page checksums are verified.
+
+        horizon: `walk` has the decisions of the layer walks, an exit ends a chain; `round` has all decisions, the last
+            one of a round ends a chain unless it was truncated.
+        reward: `paper`, or `time` at `rate` tokens a millisecond.
+        features: `paper` (three), or `extended`: the state, draft_index and an indicator `layer=<l>` a candidate.
+
+        Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
+        """
+        rows, run_of_row = self._read()
+        episodes = np.left_shift(run_of_row, 32) | rows["episode"]
+        rows, episodes = _in_order(rows, episodes, self.path)
+
+        starts = _starts(episodes, rows["round"])
+        last = np.zeros(len(episodes), bool)
+        last[starts[1:] - 1] = True
+        if reward == "time":
+            if rate is None:
+                raise ValueError("the time reward needs a rate, in tokens a millisecond")
+            decisions = {name: rows[name] for name in ("action", "accepted", "phase", "layer", "draft_index")}
+            rewards = time_reward(**decisions, last=last, costs=self.costs(), rate=rate)
+        else:
+            rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
+        terminals = last & ~rows["truncated"]
+
+        if horizon == "walk":
+            keep = rows["phase"] == WALK
+            rows = {name: column[keep] for name, column in rows.items()}
+            episodes, rewards = episodes[keep], rewards[keep]
+            terminals = rows["action"] == 1
+            starts = _starts(episodes, rows["round"])
+        observations, names = _features(rows, features, self.layers)
+        return Columns(
+            observations=observations,
+            actions=rows["action"],
+            rewards=rewards,
+            terminals=terminals,
+            chain_starts=starts,
+            truncated=~terminals[starts[1:] - 1],
+            propensities=rows["propensity"],
+            episodes=episodes,
+            feature_names=names,
+            layers=self.layers,
+            raw={name: rows[name] for name in RAW},
+        )
+
+    def _read(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+        """The columns of all committed transitions, and the number of the run of each row."""
+        tables, numbers = [], []
+        for run, files in self.files("transitions").items():
+            for path in files:
+                tables.append(read_columns(path, "transitions", _READ))
+                numbers.append(np.full(tables[-1].num_rows, int(run, 16), np.int64))
+        if not sum(table.num_rows for table in tables):
+            raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
+        table = pa.concat_tables(tables)
+        return {name: table[name].to_numpy() for name in _READ}, np.concatenate(numbers)
+
+
+def open_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Open a dataset for reading. Raises `DatasetError` if it is none, or its format is newer than this library."""
+    root = Path(path)
+    return Dataset(root, load_header(root))
+
+
+def _in_order(
+    rows: dict[str, NDArray[Any]], episodes: NDArray[np.int64], path: Path
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Sort by episode, so that the result does not depend on how rows are spread over files.
+
+    An episode is in one file, in order; two stretches of rows with the same number are therefore the same rows twice.
+    """
+    heads = episodes[_starts(episodes)[:-1]]
+    repeated = np.sort(heads)
+    if len(again := repeated[1:][repeated[1:] == repeated[:-1]]):
+        run, episode = int(again[0]) >> 32, int(again[0]) & 0xFFFFFFFF
+        raise DatasetError(
+            f"{path}: episode {episode} of run {run:07x} is in two files: see the integrity report (lede inspect)"
+        )
+    if np.array_equal(repeated, heads):
+        return rows, episodes
+    order = np.argsort(episodes, kind="stable")
+    return {name: column[order] for name, column in rows.items()}, episodes[order]
+
+
+def _starts(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Offsets at which any of the keys changes, 0 and N included."""
+    changes = np.zeros(len(keys[0]) - 1, bool)
+    for key in keys:
+        changes |= key[1:] != key[:-1]
+    return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(keys[0])]]).astype(np.int64)
+
+
+def _features(
+    rows: dict[str, NDArray[Any]], features: Features, layers: tuple[int, ...]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    if features == "paper":
+        columns = {name: rows[name] for name in PAPER_STATE}
+    else:
+        columns = {name: rows[name] for name in (*STATE, "draft_index")}
+        columns |= {f"layer={layer}": rows["layer"] == layer for layer in layers}
+    return np.stack([column.astype(np.float32) for column in columns.values()], axis=1), tuple(columns)

@@ -1,0 +1,112 @@
+"""Tables of a replay dataset: every column, its type, and how it is encoded on disk.
+
+Columns are only ever added, never renamed or retyped; readers name the columns they want and ignore the others.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT = 1
+WALK, DRAFT = 0, 1  # phase
+CONTINUE, EXIT = 0, 1  # action
+MAX_DRAFTS = 12
+FIRST_REWARD = "paper"
+
+#: The state of a decision, in the order of every feature matrix built from it.
+STATE = (
+    "conf_topk",
+    "entropy",
+    "conf_trace",
+    "margin",
+    "top1_logp",
+    "draft_logp",
+    "accept_trace",
+    "lookup_length",
+    "lookup_agreement",
+    "lookup_match",
+)
+PAPER_STATE = STATE[:3]
+NEXT_STATE = tuple(f"next_{name}" for name in STATE)
+
+#: Key of the file metadata that lists the parts (as flushed by writers) a file holds; see `replay.files`.
+PARTS_KEY = b"lede.parts"
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, dtype, nullable=False) for name, dtype in columns.items()])
+
+
+_STATE_TYPES = dict.fromkeys(STATE, pa.float32())
+_TOKENS = pa.list_(pa.field("element", pa.int32(), nullable=False))
+
+TRANSITIONS = _schema(
+    episode=pa.uint32(),
+    round=pa.uint32(),
+    chain=pa.uint32(),
+    step=pa.uint16(),
+    position=pa.uint32(),
+    phase=pa.uint8(),
+    layer=pa.uint8(),
+    draft_index=pa.uint8(),
+    forced=pa.bool_(),
+    **_STATE_TYPES,
+    action=pa.uint8(),
+    propensity=pa.float32(),
+    reward=pa.float32(),
+    **dict.fromkeys(NEXT_STATE, pa.float32()),
+    terminal=pa.bool_(),
+    truncated=pa.bool_(),
+    draft_token=pa.int32(),
+    target_token=pa.int32(),
+    accepted=pa.bool_(),
+)
+EPISODES = _schema(
+    episode=pa.uint32(),
+    prompt_id=pa.string(),
+    task=pa.string(),
+    prompt_tokens=_TOKENS,
+    output_tokens=_TOKENS,
+    seed=pa.uint64(),
+    rounds=pa.uint32(),
+    drafted=pa.uint32(),
+    accepted=pa.uint32(),
+    seconds=pa.float64(),
+    finish=pa.string(),
+)
+SWEEPS = _schema(
+    episode=pa.uint32(),
+    position=pa.uint32(),
+    layer=pa.uint8(),
+    **{name: dtype for name, dtype in _STATE_TYPES.items() if name not in ("draft_logp", "accept_trace")},
+    draft_token=pa.int32(),
+    target_token=pa.int32(),
+)
+
+#: Tables in the order in which a part is published: the transitions file is the commit of its part.
+TABLES = {"episodes": EPISODES, "sweeps": SWEEPS, "transitions": TRANSITIONS}
+#: Columns by which the rows of a file are sorted; together they are unique in a run.
+SORT_KEYS = {
+    "episodes": ("episode",),
+    "sweeps": ("episode", "position", "layer"),
+    "transitions": ("episode", "round", "chain", "step"),
+}
+#: Columns that the writer derives from the others.
+DERIVED = ("reward", *NEXT_STATE)
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, object]:
+    """Keyword arguments of `pyarrow.parquet.write_table`: zstd, byte-stream-split floats, a checksum on every page."""
+    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+    others = [path for path in _leaf_paths(schema) if path not in floats]
+    return {
+        "compression": "zstd",
+        "use_byte_stream_split": floats,
+        "use_dictionary": others,
+        "write_page_checksum": True,
+        "row_group_size": 2**31 - 1,  # one row group a file
+    }
+
+
+def _leaf_paths(schema: pa.Schema) -> list[str]:
+    return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]

@@ -1,0 +1,317 @@
+"""Writing a replay dataset: the folder, runs that can be resumed, and parts that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from replay.errors import DatasetError
+from replay.files import (
+    HEADER,
+    STAGING,
+    committed_parts,
+    encode,
+    hold,
+    live_files,
+    publish,
+    read_columns,
+    read_json,
+    remove_leftovers,
+    stage,
+    table_files,
+    table_folder,
+    write_json,
+)
+from replay.reward import paper_reward
+from replay.schema import FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
+
+Rows = Mapping[str, Sequence[Any] | np.ndarray]
+
+
+def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+    """Create a dataset, or check that the one at `path` can take rows described by `header`.
+
+    `header`: model {name, revision, config_hash, layers, vocab}, tokenizer_hash, layers (candidates), top_k, trace.
+    Raises `DatasetError` naming every field that differs, or if `path` holds something else; `OSError`.
+    """
+    root = Path(path)
+    wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
+    if not (root / HEADER).exists():
+        if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+            raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
+        write_json(root, root / HEADER, wanted)
+    found = load_header(root)
+    if differences := describe_differences(wanted, found):
+        raise DatasetError(f"{root} holds other data: {'; '.join(differences)}. Choose another --out")
+
+
+def load_header(root: Path) -> dict[str, Any]:
+    """Read `dataset.json`. Raises `DatasetError` if there is none or it is from a newer version."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} does not exist: collect a dataset first (lede collect)")
+    if not (root / HEADER).is_file():
+        raise DatasetError(f"{root} is not a dataset, it has no {HEADER}")
+    header = read_json(root / HEADER)
+    version = header.get("format")
+    if version != FORMAT:
+        raise DatasetError(f"{root / HEADER} has format {version}, this version reads {FORMAT}: update lede")
+    return header
+
+
+def describe_differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One `field: found, not wanted` for every leaf in which two JSON objects differ."""
+    lines = []
+    for key in sorted(wanted.keys() | found.keys()):
+        ours, theirs = wanted.get(key), found.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            lines += describe_differences(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            lines.append(f"{prefix}{key} is {json.dumps(theirs)} there, {json.dumps(ours)} here")
+    return lines
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of arguments for which rows are collected into a dataset. Cheap to pickle and send to workers."""
+
+    path: Path  # the dataset
+    id: str
+    layers: int  # L of the model
+
+    def committed(self) -> set[int]:
+        """Numbers of the episodes that need not be collected again. Raises `DatasetError` if a file is damaged."""
+        parts = committed_parts(self.path, self.id)
+        files = live_files(self.path, "episodes", self.id, parts)
+        return {n for path in files for n in read_columns(path, "episodes", ["episode"])["episode"].to_pylist()}
+
+
+def start_run(
+    path: str | os.PathLike[str], arguments: Mapping[str, Any], facts: Mapping[str, Any], new_run: bool = False
+) -> Run:
+    """Start the run with these arguments, or resume it if the dataset has it already.
+
+    `arguments` is what decides the rows; `facts` (versions, device, behaviour, costs, …) is written beside it when the
+    run is new. Raises `DatasetError` if the dataset has runs, but none with these arguments, unless `new_run`.
+    """
+    root = Path(path)
+    header = load_header(root)
+    wanted = json.loads(json.dumps(arguments))
+    # 28 bits: with an episode number below they make an int64 that is unique over runs
+    run_id = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:7]
+    run = Run(root, run_id, header["model"]["layers"])
+    description = run_file(root, run_id)
+    if description.exists():
+        if (lock := hold(description, exclusive=True)) is not None:  # no writer is at work
+            try:
+                remove_leftovers(root, run_id)
+            finally:
+                os.close(lock)
+        return run
+    if not new_run and (others := load_runs(root)):
+        nearest = min((describe_differences(wanted, other["arguments"]) for other in others), key=len)
+        raise DatasetError(
+            f"{root} was collected with other arguments: {'; '.join(nearest)}. "
+            "Pass --new-run to add a run to it, or another --out"
+        )
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"id": run_id, "arguments": wanted, "reward": FIRST_REWARD, **facts, "started": started}
+    write_json(root, description, content)
+    return run
+
+
+def run_file(root: Path, run_id: str) -> Path:
+    return root / "runs" / f"{run_id}.json"
+
+
+def load_runs(root: Path) -> list[dict[str, Any]]:
+    """What `runs/*.json` say, oldest run first."""
+    runs = [read_json(path) for path in (root / "runs").glob("*.json")]
+    return sorted(runs, key=lambda run: (str(run.get("started")), str(run.get("id"))))
+
+
+@dataclass
+class _Part:
+    """What the next flush will publish."""
+
+    number: int
+    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
+    rows: int = 0  # decisions
+    opened: float = 0.0  # when its first episode came, in seconds of the monotonic clock
+
+
+class EpisodeWriter:
+    """Buffers the episodes of one worker of a run, and publishes them as a part when there are enough.
+
+    Files are named after run and worker, so any number of workers may write at the same time. `add` flushes when
+    `flush_rows` decisions are buffered or the oldest has waited `flush_seconds`; leaving the context flushes the rest.
+    A flush that fails raises an `OSError` naming the file, leaves nothing visible, and keeps its rows: `flush` again.
+    Raises `DatasetError` if a writer with this number is at work on the run.
+    """
+
+    def __init__(self, run: Run, worker: int = 0, flush_rows: int = 100_000, flush_seconds: float = 60.0) -> None:
+        self.run, self.worker = run, worker
+        self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
+        self._locks: list[int] = []
+        try:
+            self._lock(run_file(run.path, run.id), "the run is being compacted", exclusive=False)
+            own_lock = run_file(run.path, run.id).with_suffix(f".{worker}.lock")
+            self._lock(own_lock, f"a writer number {worker} of this run is at work", exclusive=True)
+            remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
+            self._part = _Part(self._next_number())
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _lock(self, path: Path, refusal: str, *, exclusive: bool) -> None:
+        if (lock := hold(path, exclusive=exclusive)) is None:
+            raise DatasetError(f"{self.run.path}, run {self.run.id}: {refusal}, wait until it is done")
+        self._locks.append(lock)
+
+    def _unlock(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def _next_number(self) -> int:
+        """One more than any part of this worker, wherever its rows are now."""
+        root, run_id = self.run.path, self.run.id
+        names = {path.stem for table in TABLES for path in table_files(root, table, run_id)}
+        names |= committed_parts(root, run_id).keys()
+        matches = (re.fullmatch(rf"part-{self.worker}-(\d+)", name) for name in names)
+        return max((int(match[1]) for match in matches if match), default=-1) + 1
+
+    def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
+        """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
+
+        Raises `ValueError` if a column is missing or unknown, a value does not fit its type, or rows are out of order.
+        """
+        rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
+        tables = {
+            "episodes": _to_arrow({name: [value] for name, value in episode.items()}, "episodes"),
+            "transitions": _to_arrow({**rows, **_derive(rows, self.run.layers)}, "transitions"),
+        }
+        if sweep is not None:
+            tables["sweeps"] = _to_arrow(sweep, "sweeps")
+        number = tables["episodes"]["episode"][0].as_py()
+        for name, table in tables.items():
+            _check_rows(table, name, number)
+        part = self._part
+        if not part.tables:
+            part.opened = time.monotonic()
+        for name, table in tables.items():
+            part.tables.setdefault(name, []).append(table)
+        part.rows += tables["transitions"].num_rows
+        if part.rows >= self.flush_rows or time.monotonic() - part.opened >= self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish what is buffered as one part. Nothing happens if that is nothing."""
+        if not self._part.tables:
+            return
+        name = f"part-{self.worker}-{self._part.number:05d}"
+        root, run_id, buffered = self.run.path, self.run.id, self._part.tables
+        tables = [table for table in TABLES if table in buffered]
+        staged = {table: root / STAGING / f"{run_id}.{name}.{table}.tmp" for table in tables}
+        paths = {table: table_folder(root, table, run_id) / f"{name}.parquet" for table in tables}
+        try:
+            for table in tables:
+                rows = pa.concat_tables(buffered[table])
+                order = np.argsort(rows["episode"].to_numpy(), kind="stable")
+                stage(staged[table], encode(rows.take(order), table, [name]))
+            for table in tables:  # the transitions are last: they commit the part
+                publish(staged[table], paths[table])
+        except BaseException:
+            # Undo from the commit backwards. The part keeps its number: another attempt can replace, but never add.
+            for path in [*reversed(paths.values()), *staged.values()]:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        # One assignment: an interrupt comes before it, and the part is published again as it is, or after it.
+        self._part = _Part(self._part.number + 1)
+
+    def close(self) -> None:
+        """Flush, and let another writer have this number. If the flush fails the writer stays open."""
+        self.flush()
+        self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whole episodes are good whatever happened, an interrupt included; but a failed flush must not hide the cause.
+        try:
+            self.flush()
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self._unlock()
+
+
+def _derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
+    """The columns in `schema.DERIVED`, from rows in order: the paper's reward, and the state of a round's next row."""
+    missing = [name for name in ("round", "layer", "action", "accepted", *STATE) if name not in rows]
+    if missing:
+        raise ValueError(f"transitions lack {', '.join(missing)}")
+    number = rows["round"]
+    followed = np.zeros(len(number), bool)
+    followed[:-1] = number[1:] == number[:-1]
+    derived: dict[str, np.ndarray] = {"reward": paper_reward(rows["action"], rows["accepted"], rows["layer"], layers)}
+    for name in STATE:
+        following = np.roll(rows[name].astype(np.float32), -1)
+        derived[f"next_{name}"] = np.where(followed, following, np.float32(0))
+    return derived
+
+
+def _to_arrow(columns: Mapping[str, Any], table: str) -> pa.Table:
+    schema = TABLES[table]
+    if wrong := columns.keys() ^ set(schema.names):
+        raise ValueError(f"{table}: missing or unknown columns {', '.join(sorted(wrong))}")
+    arrays = []
+    for column in schema:
+        values = columns[column.name]
+        try:
+            if isinstance(values, np.ndarray):
+                # Through the source's own type: a checked cast refuses what a conversion by numpy would wrap around.
+                array = pa.array(values).cast(column.type, safe=not pa.types.is_floating(column.type))
+            else:
+                array = pa.array(values, column.type)
+        except (pa.ArrowException, OverflowError, TypeError) as error:
+            raise ValueError(f"{table}.{column.name} must be {column.type}: {error}") from error
+        if array.null_count:
+            raise ValueError(f"{table}.{column.name} has no value in {array.null_count} rows")
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _check_rows(rows: pa.Table, table: str, episode: int) -> None:
+    """One episode's rows must say so and be in strictly ascending order."""
+    if any(number != episode for number in rows["episode"].unique().to_pylist()):
+        raise ValueError(f"{table} of episode {episode} hold rows of other episodes")
+    if not is_sorted(rows, table, strict=True):
+        raise ValueError(f"{table} of episode {episode} are not sorted by {', '.join(SORT_KEYS[table])}")
+
+
+def is_sorted(rows: pa.Table, table: str, *, strict: bool) -> bool:
+    """Whether rows are sorted by `SORT_KEYS`; `strict`: and no two have the same key."""
+    ascending = np.zeros(max(rows.num_rows - 1, 0), bool)
+    equal = ~ascending
+    for key in SORT_KEYS[table]:
+        values = rows[key].to_numpy()
+        ascending |= equal & (values[1:] > values[:-1])
+        equal &= values[1:] == values[:-1]
+    return bool(np.all(ascending if strict else ascending | equal))
