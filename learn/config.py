@@ -1,0 +1,116 @@
+"""What can be chosen when learning, and the two recipes people start from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from learn.errors import LearnError
+
+# Offline, the paper's "one update every 4 agent steps" (§4.1) becomes one update for every 4 logged decisions.
+STEPS_PER_UPDATE = 4
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Everything a training run depends on besides the dataset. The defaults are the preset `default`.
+
+    horizon: `walk`, a chain is one layer walk and exit ends it (the paper's); `round`, the walk, then the draft phase,
+        until verification.
+    reward: `paper` (§3.1.3), or `time`: tokens committed minus rate * milliseconds, the rate being the one to beat.
+    features: `paper`, three numbers; `extended`, everything that is free to know.
+    gamma, n_steps: the target is the n-step return + gamma^n * max over actions of the target network (§3.2).
+    learning_rate: of Adam. batch_size: transitions an update.
+    updates: in total, over all outer rounds; None: one for every 4 training rows.
+    target_interval: updates between hard copies into the target network.
+    sigma0: initial noise of the factorised noisy layers; 0 makes them plain linear layers.
+    hidden: widths of the hidden layers. The paper says "a small MLP".
+    through_forced: where the logged action was the only one allowed, look through it: its reward joins the n-step
+        return and the target is taken at the next real choice. Without it (the paper) the maximum over actions may pick
+        an action that is never possible there and therefore never trained.
+    outer: training rounds of the time reward, each warm-started and at the best rate achieved so far; others have one.
+    score_every: updates between two scores on the validation rounds; the best-scoring network is kept.
+    validation: share of the episodes kept out of training, chosen by a hash of the episode.
+    seed: of initial weights, noise and batches.
+    """
+
+    horizon: Literal["walk", "round"] = "round"
+    reward: Literal["paper", "time"] = "time"
+    features: Literal["paper", "extended"] = "extended"
+    gamma: float = 1.0
+    n_steps: int = 3
+    learning_rate: float = 3e-4
+    batch_size: int = 256
+    updates: int | None = 10_000
+    target_interval: int = 512
+    sigma0: float = 0.1
+    hidden: tuple[int, ...] = (64, 64)
+    through_forced: bool = True
+    outer: int = 2
+    score_every: int = 500
+    validation: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("horizon", ("walk", "round")), ("reward", ("paper", "time"))):
+            if getattr(self, name) not in allowed:
+                raise LearnError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(allowed)}")
+        if self.features not in ("paper", "extended"):
+            raise LearnError(f"features is {self.features!r}; choose paper or extended")
+        if self.reward == "time" and self.horizon == "walk":
+            raise LearnError("the time reward counts whole rounds; use --horizon round with --reward time")
+        for name in ("n_steps", "batch_size", "target_interval", "outer", "score_every"):
+            if getattr(self, name) < 1:
+                raise LearnError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.updates is not None and self.updates < 1:
+            raise LearnError(f"updates must be at least 1, not {self.updates}")
+        if not 0 < self.gamma <= 1:
+            raise LearnError(f"gamma must be in (0, 1], not {self.gamma}")
+        if not 0 < self.validation < 1:
+            raise LearnError(f"validation must be a share between 0 and 1, not {self.validation}")
+        if not self.hidden:
+            raise LearnError("hidden must name the width of at least one layer")
+        if self.learning_rate <= 0 or self.sigma0 < 0 or any(width < 1 for width in self.hidden):
+            raise LearnError("learning_rate and hidden widths must be positive, sigma0 not negative")
+
+    def updates_for(self, rows: int) -> int:
+        """Updates in total when there are so many training rows."""
+        return self.updates if self.updates is not None else max(rows // STEPS_PER_UPDATE, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written into `policy.json`."""
+        return asdict(self) | {"hidden": list(self.hidden)}
+
+
+PRESETS: Mapping[str, LearnConfig] = {
+    "default": LearnConfig(),
+    # §3.2, §4.1 to the letter. The paper does not say how wide the network is, nor whether inputs are scaled: as in
+    # every preset, they are standardised with the training rows' mean and scale.
+    "paper": LearnConfig(
+        horizon="walk",
+        reward="paper",
+        features="paper",
+        gamma=0.99,
+        n_steps=3,
+        learning_rate=6.25e-5,
+        batch_size=32,
+        updates=None,
+        target_interval=512,
+        sigma0=0.1,
+        through_forced=False,
+        outer=1,
+    ),
+}
+
+
+def preset(name: str = "default", **overrides: Any) -> LearnConfig:
+    """The preset of that name with some fields replaced; an override of None means the preset's own value.
+
+    Raises LearnError if there is no such preset or field, or if a value is out of range.
+    """
+    if name not in PRESETS:
+        raise LearnError(f"there is no preset {name!r}; choose {' or '.join(PRESETS)}")
+    unknown = set(overrides) - {field.name for field in fields(LearnConfig)}
+    if unknown:
+        raise LearnError(f"there is no such option: {', '.join(sorted(unknown))}")
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    return LearnConfig(**(vars(PRESETS[name]) | chosen))

@@ -1,0 +1,76 @@
+"""The record of a training run: `learning.csv` and its picture."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from learn.rate import Static
+
+
+@dataclass(frozen=True)
+class Point:
+    """One scored moment. loss: mean since the last one. mean_q: mean over held-out rows of the greedy value.
+
+    The rest are off-policy estimates on held-out rounds: `learn.offpolicy.Score`.
+    """
+
+    update: int
+    loss: float
+    mean_q: float
+    validation_reward: float
+    validation_rate: float
+    exit_layer: float
+    draft_length: float
+    acceptance: float
+    effective_rounds: float
+
+
+def write_csv(path: Path, points: Sequence[Point]) -> None:
+    """One line a point; an empty cell where the log could not tell."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Point))
+        for point in points:
+            writer.writerow(_cell(value) for value in astuple(point))
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) -> None:
+    """Draw the curves as a PNG. kept: the update whose network was kept. static: the rule to beat, if known."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    grid = figure.subplots(2, 3)
+    panels: list[tuple[str, str]] = [
+        ("loss", "squared error"),
+        ("mean_q", "mean greedy value"),
+        ("validation_reward", "reward of a chain, held out"),
+        ("validation_rate", "tokens / ms, held out"),
+        ("exit_layer", "mean exit layer"),
+        ("draft_length", "drafts and accepted, a round"),
+    ]
+    updates = [point.update for point in points]
+    for axes, (name, title) in zip(grid.flat, panels, strict=True):
+        axes.plot(updates, [getattr(point, name) for point in points], marker=".", linewidth=1.2)
+        axes.axvline(kept, color="0.7", linewidth=1, zorder=0)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.set_xlim(0, None)
+    grid[0, 0].set_yscale("log")
+    if static is not None:
+        label = f"best static, E={static.layer}, d={static.drafts}"
+        grid[1, 0].axhline(static.rate, color="C1", linestyle="--", linewidth=1, label=label)
+        grid[1, 0].legend(fontsize=8)
+    accepted = [point.draft_length * point.acceptance for point in points]
+    grid[1, 2].plot(updates, accepted, marker=".", linewidth=1.2, color="C2")
+    for axes in grid[1]:
+        axes.set_xlabel("updates")
+    figure.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,60 @@
+"""d3rlpy, imported without its side effects, and kept quiet while it runs.
+
+Importing d3rlpy prints a notice of the old `gym` it depends on, sets two environment variables and, where there is a
+GPU, changes torch settings for the whole process. Its own log goes to standard output. None of that may reach a user.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from learn.errors import LearnError
+
+
+@contextlib.contextmanager
+def _untouched_process() -> Iterator[None]:
+    environment = dict(os.environ)
+    precision = torch.get_float32_matmul_precision()
+    dynamo: Any = None
+    if torch.cuda.is_available():  # only then does d3rlpy touch it, and importing it takes a second
+        dynamo = import_module("torch._dynamo")
+        compiled_autograd = dynamo.config.compiled_autograd
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        if dynamo is not None:
+            dynamo.config.compiled_autograd = compiled_autograd
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+try:
+    with _untouched_process():
+        import d3rlpy
+        import structlog  # d3rlpy's logger
+except ImportError as error:
+    raise LearnError(f"learning needs d3rlpy ({error}); install it with `pip install 'lede[learn]'`") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence d3rlpy's log, which says at length what `learning.csv` says in a table."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+__all__ = ["d3rlpy", "quiet"]

@@ -1,0 +1,175 @@
+"""The Q-network: a small MLP of factorised noisy layers, trained with d3rlpy's DQN (§3.2, §4.1).
+
+d3rlpy has no noisy layers and its mean Q-function hard-codes the Huber loss where the paper minimises the squared
+error, so this registers an encoder (the hidden layers) and a Q-function (the last layer and the loss) of our own.
+
+Noise: `DQN` asks the target network twice per update, first which action is best, then what it is worth, and the online
+network once, for the error. Each network draws once per update, at its first question. In eval mode there is none.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learn.library import d3rlpy
+
+_encoders = d3rlpy.models.encoders
+_q_functions = d3rlpy.models.q_functions
+_torch = d3rlpy.models.torch
+
+
+class NoisyLinear(nn.Module):
+    """y = (mu + sigma * noise) x with factorised Gaussian noise (Fortunato et al. 2018, eq. 10–11).
+
+    Weights start as U(±1/√inputs), sigmas as sigma0/√inputs. `noise` is (inputs + outputs,), set by `draw_noise`.
+    """
+
+    noise: Tensor
+
+    def __init__(self, inputs: int, outputs: int, sigma0: float) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), sigma0 * bound))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma0 * bound))
+        self.noisy = sigma0 > 0
+        self.register_buffer("noise", torch.zeros(inputs + outputs), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) to (B, outputs)."""
+        if not (self.noisy and self.training):
+            return F.linear(x, self.weight, self.bias)
+        columns, rows = self.noise.split((self.weight.shape[1], self.weight.shape[0]))
+        weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(rows, columns))
+        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, rows))
+
+
+class NoisyBody(_torch.Encoder):  # type: ignore[name-defined]
+    """The hidden layers: (B, inputs) to (B, widths[-1]), ReLU after each."""
+
+    def __init__(self, inputs: int, widths: list[int], sigma0: float) -> None:
+        super().__init__()
+        sizes = zip([inputs, *widths], widths, strict=False)
+        self.layers = nn.ModuleList(NoisyLinear(wide, narrow, sigma0) for wide, narrow in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+class NoisyQFunction(_torch.DiscreteQFunction):  # type: ignore[name-defined]
+    """Body and head: (B, inputs) to the values (B, actions)."""
+
+    def __init__(self, body: NoisyBody, width: int, actions: int, sigma0: float) -> None:
+        super().__init__()
+        self._encoder = body
+        self.head = NoisyLinear(width, actions, sigma0)
+
+    @property
+    def encoder(self) -> NoisyBody:
+        return self._encoder
+
+    def forward(self, x: Tensor) -> Any:
+        return _torch.QFunctionOutput(q_value=self.head(self._encoder(x)), quantiles=None, taus=None)
+
+    @property
+    def noisy_layers(self) -> list[NoisyLinear]:
+        return [*self._encoder.layers, self.head]
+
+    def draw_noise(self) -> None:
+        """A fresh draw for every layer: f(z) = sign(z)√|z| of standard normal z, in one call for all of them."""
+        layers = self.noisy_layers
+        if not (layers[0].noisy and self.training):
+            return
+        z = torch.randn(sum(layer.noise.numel() for layer in layers))
+        parts = (z.sign() * z.abs().sqrt_()).split([layer.noise.numel() for layer in layers])
+        for layer, part in zip(layers, parts, strict=True):
+            layer.noise = part
+
+
+class SquaredErrorForwarder(_torch.DiscreteQFunctionForwarder):  # type: ignore[name-defined]
+    """How DQN talks to a `NoisyQFunction`."""
+
+    def __init__(self, q_func: NoisyQFunction) -> None:
+        self._q_func = q_func
+
+    def compute_expected_q(self, x: Tensor) -> Tensor:
+        """Values (B, actions), on a fresh draw: of the target network, this is an update's first question."""
+        self._q_func.draw_noise()
+        values: Tensor = self._q_func(x).q_value
+        return values
+
+    def compute_target(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """The value (B, 1) of `action` (B,), or all of them, on the draw the action was chosen with."""
+        values: Tensor = self._q_func(x).q_value
+        return values if action is None else values.gather(1, action.view(-1, 1))
+
+    def compute_error(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        target: Tensor,
+        terminals: Tensor,
+        gamma: float | Tensor = 0.99,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """(y − Q(s, a))², y = n-step return + gamma * target unless terminal; gamma comes to the n-th power."""
+        self._q_func.draw_noise()
+        value = self._q_func(observations).q_value.gather(1, actions.view(-1, 1))
+        y = rewards + gamma * target * (1 - terminals)
+        error: Tensor = F.mse_loss(value, y, reduction=reduction)
+        return error
+
+    def set_q_func(self, q_func: NoisyQFunction) -> None:
+        self._q_func = q_func
+
+
+@dataclasses.dataclass()
+class NoisyBodyFactory(_encoders.EncoderFactory):  # type: ignore[name-defined]
+    """d3rlpy's way to configure a `NoisyBody`."""
+
+    widths: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
+    sigma0: float = 0.1
+
+    def create(self, observation_shape: Any) -> NoisyBody:
+        return NoisyBody(observation_shape[0], self.widths, self.sigma0)
+
+    @staticmethod
+    def get_type() -> str:
+        return "lede_noisy_body"
+
+
+@dataclasses.dataclass()
+class NoisyQFunctionFactory(_q_functions.QFunctionFactory):  # type: ignore[name-defined]
+    """d3rlpy's way to configure a `NoisyQFunction` and the squared error."""
+
+    sigma0: float = 0.1
+
+    def create_discrete(
+        self, encoder: NoisyBody, hidden_size: int, action_size: int
+    ) -> tuple[NoisyQFunction, SquaredErrorForwarder]:
+        q_func = NoisyQFunction(encoder, hidden_size, action_size, self.sigma0)
+        return q_func, SquaredErrorForwarder(q_func)
+
+    @staticmethod
+    def get_type() -> str:
+        return "lede_noisy"
+
+
+_encoders.register_encoder_factory(NoisyBodyFactory)
+_q_functions.register_q_func_factory(NoisyQFunctionFactory)
+
+
+def mean_weights(q_func: NoisyQFunction) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
+    """Copies of ((W, b), ...) without noise: what a `serve.policy.Policy` is made of."""
+    pairs = ((layer.weight, layer.bias) for layer in q_func.noisy_layers)
+    return tuple((weight.detach().numpy().copy(), bias.detach().numpy().copy()) for weight, bias in pairs)
