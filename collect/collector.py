@@ -1,0 +1,185 @@
+"""`lede collect`: decode prompts under an exploring rule, and write every decision down.
+
+The collector is the decoder with an exploring rule and a recorder, so what is logged is exactly what serving will see.
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import replay
+from collect import record
+from collect.costs import measure
+from collect.errors import PromptError
+from collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
+from collect.prompts import Prompt
+from collect.sweep import sweep
+from decode.generate import encode, generate
+from decode.load import check_layers, model_facts
+from decode.model import Model
+from decode.round import Generation
+from decode.rules import ValueFunction
+from decode.sampling import Settings
+from decode.state import TOP_K, TRACE
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What decides the rows of a run: the same values give the same rows, and name the same run."""
+
+    episodes: int = 200
+    layers: tuple[int, ...] | None = None  # candidates; None: `default_layers` of the model
+    explore: Exploration = "uniform"
+    epsilon: float = 0.2  # of `explore="epsilon"`
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    sweep: bool = False
+
+
+@dataclass
+class Collected:
+    """Where a collection stands, and what it took."""
+
+    planned: int
+    resumed: int  # episodes that were there before
+    episodes: int = 0
+    decisions: int = 0
+    tokens: int = 0
+    skipped: int = 0  # prompts that do not fit the model's context
+    decode_seconds: float = 0.0
+    record_seconds: float = 0.0  # making rows and writing them
+    sweep_seconds: float = 0.0
+
+    @property
+    def recording_share(self) -> float:
+        """Recording's cost, as a share of decoding's."""
+        return self.record_seconds / self.decode_seconds if self.decode_seconds else 0.0
+
+
+def collect(
+    model: Model,
+    prompts: Sequence[Prompt],
+    out: Path,
+    config: CollectConfig,
+    policy: ValueFunction | None = None,
+    source: dict[str, Any] | None = None,
+    new_run: bool = False,
+    progress: Callable[[Collected], None] = lambda collected: None,
+) -> Collected:
+    """Collect the episodes of `config` that `out` does not hold yet; prompts are used in order, again and again.
+
+    `source` describes prompts and policy for the run's file; it belongs to what a resumed run must agree on. Raises
+    DatasetError where `out` is another model's dataset or was collected with other arguments, ModelError for candidate
+    layers that the model does not have, PromptError without prompts.
+    """
+    if not prompts:
+        raise PromptError("there are no prompts to collect from")
+    layers = config.layers or default_layers(model.layer_count)
+    if policy is not None and config.explore == "epsilon":
+        layers = tuple(policy.layers)
+    layers = check_layers(layers, model.layer_count)
+    replay.open_for_writing(out, header(model, layers))
+    arguments = asdict(config) | {"layers": list(layers), "dtype": str(model.dtype).removeprefix("torch.")} | (source or {})
+    # more episodes continue a run: the ones that are there stay what they are
+    arguments.pop("episodes")
+    run = replay.start_run(out, arguments, facts_of(model, config), new_run=new_run)
+    done = run.committed()
+    collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
+    with replay.EpisodeWriter(run) as writer:
+        for number in range(config.episodes):
+            if number in done:
+                continue
+            prompt = prompts[number % len(prompts)]
+            ids = list(prompt.tokens) if prompt.tokens is not None else encode(model, prompt.text)
+            if len(ids) >= model.context:
+                collected.skipped += 1
+                progress(collected)
+                continue
+            _episode(model, writer, number, prompt, ids, layers, config, policy, collected)
+            progress(collected)
+        began = time.perf_counter()
+        writer.flush()
+        collected.record_seconds += time.perf_counter() - began
+    return collected
+
+
+def _episode(
+    model: Model, writer: "replay.EpisodeWriter", number: int, prompt: Prompt, ids: list[int], layers: tuple[int, ...],
+    config: CollectConfig, policy: ValueFunction | None, collected: Collected,
+) -> None:  # fmt: skip
+    """Decode one prompt, and hand its rows to the writer."""
+    seed = seed_of(config.seed, number, prompt.id)
+    rule = explorer(config, layers, seed, policy)
+    settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
+    generation = generate(model, ids, rule, settings)
+    began = time.perf_counter()
+    swept = None
+    if config.sweep and config.temperature == 0:
+        swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
+    decoded = time.perf_counter()
+    rows = record.transitions(number, generation.rounds, rule.propensities)
+    writer.add(episode_row(number, prompt, generation, seed), rows, swept)
+    collected.record_seconds += time.perf_counter() - decoded
+    collected.sweep_seconds += decoded - began
+    collected.decode_seconds += generation.seconds
+    collected.episodes += 1
+    collected.decisions += len(rows["step"])
+    collected.tokens += len(generation.token_ids)
+
+
+def default_layers(layer_count: int) -> tuple[int, ...]:
+    """Prompt lookup and four exits, evenly spaced in the lower half: (0, 2, 4, 6, 8) of 16, (0, 4, 8, 12, 16) of 32."""
+    return tuple(sorted({0, *(max(layer_count * eighth // 8, 1) for eighth in (1, 2, 3, 4))}))
+
+
+def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: ValueFunction | None) -> Exploring:
+    """The exploring rule of one episode."""
+    if config.explore == "epsilon":
+        if policy is None:
+            raise PromptError("--explore epsilon explores around a policy: name it with --policy")
+        return Epsilon(policy, seed, config.epsilon)
+    return Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
+
+
+def seed_of(seed: int, number: int, prompt_id: str) -> int:
+    """The seed of one episode: it belongs to run and prompt, never to a worker."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}/{prompt_id}".encode()).digest()[:8])
+
+
+def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
+    """The row of the episodes table."""
+    return {
+        "episode": number, "prompt_id": prompt.id, "task": prompt.task, "prompt_tokens": list(generation.prompt_ids),
+        "output_tokens": list(generation.token_ids), "seed": seed, "rounds": len(generation.rounds),
+        "drafted": generation.drafted, "accepted": generation.accepted, "seconds": generation.seconds,
+        "finish": generation.finish,
+    }  # fmt: skip
+
+
+def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
+    """What every run of one dataset shares (`dataset.json`)."""
+    tokenizer = model.tokenizer
+    vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
+    return {
+        "model": model_facts(model), "tokenizer_hash": hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16],
+        "layers": list(layers), "top_k": TOP_K, "trace": TRACE,
+    }  # fmt: skip
+
+
+def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
+    """What a run was collected with; costs are measured now, on this device."""
+    name = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")},
+        "device": {"type": model.device.type, "name": name, "threads": torch.get_num_threads()},
+        "behaviour": {"explore": config.explore, "epsilon": config.epsilon},
+        "costs": measure(model).to_json(),
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Exploring rules: they try what a policy would not, and say how likely each choice was (its propensity).
+
+Every action that is not forced has a propensity of at least 5 %, so that any policy can be judged from the rows.
+"""
+
+import random
+from typing import Literal
+
+import numpy as np
+
+from decode.round import Round
+from decode.rules import Rule, ValueFunction, feature_row
+from decode.state import DEPTH, State
+
+Exploration = Literal["uniform", "noisy", "epsilon"]
+DRAFT_CHANCE = 2 / 3  # of `Uniform`: drafts of 3 on average after the first; longer ones mostly follow a mismatch
+NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
+PAPER_FEATURES = ("conf_topk", "entropy", "conf_trace")
+
+
+class Exploring(Rule):
+    """An exit rule that draws its actions, and keeps the propensity of each action of a round, in order."""
+
+    needs_state = True
+    needs_lookup = True
+
+    def __init__(self, layers: tuple[int, ...], seed: int):
+        self.layers = layers
+        self._random = random.Random(seed)
+        self._round: list[float] = []
+        self.propensities: list[tuple[float, ...]] = []  # a round: those of the decisions that were not forced
+
+    def exit_chance(self, state: State) -> float:
+        """The probability of action 1 in `state`."""
+        raise NotImplementedError
+
+    def exit_here(self, state: State) -> bool:
+        """Draw an action."""
+        chance = self.exit_chance(state)
+        exits = self._random.random() < chance
+        self._round.append(chance if exits else 1 - chance)
+        return exits
+
+    draft_on = exit_here
+
+    def finish(self, round_: Round) -> None:
+        """Keep the round's propensities."""
+        self.propensities.append(tuple(self._round))
+        self._round.clear()
+
+
+class Uniform(Exploring):
+    """Every candidate equally often; drafts go on with probability 2/3. The broadest cover, and the default."""
+
+    name = "uniform"
+
+    def exit_chance(self, state: State) -> float:
+        """1 / (candidates from here on) in the walk."""
+        if state.phase == DEPTH:
+            return 1 / (len(self.layers) - self.layers.index(state.layer))
+        return DRAFT_CHANCE
+
+
+class Noisy(Exploring):
+    """The paper's exploration (§4.1): a noisy Q-network over the paper's state, freshly drawn for each episode.
+
+    Before any learning that network is a random one: weights as `NoisyLinear` initialises them, uniform in ±1/√in, plus
+    factorised Gaussian noise of σ0/√in with σ0 = 0.1, drawn once (one draw is one consistent policy). Its greedy action
+    is a certainty, which leaves no propensity to weigh by; so one action in ten is drawn at random instead.
+    """
+
+    name = "noisy"
+
+    def __init__(self, layers: tuple[int, ...], seed: int, sigma: float = 0.1, hidden: tuple[int, ...] = (64, 64)):
+        super().__init__(layers, seed)
+        rng = np.random.default_rng(seed)
+        sizes = (len(PAPER_FEATURES), *hidden, 2)
+        self._weights = [noisy_linear(rng, i, o, sigma) for i, o in zip(sizes, sizes[1:], strict=False)]
+        self._row = feature_row(PAPER_FEATURES, layers)
+
+    def exit_chance(self, state: State) -> float:
+        """1 - floor/2 where the network prefers to exit, else floor/2."""
+        x = self._row(state)
+        for weight, bias in self._weights[:-1]:
+            x = np.maximum(weight @ x + bias, 0)
+        weight, bias = self._weights[-1]
+        go_on, exit_ = weight @ x + bias
+        return 1 - NOISY_FLOOR / 2 if exit_ > go_on else NOISY_FLOOR / 2
+
+
+class Epsilon(Exploring):
+    """Around a learned policy: its greedy action, but with probability ε one drawn as `Uniform` draws. For second rounds."""
+
+    name = "epsilon"
+
+    def __init__(self, policy: ValueFunction, seed: int, epsilon: float = 0.2):
+        super().__init__(tuple(policy.layers), seed)
+        self._policy, self._epsilon = policy, epsilon
+        self._row = feature_row(policy.features, self.layers)
+        self._uniform = Uniform(self.layers, seed)
+
+    def exit_chance(self, state: State) -> float:
+        """(1 - ε)·[policy exits] + ε·(uniform's chance)."""
+        go_on, exit_ = self._policy.values(self._row(state))
+        return (1 - self._epsilon) * float(exit_ > go_on) + self._epsilon * self._uniform.exit_chance(state)
+
+
+def noisy_linear(rng: np.random.Generator, inputs: int, outputs: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """One draw of a fresh factorised NoisyLinear layer (arXiv 1706.10295, §3.2): weight (out, in) and bias (out,)."""
+    bound = inputs**-0.5
+
+    def factor(size: int) -> np.ndarray:
+        noise = rng.standard_normal(size)
+        return np.sign(noise) * np.sqrt(np.abs(noise))
+
+    into, out = factor(inputs), factor(outputs)
+    weight = rng.uniform(-bound, bound, (outputs, inputs)) + sigma * bound * np.outer(out, into)
+    return weight, rng.uniform(-bound, bound, outputs) + sigma * bound * out

@@ -1,0 +1,56 @@
+"""From a finished generation to rows of the transitions table: one row a decision (data/README.md)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from decode.round import Round
+from decode.state import DEPTH
+
+STATE_COLUMNS = (
+    "conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "draft_logp", "accept_trace", "lookup_length",
+    "lookup_agreement", "lookup_match",
+)  # fmt: skip
+
+
+def transitions(
+    episode: int, rounds: Iterable[Round], propensities: Iterable[tuple[float, ...]]
+) -> dict[str, list[Any]]:
+    """Columns of the transitions table for one episode, less those that the writer derives.
+
+    `propensities`: for each round, those of its decisions that were not forced; a forced one has 1.
+    """
+    rows = [
+        row
+        for number, (round_, chances) in enumerate(zip(rounds, propensities, strict=True))
+        for row in round_rows(episode, number, round_, chances)
+    ]
+    return {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
+
+
+COLUMNS = (
+    "episode", "round", "chain", "step", "position", "phase", "layer", "draft_index", "forced", *STATE_COLUMNS,
+    "action", "propensity", "terminal", "truncated", "draft_token", "target_token", "accepted",
+)  # fmt: skip
+
+
+def round_rows(episode: int, number: int, round_: Round, chances: tuple[float, ...]) -> list[tuple[Any, ...]]:
+    """One round's rows, in the order of COLUMNS."""
+    rows, drawn, last = [], iter(chances), len(round_.decisions) - 1
+    for step, (state, action, forced) in enumerate(round_.decisions):
+        k = state.draft_index
+        if state.phase == DEPTH and action == 0:  # the layer only looked; what it would have drafted is still known
+            token = state.token
+            accepted = token == round_.targets[0]
+        else:
+            token = round_.drafts[k - 1]
+            accepted = round_.accepted >= k
+        # a round that the text's end cut right behind the walk has no stop of its own: its return is not complete
+        truncated = step == last and state.phase == DEPTH
+        rows.append((
+            episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced,
+            state.conf_topk, state.entropy, state.conf_trace, state.margin, state.top1_logp, state.draft_logp,
+            state.accept_trace, state.lookup_length, state.lookup_agreement, state.lookup_match,
+            action, 1.0 if forced else next(drawn), step == last and not truncated, truncated,
+            token, round_.targets[k - 1], accepted,
+        ))  # fmt: skip
+    return rows

@@ -1,0 +1,68 @@
+"""Sweeps: what every candidate layer would have drafted at every position of a finished greedy text.
+
+In greedy decoding the committed tokens do not depend on the rule, and a layer's output at a position depends only on
+the tokens before it. So one teacher-forced pass over the text tells what any rule would have seen there.
+"""
+
+from typing import Any
+
+import torch
+
+from decode.lookup import Guess, Lookup
+from decode.model import Model
+from decode.state import TRACE, statistics
+
+BLOCK = 12  # rows a pass: as many as a verification has, so that the products round as they do in decoding
+
+
+@torch.inference_mode()
+def sweep(
+    model: Model, layers: tuple[int, ...], episode: int, prompt: tuple[int, ...], output: tuple[int, ...]
+) -> dict[str, list[Any]]:
+    """Columns of the sweeps table: a row for each position of `output` and each candidate layer (0: where it has a guess)."""
+    tokens = [*prompt, *output]
+    first = len(prompt) - 1  # the position whose logits give output[0]
+    seen = _layer_statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)
+    confidence = [s.top1_logp for s in seen[model.layer_count]]
+    lookup = Lookup(prompt)
+    rows: list[tuple[Any, ...]] = []
+    for i, target in enumerate(output):
+        guess = lookup.guess()
+        window = confidence[max(0, i - TRACE) : i]
+        trace = -sum(window) / len(window) if window else 0.0
+        for layer in layers:
+            if layer == 0:
+                if guess is not None:
+                    rows.append((episode, len(prompt) + i, 0, 0.0, 0.0, trace, 0.0, 0.0, *_columns(guess, guess.token),
+                                 guess.token, target))  # fmt: skip
+                continue
+            s = seen[layer][i]
+            rows.append((episode, len(prompt) + i, layer, s.conf_topk, s.entropy, trace, s.margin, s.top1_logp,
+                         *_columns(guess, s.token), s.token, target))  # fmt: skip
+        lookup.push(target)
+    return {name: [row[j] for row in rows] for j, name in enumerate(COLUMNS)}
+
+
+COLUMNS = (
+    "episode", "position", "layer", "conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "lookup_length",
+    "lookup_agreement", "lookup_match", "draft_token", "target_token",
+)  # fmt: skip
+
+
+def _columns(guess: Guess | None, token: int) -> tuple[float, float, float]:
+    return (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == token))
+
+
+def _layer_statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int):
+    """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
+    cache = model.cache(len(tokens))
+    wanted = (*layers, model.layer_count)
+    seen: dict[int, list] = {layer: [] for layer in wanted}
+    for start in range(0, len(tokens) - 1, BLOCK):
+        x, reached = model.embed(tokens[start : min(start + BLOCK, len(tokens) - 1)]), 0
+        for layer in wanted:
+            x = model.run(reached, layer, x, start, cache)
+            reached = layer
+            if start + len(x) > first:
+                seen[layer] += statistics(model.head(x[max(first - start, 0) :]))
+    return seen
