@@ -72,17 +72,21 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
     """Open a file and check its columns. Raises `DatasetError` if it is torn, or not of this table."""
     with reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    found = {field.name: field.type for field in file.schema_arrow}
-    for field in TABLES[table]:
-        if field.name not in found:
-            problem = f"has no column {field.name}"
-        elif found[field.name] != field.type:
-            problem = f"has {field.name} as {found[field.name]} instead of {field.type}"
-        else:
-            continue
+    if problem := schema_problem(file.schema_arrow, table):
         file.close()
         raise DatasetError(f"{path} {problem}: it was not written by this library, move it out of {table}/")
     return file
+
+
+def schema_problem(schema: pa.Schema, table: str) -> str | None:
+    """What keeps a file with this schema from being read as part of a table; columns it has on top are welcome."""
+    found = {field.name: field.type for field in schema}
+    for field in TABLES[table]:
+        if field.name not in found:
+            return f"has no column {field.name}"
+        if found[field.name] != field.type:
+            return f"has {field.name} as {found[field.name]} instead of {field.type}"
+    return None
 
 
 def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
@@ -178,15 +182,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def hold(path: Path, *, exclusive: bool) -> int | None:
-    """Lock a file until the returned descriptor is closed or the process dies; None if somebody else holds it.
+def run_lock(root: Path, run: str, worker: int | None = None) -> Path:
+    """The lock file of a run, which its writers share, or of one writer of it."""
+    return root / "runs" / (f"{run}.lock" if worker is None else f"{run}.{worker}.lock")
 
-    Nothing relies on locks for what a reader sees. They refuse what would spoil a dataset by mistake: two writers with
-    the same number, or compaction under a writer. Where the file system has none, nothing is refused.
+
+def hold(path: Path, *, exclusive: bool) -> int | None:
+    """Lock a file until the returned descriptor is closed or the process dies.
+
+    Exclusively, or None if somebody else holds it; shared after waiting for whoever holds it exclusively. Nothing
+    relies on locks for what a reader sees. They refuse what would spoil a dataset by mistake: two writers with the same
+    number, or compaction under a writer. Where the file system has none, nothing is refused.
     """
+    path.parent.mkdir(exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
     except BlockingIOError:
         os.close(handle)
         return None

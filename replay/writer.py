@@ -30,6 +30,7 @@ from replay.files import (
     read_columns,
     read_json,
     remove_leftovers,
+    run_lock,
     stage,
     table_files,
     table_folder,
@@ -114,7 +115,7 @@ def start_run(
     run = Run(root, run_id, header["model"]["layers"])
     description = run_file(root, run_id)
     if description.exists():
-        if (lock := hold(description, exclusive=True)) is not None:  # no writer is at work
+        if (lock := hold(run_lock(root, run_id), exclusive=True)) is not None:  # no writer is at work
             try:
                 remove_leftovers(root, run_id)
             finally:
@@ -166,18 +167,19 @@ class EpisodeWriter:
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._locks: list[int] = []
         try:
-            self._lock(run_file(run.path, run.id), "the run is being compacted", exclusive=False)
-            own_lock = run_file(run.path, run.id).with_suffix(f".{worker}.lock")
-            self._lock(own_lock, f"a writer number {worker} of this run is at work", exclusive=True)
+            self._lock(None, exclusive=False)  # waits for compaction
+            self._lock(worker, exclusive=True)
             remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
             self._part = _Part(self._next_number())
         except BaseException:
             self._unlock()
             raise
 
-    def _lock(self, path: Path, refusal: str, *, exclusive: bool) -> None:
-        if (lock := hold(path, exclusive=exclusive)) is None:
-            raise DatasetError(f"{self.run.path}, run {self.run.id}: {refusal}, wait until it is done")
+    def _lock(self, worker: int | None, *, exclusive: bool) -> None:
+        if (lock := hold(run_lock(self.run.path, self.run.id, worker), exclusive=exclusive)) is None:
+            raise DatasetError(
+                f"{self.run.path}: writer {worker} of run {self.run.id} is at work, wait until its collector is done"
+            )
         self._locks.append(lock)
 
     def _unlock(self) -> None:

@@ -1,0 +1,144 @@
+"""Merging the many small files of a run, in front of readers.
+
+The merged files of a table are built in the staging folder; then the old folder of the run and the new one change
+places in one step of the file system (`renameat2(RENAME_EXCHANGE)`, on macOS `renamex_np(RENAME_SWAP)`). A scan that
+lists the folder sees the old files or the new ones, never both, never neither. One that listed the old names and opens
+them afterwards fails, because merged files have names that no file of the run had before, and can be repeated.
+
+The three tables of a run change places one after the other. In between, the library's readers still pair them rightly:
+they go by the parts that a file's metadata lists (see `replay.files`), which merging keeps. A crash at any moment
+leaves a dataset that is right, and compacting again finishes the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from replay.errors import DatasetError
+from replay.files import (
+    STAGING,
+    encode,
+    hold,
+    open_file,
+    parts_of,
+    read_columns,
+    remove_leftovers,
+    run_ids,
+    run_lock,
+    stage,
+    sync_folder,
+    table_files,
+    table_folder,
+)
+from replay.schema import TABLES
+from replay.writer import is_sorted, load_header
+
+MAX_ROWS = 2_000_000
+
+
+def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> dict[str, tuple[int, int]]:
+    """Merge the files of each run into files of up to `max_rows` rows; returns {table: (files before, files after)}.
+
+    Safe while others read and if the machine dies. Raises `DatasetError` if a run is being written, a file is damaged
+    or an episode is stored twice, or the file system cannot swap folders; and `OSError`. The dataset is then unchanged
+    in what it holds.
+    """
+    root = Path(path)
+    load_header(root)
+    before, after = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
+    for run in run_ids(root):
+        lock = hold(run_lock(root, run), exclusive=True)
+        if lock is None:
+            raise DatasetError(f"{root}: run {run} is being written, compact when its collector is done")
+        try:
+            remove_leftovers(root, run)
+            for table in TABLES:
+                before[table] += len(table_files(root, table, run))
+                _compact_table(root, table, run, max_rows)
+                after[table] += len(table_files(root, table, run))
+        finally:
+            os.close(lock)
+    return {table: (before[table], after[table]) for table in TABLES}
+
+
+def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
+    """Replace the files of a run by merged ones with the same rows, parts and order."""
+    work = root / STAGING / f"compact-{run}"
+    shutil.rmtree(work, ignore_errors=True)  # an earlier attempt: what it replaced, or did not get to put in place
+    files = table_files(root, table, run)
+    groups = list(_groups(files, table, max_rows))
+    if len(groups) == len(files):
+        return
+    merged, number = work / table, _next_number(files)
+    try:
+        for offset, group in enumerate(groups):
+            rows = pa.concat_tables([read_columns(path, table, TABLES[table].names) for path in group])
+            rows = rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
+            if not is_sorted(rows, table, strict=True):
+                raise DatasetError(
+                    f"{table_folder(root, table, run)} holds rows twice or unsorted: see the integrity report"
+                )
+            parts = frozenset().union(*(parts_of(path, table) for path in group))
+            stage(merged / f"merged-{number + offset:05d}.parquet", encode(rows, table, parts))
+        sync_folder(merged)
+        _exchange(merged, table_folder(root, table, run))
+        sync_folder(root / table)
+        sync_folder(work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _groups(files: list[Path], table: str, max_rows: int) -> Iterator[list[Path]]:
+    """Neighbouring files with up to `max_rows` rows together."""
+    group: list[Path] = []
+    rows = 0
+    for path in files:
+        with open_file(path, table) as file:
+            count = file.metadata.num_rows
+            newer = [name for name in file.schema_arrow.names if name not in TABLES[table].names]
+        if newer:
+            raise DatasetError(f"{path} has columns this version would lose ({', '.join(newer)}): update lede")
+        if group and rows + count > max_rows:
+            yield group
+            group, rows = [], 0
+        group.append(path)
+        rows += count
+    if group:
+        yield group
+
+
+def _next_number(files: list[Path]) -> int:
+    """For merged files, a number that none has, so that a name never changes its meaning under a reader."""
+    matches = (re.fullmatch(r"merged-(\d+)", path.stem) for path in files)
+    return max((int(match[1]) for match in matches if match), default=-1) + 1
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders on one file system change places, atomically."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        if sys.platform == "darwin":
+            result = libc.renamex_np(os.fsencode(one), os.fsencode(other), 2)  # RENAME_SWAP
+        else:
+            here = ctypes.c_int(-100)  # AT_FDCWD
+            result = libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), 2)  # RENAME_EXCHANGE
+        code = ctypes.get_errno() if result else 0
+    except AttributeError:  # a C library without the call
+        code = errno.ENOSYS
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+        raise DatasetError(
+            f"the file system of {other} cannot swap folders in one step, and nothing was changed: "
+            "copy the dataset to a local disk, compact it there, and copy it back"
+        )
+    if code:
+        raise OSError(code, os.strerror(code), str(other))

@@ -1,0 +1,130 @@
+"""The numbers of `lede inspect`: what a dataset holds, as a plain dict to print, to plot or to save as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import DatasetError
+from replay.files import read_columns
+from replay.integrity import verify
+from replay.reader import Columns, Dataset, open_dataset
+from replay.schema import DRAFT, EXIT, MAX_DRAFTS, STATE, TABLES, WALK
+
+BINS = 40
+
+
+def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a dataset.
+
+    Keys: path, header, runs, integrity (a list of {path, kind, message, harmless}); and, unless damage keeps it from
+    being read (then `unreadable` says why): counts, tasks, layers (one dict a candidate), draft_lengths (rounds with
+    0, 1, …, 12 drafts), rewards (edges, counts, mean) and features (the same, and `accepted`: the share of accepted
+    drafts in each bin, None where there are no rows). Raises `DatasetError` if there is no dataset or no rows.
+    """
+    dataset = open_dataset(path)
+    findings = [
+        {"path": str(finding.path), "kind": finding.kind, "message": finding.message, "harmless": finding.harmless}
+        for finding in verify(path)
+    ]
+    report: dict[str, Any] = {
+        "path": str(Path(path)),
+        "header": dataset.header,
+        "runs": dataset.runs,
+        "integrity": findings,
+    }
+    try:
+        columns = dataset.columns(horizon="round", reward="paper", features="extended")
+        counts, tasks = _episodes(dataset)
+    except DatasetError as error:
+        if all(finding["harmless"] for finding in findings):
+            raise
+        return report | {"unreadable": str(error)}
+    files = [file for table in TABLES for run in dataset.files(table).values() for file in run]
+    counts |= {
+        "rounds": len(columns.chain_starts) - 1,
+        "decisions": len(columns.actions),
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    ends = columns.chain_starts[1:] - 1
+    return report | {
+        "counts": counts,
+        "tasks": tasks,
+        "layers": [_layer(columns, layer) for layer in columns.layers],
+        "draft_lengths": np.bincount(columns.raw["draft_index"][ends], minlength=MAX_DRAFTS + 1).tolist(),
+        "rewards": _histogram(columns.rewards),
+        "features": {
+            name: _histogram(columns.observations[:, index], columns.raw["accepted"])
+            for index, name in enumerate(columns.feature_names)
+            if name in STATE
+        },
+    }
+
+
+def _episodes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, int]]:
+    """Sums over the episodes table, and the number of episodes of each task."""
+    totals: Counter[str] = Counter(episodes=0, drafted=0, accepted=0, tokens=0)
+    tasks: Counter[str] = Counter()
+    seconds = 0.0
+    for files in dataset.files("episodes").values():
+        for path in files:
+            rows = read_columns(path, "episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
+            tasks.update(rows["task"].to_pylist())
+            totals["episodes"] += rows.num_rows
+            totals["tokens"] += sum(len(chunk.flatten()) for chunk in rows["output_tokens"].chunks)
+            for name in ("drafted", "accepted"):
+                totals[name] += int(rows[name].to_numpy().sum())
+            seconds += float(rows["seconds"].to_numpy().sum())
+    return {**totals, "seconds": seconds}, dict(sorted(tasks.items()))
+
+
+def _layer(columns: Columns, layer: int) -> dict[str, Any]:
+    """What happened at one candidate layer; shares are None where there is nothing to divide by.
+
+    visits: walk decisions made here. agreement: share of them whose token the full model confirmed. exits, exit_share:
+    walks that ended here, and their share of the visits. drafted, accepted, acceptance: drafts made here, the first of
+    each round included. drafts_per_round, tokens_per_round: of the rounds drafted here.
+    """
+    raw = columns.raw
+    here = raw["layer"] == layer
+    walk = here & (raw["phase"] == WALK)
+    exits = walk & (columns.actions == EXIT)
+    drafts = exits | (here & (raw["phase"] == DRAFT))
+    visits, rounds, drafted = int(walk.sum()), int(exits.sum()), int(drafts.sum())
+    accepted = int((drafts & raw["accepted"]).sum())
+    return {
+        "layer": layer,
+        "visits": visits,
+        "agreement": _share(int((walk & raw["accepted"]).sum()), visits),
+        "exits": rounds,
+        "exit_share": _share(rounds, visits),
+        "drafted": drafted,
+        "accepted": accepted,
+        "acceptance": _share(accepted, drafted),
+        "drafts_per_round": _share(drafted, rounds),
+        "tokens_per_round": _share(accepted + rounds, rounds),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _histogram(values: NDArray[Any], accepted: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+    counts, edges = np.histogram(values, bins=BINS)
+    result: dict[str, Any] = {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "mean": float(values.mean(dtype=np.float64)),
+        "std": float(values.std(dtype=np.float64)),
+    }
+    if accepted is not None:
+        good, _ = np.histogram(values[accepted], bins=edges)
+        result["accepted"] = [_share(int(g), int(n)) for g, n in zip(good, counts, strict=True)]
+    return result

@@ -1,0 +1,171 @@
+"""Is everything in a dataset what it should be? Says what is wrong, file by file, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replay.errors import DatasetError
+from replay.files import STAGING, read_json, schema_problem, table_files
+from replay.reward import paper_reward
+from replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
+from replay.writer import is_sorted, load_header, run_file
+
+HARMLESS = ("orphan", "leftover")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with one file.
+
+    kind: torn, checksum, schema, foreign, unsorted, duplicate, values, missing; or orphan, leftover, which readers
+    of the library ignore, and which resuming the run or compacting removes.
+    """
+
+    path: Path
+    kind: str
+    message: str
+
+    @property
+    def harmless(self) -> bool:
+        return self.kind in HARMLESS
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}: {self.message}"
+
+
+def verify(path: str | os.PathLike[str]) -> list[Finding]:
+    """Read every byte of a dataset and return what is wrong with it, sorted by path; empty if nothing is.
+
+    Raises `DatasetError` if there is no dataset, `OSError` if a file cannot be read.
+    """
+    root = Path(path)
+    layers = int(load_header(root)["model"]["layers"])
+    findings = list(_strangers(root))
+    runs = sorted({folder.name.removeprefix("run=") for table in TABLES for folder in (root / table).glob("run=*")})
+    for run in runs:
+        findings += _check_run(root, run, layers)
+    return sorted(findings, key=lambda finding: (finding.path, finding.kind))
+
+
+def _strangers(root: Path) -> Iterator[Finding]:
+    """Whatever is not a run's Parquet file where only those belong, and what dead processes left in staging."""
+    for table in TABLES:
+        for folder in (root / table).glob("*"):
+            if not folder.is_dir() or not re.fullmatch(r"run=[0-9a-f]{7}", folder.name):
+                yield Finding(folder, "foreign", f"not a run of this library, move it out of {table}/")
+                continue
+            for entry in folder.iterdir():
+                if entry.suffix != ".parquet" or not entry.is_file():
+                    yield Finding(entry, "foreign", "not a Parquet file, move it away")
+    for entry in (root / STAGING).glob("*"):
+        yield Finding(entry, "leftover", "of a writer at work or one that died; resuming or compacting removes it")
+
+
+def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
+    try:
+        read_json(run_file(root, run))
+    except FileNotFoundError:
+        yield Finding(
+            run_file(root, run), "missing", "the description of the run, copy it from where the rows are from"
+        )
+    except DatasetError as error:
+        yield Finding(run_file(root, run), "torn", str(error))
+
+    committed: dict[str, Path] = {}
+    described: set[str] = set()
+    for table in reversed(TABLES):  # transitions first: they say which parts of the others count
+        owner: dict[int, Path] = {}
+        for path in table_files(root, table, run):
+            rows, finding = _read(path, table)
+            if rows is None:
+                yield finding  # type: ignore[misc]  # the one or the other
+                continue
+            parts = _parts(rows, path)
+            if table == "transitions":
+                for part in sorted(parts & committed.keys()):
+                    yield Finding(
+                        path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one of them"
+                    )
+                committed |= dict.fromkeys(parts, path)
+            elif not parts <= committed.keys():
+                yield Finding(path, "orphan", "its transitions were never committed; ignored, resuming removes it")
+                continue
+            elif table == "episodes":
+                described |= parts
+            yield from _check_rows(rows, table, path, layers)
+            for episode in rows["episode"].unique().to_pylist():
+                if episode in owner:
+                    yield Finding(
+                        path, "duplicate", f"has episode {episode} again, as {owner[episode]} does: remove one"
+                    )
+                    break  # one such line a file is enough
+                owner[episode] = path
+    for part in sorted(committed.keys() - described):
+        yield Finding(committed[part], "missing", f"no episodes file has {part}: copy it from where the rows are from")
+
+
+def _read(path: Path, table: str) -> tuple[pa.Table | None, Finding | None]:
+    """All rows of a file, or what keeps them from being read."""
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return None, Finding(path, "torn", f"not a readable Parquet file ({_line(error)}): restore it or move it away")
+    with file:
+        if problem := schema_problem(file.schema_arrow, table):
+            return None, Finding(path, "schema", f"{problem}: move it out of {table}/")
+        try:
+            return file.read(TABLES[table].names), None
+        except (pa.ArrowException, OSError) as error:
+            return None, Finding(path, "checksum", f"damaged ({_line(error)}): restore it or move it away")
+
+
+def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator[Finding]:
+    if any(column.null_count for column in rows.columns):
+        yield Finding(path, "values", "has nulls: it was not written by this library, move it away")
+        return
+    if not is_sorted(rows, table, strict=False):
+        yield Finding(path, "unsorted", "rows are out of order: it was rewritten by other software, restore it")
+        return
+    if not is_sorted(rows, table, strict=True):
+        yield Finding(path, "duplicate", "has a row twice: it was rewritten by other software, restore it")
+    for name in rows.column_names:
+        if pa.types.is_floating(rows[name].type) and not np.isfinite(rows[name].to_numpy()).all():
+            yield Finding(path, "values", f"{name} is not finite somewhere: collect these episodes again")
+    if table == "transitions" and rows.num_rows:
+        yield from _check_transitions({name: rows[name].to_numpy() for name in rows.column_names}, path, layers)
+
+
+def _check_transitions(rows: dict[str, np.ndarray], path: Path, layers: int) -> Iterator[Finding]:
+    """Values that follow from others."""
+    probability = rows["propensity"]
+    if not ((probability > 0) & (probability <= 1)).all():
+        yield Finding(path, "values", "a propensity is not in (0, 1]: these rows cannot be used to score a policy")
+    last = np.ones(len(probability), bool)
+    last[:-1] = (rows["round"][1:] != rows["round"][:-1]) | (rows["episode"][1:] != rows["episode"][:-1])
+    if not np.array_equal(last, rows["terminal"] ^ rows["truncated"]):
+        yield Finding(path, "values", "terminal and truncated do not mark the last rows of rounds")
+    if not np.array_equal(rows["reward"], paper_reward(rows["action"], rows["accepted"], rows["layer"], layers)):
+        yield Finding(path, "values", "reward is not what its row gives: use Dataset.columns, which computes it")
+    for name, following in zip(STATE, NEXT_STATE, strict=True):
+        if not np.array_equal(rows[following], np.where(last, np.float32(0), np.roll(rows[name], -1))):
+            yield Finding(path, "values", f"{following} is not the next row's {name}")
+
+
+def _parts(rows: pa.Table, path: Path) -> set[str]:
+    listed = (rows.schema.metadata or {}).get(PARTS_KEY)
+    return set(json.loads(listed)) if listed else {path.stem}
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")

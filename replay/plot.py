@@ -1,0 +1,103 @@
+"""A picture of a dataset, from the dict that `inspect_dataset` returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, GREEN, GREY, RED = "#4c72b0", "#2f9e6e", "#b8bec8", "#c44e52"
+FEATURES = ("conf_topk", "entropy", "conf_trace", "margin", "draft_logp", "accept_trace")
+
+
+def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
+    """Draw exits and acceptance by layer, draft lengths, rewards and features, and save them under `out`.
+
+    The format follows from the suffix of `out` (.png, .pdf, .svg). Raises `ValueError` if the dataset could not be
+    read or the format is unknown, `OSError`.
+    """
+    if "unreadable" in report:
+        raise ValueError(f"cannot plot a damaged dataset: {report['unreadable']}")
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    figure = Figure(figsize=(14, 10.5), layout="constrained", dpi=110)
+    axes = figure.subplots(3, 3).flat
+    counts, model = report["counts"], report["header"]["model"]
+    figure.suptitle(
+        f"{model['name']} · {counts['episodes']:,} episodes · {counts['rounds']:,} rounds · "
+        f"{counts['decisions']:,} decisions",
+        fontsize=14,
+        fontweight="bold",
+    )
+    _layers(next(axes), report["layers"])
+    _draft_lengths(next(axes), report["draft_lengths"])
+    _rewards(next(axes), report["rewards"])
+    for name in FEATURES:
+        _feature(next(axes), name, report["features"][name])
+    path = Path(out)
+    figure.savefig(path)
+    return path
+
+
+def _layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
+    names = [f"{layer['layer']}" if layer["layer"] else "lookup" for layer in layers]
+    rounds = sum(layer["exits"] for layer in layers) or 1
+    axes.bar(names, [layer["exits"] / rounds for layer in layers], color=GREY, label="share of rounds")
+    for key, color, label in (("agreement", BLUE, "first token right"), ("acceptance", GREEN, "drafts accepted")):
+        axes.plot(names, [_number(layer[key]) for layer in layers], "o-", color=color, label=label)
+    axes.legend(frameon=False, fontsize=8)
+    _style(axes, "Exit layers", "exit layer", "share", top=1)
+
+
+def _draft_lengths(axes: Axes, lengths: list[int]) -> None:
+    axes.bar(range(len(lengths)), lengths, color=BLUE)
+    mean = sum(length * count for length, count in enumerate(lengths)) / max(sum(lengths), 1)
+    axes.axvline(mean, color=RED, linewidth=1, linestyle="--")
+    axes.annotate(
+        f"mean {mean:.2f}", (mean, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points"
+    )
+    axes.set_xticks(range(len(lengths)))
+    axes.set_xlim(0.4, len(lengths) - 0.4)
+    _style(axes, "Draft lengths", "drafts in a round", "rounds")
+
+
+def _rewards(axes: Axes, rewards: dict[str, Any]) -> None:
+    axes.stairs(rewards["counts"], rewards["edges"], fill=True, color=BLUE)
+    axes.axvline(rewards["mean"], color=RED, linewidth=1, linestyle="--")
+    label = f"mean {rewards['mean']:.2f}"
+    axes.annotate(label, (rewards["mean"], 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points")
+    _style(axes, "Rewards (paper)", "reward", "decisions")
+
+
+def _feature(axes: Axes, name: str, feature: dict[str, Any]) -> None:
+    edges, counts = feature["edges"], feature["counts"]
+    axes.stairs(counts, edges, fill=True, color=GREY)
+    _style(axes, name, "", "decisions")
+    if max(counts) > 20 * sorted(counts)[len(counts) // 2] + 20:  # one bin would hide the others
+        axes.set_yscale("log")
+    share = axes.twinx()
+    middles = [(lo + hi) / 2 for lo, hi in pairwise(edges)]
+    # a share of a handful of rows is noise
+    enough = [_number(s) if n >= 20 else float("nan") for s, n in zip(feature["accepted"], counts, strict=True)]
+    share.plot(middles, enough, color=GREEN, linewidth=2)
+    _style(share, "", "", "", top=1)
+    share.set_ylabel("accepted", color=GREEN)
+    share.tick_params(axis="y", colors=GREEN)
+
+
+def _style(axes: Axes, title: str, x: str, y: str, top: float | None = None) -> None:
+    if title:
+        axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_ylim(0, top)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
