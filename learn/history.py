@@ -54,7 +54,7 @@ def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) 
         ("validation_reward", "reward of a chain, held out"),
         ("validation_rate", "tokens / ms, held out"),
         ("exit_layer", "mean exit layer"),
-        ("draft_length", "drafts and accepted, a round"),
+        ("draft_length", "tokens a round"),
     ]
     updates = [point.update for point in points]
     for axes, (name, title) in zip(grid.flat, panels, strict=True):
@@ -63,13 +63,17 @@ def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) 
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
         axes.set_xlim(0, None)
-    grid[0, 0].set_yscale("log")
+    losses = [point.loss for point in points]
+    if max(losses) > 10 * min(losses):
+        grid[0, 0].set_yscale("log")
     if static is not None:
         label = f"best static, E={static.layer}, d={static.drafts}"
         grid[1, 0].axhline(static.rate, color="C1", linestyle="--", linewidth=1, label=label)
         grid[1, 0].legend(fontsize=8)
     accepted = [point.draft_length * point.acceptance for point in points]
-    grid[1, 2].plot(updates, accepted, marker=".", linewidth=1.2, color="C2")
+    grid[1, 2].lines[0].set_label("drafts")
+    grid[1, 2].plot(updates, accepted, marker=".", linewidth=1.2, color="C2", label="accepted")
+    grid[1, 2].legend(fontsize=8)
     for axes in grid[1]:
         axes.set_xlabel("updates")
     figure.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")

@@ -3,8 +3,8 @@
 A logged chain counts as far as the policy agrees with it: at each decision its weight is divided by the probability
 with which the behaviour took the logged action, or becomes 0 where the policy would have taken the other. Forced
 decisions leave it as it is. What happens at the t-th decision is estimated by the weighted mean over all chains, those
-that have ended keeping their last weight. Weights are normalised: the estimator is consistent, biased on little data, and
-far less noisy than the unbiased one. The states that rounds start from are those of the log.
+that have ended keeping their last weight. Weights are normalised: the estimator is consistent, biased on little data,
+and far less noisy than the unbiased one. The states that rounds start from are those of the log.
 """
 
 import math

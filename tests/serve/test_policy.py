@@ -21,8 +21,7 @@ def make(features=("conf_topk", "entropy", "conf_trace"), layers=(2, 4), hidden=
     rng = np.random.default_rng(seed)
     sizes = [len(features), *hidden, 2]
     weights = tuple(
-        (rng.normal(size=(o, i)).astype(np.float32), rng.normal(size=o).astype(np.float32))
-        for i, o in pairwise(sizes)
+        (rng.normal(size=(o, i)).astype(np.float32), rng.normal(size=o).astype(np.float32)) for i, o in pairwise(sizes)
     )
     fields = {
         "features": tuple(features),

@@ -1,0 +1,129 @@
+"""The noisy network: its loss, its noise, and what is exported of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from learn.buffer import ColumnBuffer
+from learn.config import LearnConfig
+from learn.network import NoisyBody, NoisyLinear, NoisyQFunction, SquaredErrorForwarder, mean_weights
+from learn.train import make_algorithm
+from serve.policy import Policy
+from tests.learn.toy import random_columns
+
+CONFIG = LearnConfig(hidden=(16, 8), gamma=0.9, batch_size=32)
+
+
+def network(sigma0=0.1, inputs=4):
+    return NoisyQFunction(NoisyBody(inputs, [16, 8], sigma0), 8, 2, sigma0)
+
+
+def algorithm(config=CONFIG):
+    made = make_algorithm(config)
+    made.create_impl((4,), 2)
+    return made
+
+
+def batch(config=CONFIG, size=32):
+    data = random_columns(seed=0)
+    buffer = ColumnBuffer(data, data.observations, 3, config.gamma, np.random.default_rng(0))
+    return buffer.sample_transition_batch(size)
+
+
+def test_initial_values_are_the_papers():
+    layer = NoisyLinear(100, 50, 0.1)
+    assert layer.weight.abs().max() <= 0.1 and layer.bias.abs().max() <= 0.1
+    torch.testing.assert_close(layer.weight_sigma.detach(), torch.full((50, 100), 0.01))
+    torch.testing.assert_close(layer.bias_sigma.detach(), torch.full((50,), 0.01))
+
+
+def test_noise_is_factorised():
+    layer = NoisyLinear(3, 2, 0.5)
+    layer.noise = torch.tensor([1.0, -2.0, 3.0, 0.5, -1.5])
+    weight = layer.weight + layer.weight_sigma * torch.tensor([[0.5, -1.0, 1.5], [-1.5, 3.0, -4.5]])
+    bias = layer.bias + layer.bias_sigma * torch.tensor([0.5, -1.5])
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(layer(x), x @ weight.T + bias)
+    torch.testing.assert_close(layer.eval()(x), x @ layer.weight.T + layer.bias)
+
+
+def test_the_draw_is_signed_roots_of_normal_numbers():
+    q_func = network()
+    torch.manual_seed(0)
+    q_func.draw_noise()
+    noise = torch.cat([layer.noise for layer in q_func.noisy_layers])
+    torch.manual_seed(0)
+    z = torch.randn(len(noise))
+    torch.testing.assert_close(noise, z.sign() * z.abs().sqrt())
+
+
+def test_the_error_is_squared():
+    q_func = network(sigma0=0.0)
+    forwarder = SquaredErrorForwarder(q_func)
+    x, actions = torch.randn(6, 4), torch.tensor([[0], [1], [1], [0], [1], [0]])
+    rewards, target = torch.randn(6, 1) * 50, torch.randn(6, 1)  # far beyond where Huber's loss is linear
+    terminals, gamma = torch.tensor([[0.0], [1], [0], [1], [0], [0]]), torch.full((6, 1), 0.9**3)
+    y = rewards + gamma * target * (1 - terminals)
+    expected = (y - q_func(x).q_value.gather(1, actions)) ** 2
+    torch.testing.assert_close(
+        forwarder.compute_error(x, actions, rewards, target, terminals, gamma, reduction="none"), expected
+    )
+    mean = forwarder.compute_error(x, actions.view(-1), rewards, target, terminals, gamma)
+    torch.testing.assert_close(mean, expected.mean())
+
+
+def test_an_update_minimises_the_papers_loss():
+    config = LearnConfig(hidden=(16, 8), gamma=0.9, sigma0=0.0)
+    made, data = algorithm(config), batch(config)
+    q_func = made.impl.q_function[0]
+    with torch.no_grad():
+        now = q_func(torch.tensor(data.observations)).q_value.gather(1, torch.tensor(data.actions).long())
+        best = q_func(torch.tensor(data.next_observations)).q_value.max(dim=1, keepdim=True).values
+        discount = torch.tensor(0.9**data.intervals * (1 - data.terminals))
+        expected = (torch.tensor(data.rewards) + discount * best - now).square().mean()
+    assert made.update(data)["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_one_draw_per_network_and_update(monkeypatch):
+    made, data = algorithm(), batch()
+    online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
+    draws, seen = [], []
+    draw, forward = NoisyQFunction.draw_noise, NoisyQFunction.forward
+    monkeypatch.setattr(NoisyQFunction, "draw_noise", lambda self: (draws.append(self), draw(self))[1])
+    noted = lambda self, x: (seen.append((self, self.head.noise.clone())), forward(self, x))[1]  # noqa: E731
+    monkeypatch.setattr(NoisyQFunction, "forward", noted)
+    made.update(data)
+    made.update(data)
+    assert [drawn is target for drawn in draws] == [True, False, True, False]
+    by_target = [noise for network, noise in seen if network is target]
+    by_online = [noise for network, noise in seen if network is online]
+    assert len(by_target) == 4 and len(by_online) == 2
+    assert torch.equal(by_target[0], by_target[1]) and torch.equal(by_target[2], by_target[3])
+    assert not torch.equal(by_target[1], by_target[2]) and not torch.equal(by_online[0], by_online[1])
+    assert not torch.equal(by_target[0], by_online[0])
+
+
+def test_sigmas_are_learned_and_copied_to_the_target():
+    made, data = algorithm(), batch()
+    before = made.impl.q_function[0].head.weight_sigma.detach().clone()
+    made.update(data)  # the first update also copies
+    online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
+    assert not torch.equal(online.head.weight_sigma, before)
+    assert torch.equal(online.head.weight_sigma, target.head.weight_sigma)
+
+
+def test_the_exported_network_is_the_mean_network():
+    made, data = algorithm(), batch()
+    for _ in range(5):
+        made.update(data)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(64, 4)).astype(np.float32)
+    mean, scale = rng.normal(size=4).astype(np.float32), rng.uniform(0.5, 2, 4).astype(np.float32)
+    policy = Policy(("a", "b", "c", "d"), (2, 4), mean_weights(made.impl.q_function[0]), mean, scale)
+    inputs = (rows - mean) / scale
+    values = np.stack([made.predict_value(inputs, np.full(64, action)) for action in (0, 1)], axis=1)
+    np.testing.assert_allclose(policy.values(rows), values, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(made.predict(inputs), policy.exits(rows))
+    kept = policy.values(rows)
+    made.update(data)
+    np.testing.assert_array_equal(policy.values(rows), kept)  # a copy, not a view of what trains on
