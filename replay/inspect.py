@@ -14,7 +14,7 @@ from replay.errors import DatasetError
 from replay.files import read_columns
 from replay.integrity import verify
 from replay.reader import Columns, Dataset, open_dataset
-from replay.schema import DRAFT, EXIT, MAX_DRAFTS, STATE, TABLES, WALK
+from replay.schema import DRAFT, EXIT, FROM_LOGITS, MAX_DRAFTS, STATE, TABLES, WALK
 
 BINS = 40
 
@@ -24,8 +24,9 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Keys: path, header, runs, integrity (a list of {path, kind, message, harmless}); and, unless damage keeps it from
     being read (then `unreadable` says why): counts, tasks, layers (one dict a candidate), draft_lengths (rounds with
-    0, 1, …, 12 drafts), rewards (edges, counts, mean) and features (the same, and `accepted`: the share of accepted
-    drafts in each bin, None where there are no rows). Raises `DatasetError` if there is no dataset or no rows.
+    0, 1, …, 12 drafts), rewards (edges, counts, mean, std) and features (the same, and `accepted`: the share of
+    accepted drafts in each bin, None where there are no rows; what comes from logits without the rows of layer 0).
+    Raises `DatasetError` if there is no dataset or it has no rows.
     """
     dataset = open_dataset(path)
     findings = [
@@ -59,11 +60,7 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
         "layers": [_layer(columns, layer) for layer in columns.layers],
         "draft_lengths": np.bincount(columns.raw["draft_index"][ends], minlength=MAX_DRAFTS + 1).tolist(),
         "rewards": _histogram(columns.rewards),
-        "features": {
-            name: _histogram(columns.observations[:, index], columns.raw["accepted"])
-            for index, name in enumerate(columns.feature_names)
-            if name in STATE
-        },
+        "features": {name: _feature(columns, name) for name in STATE},
     }
 
 
@@ -112,6 +109,13 @@ def _layer(columns: Columns, layer: int) -> dict[str, Any]:
     }
 
 
+def _feature(columns: Columns, name: str) -> dict[str, Any]:
+    """The distribution of one state column, at layer 0 only if it has a meaning there."""
+    rows = columns.raw["layer"] != 0 if name in FROM_LOGITS else slice(None)
+    values = columns.observations[:, columns.feature_names.index(name)]
+    return _histogram(values[rows], columns.raw["accepted"][rows])
+
+
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -121,8 +125,8 @@ def _histogram(values: NDArray[Any], accepted: NDArray[np.bool_] | None = None) 
     result: dict[str, Any] = {
         "edges": edges.tolist(),
         "counts": counts.tolist(),
-        "mean": float(values.mean(dtype=np.float64)),
-        "std": float(values.std(dtype=np.float64)),
+        "mean": float(values.mean(dtype=np.float64)) if len(values) else None,
+        "std": float(values.std(dtype=np.float64)) if len(values) else None,
     }
     if accepted is not None:
         good, _ = np.histogram(values[accepted], bins=edges)

@@ -71,15 +71,27 @@ def _rewards(axes: Axes, rewards: dict[str, Any]) -> None:
     axes.axvline(rewards["mean"], color=RED, linewidth=1, linestyle="--")
     label = f"mean {rewards['mean']:.2f}"
     axes.annotate(label, (rewards["mean"], 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points")
-    _style(axes, "Rewards (paper)", "reward", "decisions")
+    _style(axes, "Rewards (paper)", "reward", "decisions", top=1.1 * max(rewards["counts"]))
 
 
 def _feature(axes: Axes, name: str, feature: dict[str, Any]) -> None:
     edges, counts = feature["edges"], feature["counts"]
     axes.stairs(counts, edges, fill=True, color=GREY)
-    _style(axes, name, "", "decisions")
-    if max(counts) > 20 * sorted(counts)[len(counts) // 2] + 20:  # one bin would hide the others
-        axes.set_yscale("log")
+    tallest, second = sorted(counts)[:-3:-1]
+    hidden = tallest > 5 * second > 0  # one bin would flatten all the others: cut it
+    _style(axes, name, "", "decisions", top=1.4 * second if hidden else None)
+    if hidden:
+        bin_ = counts.index(tallest)
+        right = bin_ > len(counts) // 2
+        axes.annotate(
+            f"{tallest:,} ↑",
+            (edges[bin_ + (not right)], 1),
+            (-4 if right else 4, -10),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=8,
+        )
     share = axes.twinx()
     middles = [(lo + hi) / 2 for lo, hi in pairwise(edges)]
     # a share of a handful of rows is noise

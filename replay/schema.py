@@ -27,6 +27,7 @@ STATE = (
     "lookup_match",
 )
 PAPER_STATE = STATE[:3]
+FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp")  # 0 at layer 0, which has no logits
 NEXT_STATE = tuple(f"next_{name}" for name in STATE)
 
 #: Key of the file metadata that lists the parts (as flushed by writers) a file holds; see `replay.files`.

@@ -1,0 +1,379 @@
+"""What goes in comes out: whatever the flushes, merges, runs and compactions in between."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import replay
+import replay.compact
+from replay.reward import paper_reward, time_reward
+from replay.schema import EXIT, STATE, TRANSITIONS, WALK
+from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
+
+LAYERS = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (3,)]
+KEYS = ("episode", "round", "chain", "step")
+
+
+def expected_rows(numbers: list[int], seed: int, layers: tuple[int, ...] = (4, 5, 6, 8)) -> list[dict[str, Any]]:
+    """Every transition as a dict, with the derived columns filled in literally."""
+    rows = []
+    for number in sorted(numbers):
+        columns = make_episode(number, seed, layers)[1]
+        mine = [{name: columns[name][i].item() for name in columns} for i in range(len(columns["episode"]))]
+        for index, row in enumerate(mine):
+            last = row["terminal"] or row["truncated"]
+            row |= {f"next_{name}": 0.0 if last else mine[index + 1][name] for name in STATE}
+            saved = (16 - row["layer"]) / 16
+            reward = ((1 if row["accepted"] else -2) + saved) if row["action"] == EXIT else -0.01
+            row["reward"] = np.float32(reward).item()
+        rows += mine
+    return rows
+
+
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    frame = replay.open_dataset(path).transitions.sort("run", *KEYS).drop("run").collect()
+    assert frame.columns == TRANSITIONS.names
+    return [{**row, "propensity": pytest.approx(row["propensity"])} for row in frame.to_dicts()]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    numbers=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=12, unique=True),
+    layers=st.sampled_from(LAYERS),
+    flush_rows=st.sampled_from([1, 7, 60, 100_000]),
+    workers=st.integers(1, 3),
+    compacted=st.booleans(),
+)
+def test_round_trip(
+    tmp_path: Path,
+    seed: int,
+    numbers: list[int],
+    layers: tuple[int, ...],
+    flush_rows: int,
+    workers: int,
+    compacted: bool,
+) -> None:
+    path = tmp_path / "data"
+    shutil.rmtree(path, ignore_errors=True)
+    run = start(path, seed, layers)
+    for worker in range(workers):
+        with replay.EpisodeWriter(run, worker, flush_rows) as writer:
+            for number in numbers[worker::workers]:
+                writer.add(*make_episode(number, seed, layers, with_sweeps=True))
+    if compacted:
+        replay.compact_dataset(path)
+
+    assert run.committed() == set(numbers)
+    expected = expected_rows(numbers, seed, layers)
+    assert stored_rows(path) == expected
+    assert replay.verify(path) == []
+    dataset = replay.open_dataset(path)
+    for number, row in zip(sorted(numbers), dataset.episodes.sort("episode").collect().to_dicts(), strict=True):
+        episode, _, sweep = make_episode(number, seed, layers, with_sweeps=True)
+        assert row == {**episode, "run": run.id}
+        rows = dataset.sweeps.filter(pl.col("episode") == number).sort("position", "layer").collect()
+        assert sweep is not None
+        for name, values in sweep.items():
+            assert rows[name].to_list() == pytest.approx(values.tolist()), name
+
+
+def test_files_are_as_documented(tmp_path: Path) -> None:
+    run = write_dataset(tmp_path / "data", 20, seed=0, with_sweeps=True, flush_rows=100)
+    files = sorted((tmp_path / "data" / "transitions").rglob("*"))
+    assert [f.name for f in files[:3]] == [f"run={run.id}", "part-0-00000.parquet", "part-0-00001.parquet"]
+    group = pq.ParquetFile(files[1]).metadata
+    assert group.num_row_groups == 1
+    for index in range(group.num_columns):
+        column = group.row_group(0).column(index)
+        assert column.compression == "ZSTD"
+        assert ("BYTE_STREAM_SPLIT" in column.encodings) == (column.physical_type == "FLOAT")
+    assert not list((tmp_path / "data" / ".staging").iterdir())
+
+
+def test_flushes_after_a_while(tmp_path: Path) -> None:
+    run = start(tmp_path / "data")
+    with replay.EpisodeWriter(run, flush_seconds=0.0) as writer:
+        writer.add(*make_episode(0))
+        assert run.committed() == {0}
+    with replay.EpisodeWriter(run, worker=1, flush_seconds=1e9) as writer:
+        writer.add(*make_episode(1))
+        assert run.committed() == {0}
+    assert run.committed() == {0, 1}
+
+
+def test_merging_is_copying(tmp_path: Path) -> None:
+    one, two = write_dataset(tmp_path / "a", 6, seed=1), write_dataset(tmp_path / "b", 5, seed=2)
+    shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
+    both = {run: expected_rows(list(range(n)), seed) for run, n, seed in ((one.id, 6, 1), (two.id, 5, 2))}
+    assert stored_rows(tmp_path / "a") == both[min(both)] + both[max(both)]
+    assert replay.verify(tmp_path / "a") == []
+    merged, alone = (replay.open_dataset(tmp_path / name).columns("round") for name in "ab")
+    assert set(alone.episodes) <= set(merged.episodes)
+    assert len(np.unique(merged.episodes)) == len({(r["run"], r["episode"]) for r in episodes_with_rows(tmp_path / "a")})
+
+
+def episodes_with_rows(path: Path) -> list[dict[str, Any]]:
+    return replay.open_dataset(path).transitions.select("run", "episode").unique().collect().to_dicts()
+
+
+def test_runs(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    replay.open_for_writing(path, header())
+    first = replay.start_run(path, {"seed": 1, "explore": {"stop": 0.3}}, facts())
+    assert replay.start_run(path, {"explore": {"stop": 0.3}, "seed": 1}, facts()) == first  # resumed
+    with pytest.raises(replay.DatasetError, match=r"explore\.stop is 0\.3 there, 0\.5 here.*--new-run"):
+        replay.start_run(path, {"seed": 1, "explore": {"stop": 0.5}}, facts())
+    second = replay.start_run(path, {"seed": 1, "explore": {"stop": 0.5}}, facts(), new_run=True)
+    for run in (first, second):
+        with replay.EpisodeWriter(run) as writer:
+            writer.add(*make_episode(0))
+    assert first.committed() == second.committed() == {0}
+    dataset = replay.open_dataset(path)
+    assert {run["id"] for run in dataset.runs} == {first.id, second.id}
+    assert dataset.runs[0]["reward"] == "paper"
+    assert dataset.costs() == COSTS
+    assert dataset.layers == (4, 5, 6, 8)
+    assert dataset.model_layers == 16
+
+
+def test_a_dataset_takes_only_what_fits(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    replay.open_for_writing(path, header())
+    replay.open_for_writing(path, header())
+    with pytest.raises(replay.DatasetError, match=r"layers is \[4, 5, 6, 8\] there, \[4, 8\] here; model\.layers"):
+        replay.open_for_writing(path, header((4, 8), model_layers=12))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(replay.DatasetError, match="neither empty nor a dataset"):
+        replay.open_for_writing(tmp_path / "other", header())
+    with pytest.raises(replay.DatasetError, match="does not exist"):
+        replay.open_dataset(tmp_path / "nothing")
+    with pytest.raises(replay.DatasetError, match="no transitions yet"):
+        replay.open_dataset(path).columns()
+    assert replay.open_dataset(path).transitions.collect().height == 0
+    (path / "dataset.json").write_text('{"format": 2}')
+    with pytest.raises(replay.DatasetError, match="update lede"):
+        replay.open_dataset(path)
+
+
+def test_one_writer_a_number(tmp_path: Path) -> None:
+    run = start(tmp_path / "data")
+    with replay.EpisodeWriter(run, 1) as writer, replay.EpisodeWriter(run, 11):
+        with pytest.raises(replay.DatasetError, match="writer 1 of run .* is at work"):
+            replay.EpisodeWriter(run, 1)
+        writer.add(*make_episode(0))
+        writer.flush()
+        with pytest.raises(replay.DatasetError, match="is being written"):
+            replay.compact_dataset(tmp_path / "data")
+    replay.EpisodeWriter(run, 1).close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "complaint"),
+    [
+        ("layer", 256, "layer must be uint8"),
+        ("step", -1, "step must be uint16"),
+        ("round", 4_000_000, "not sorted"),
+        ("episode", 1, "rows of other episodes"),
+        ("entropy", None, "entropy"),
+    ],
+)
+def test_bad_rows_are_refused(tmp_path: Path, column: str, value: Any, complaint: str) -> None:
+    with replay.EpisodeWriter(start(tmp_path / "data")) as writer:
+        episode, rows, _ = make_episode(0, max_new_tokens=400)
+        rows[column] = rows[column].astype(object if value is None else np.int64)
+        rows[column][0] = value
+        with pytest.raises((ValueError, TypeError), match=complaint if value is not None else ""):
+            writer.add(episode, rows)
+        del rows["phase"]
+        with pytest.raises(ValueError, match="phase"):
+            writer.add(episode, rows)
+
+
+def slow_columns(rows: list[dict[str, Any]], horizon: str, layers: tuple[int, ...], rate: float | None) -> list[Any]:
+    """Chains of (state, action, reward, terminal) and whether they were truncated, said as plainly as possible."""
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    if rate is None:
+        rewards = paper_reward(arrays["action"], arrays["accepted"], arrays["layer"], 16)
+    else:
+        names = ("action", "accepted", "phase", "layer", "draft_index")
+        last = arrays["terminal"] | arrays["truncated"]
+        rewards = time_reward(*(arrays[name] for name in names), last, COSTS, rate)
+    chains: dict[Any, list[Any]] = {}
+    for row, reward in zip(rows, rewards, strict=True):
+        if horizon == "walk" and row["phase"] != WALK:
+            continue
+        state = [row[name] for name in STATE] + [row["draft_index"]] + [float(row["layer"] == x) for x in layers]
+        terminal = row["action"] == EXIT if horizon == "walk" else row["terminal"]
+        chains.setdefault((row["episode"], row["round"]), []).append((state, row["action"], reward, terminal))
+    return list(chains.values())
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("horizon", ["walk", "round"])
+@pytest.mark.parametrize("rate", [None, 0.4])
+def test_columns(tmp_path: Path, layers: tuple[int, ...], horizon: Any, rate: float | None) -> None:
+    write_dataset(tmp_path / "data", 12, seed=5, layers=layers, flush_rows=50)
+    chains = slow_columns(expected_rows(list(range(12)), 5, layers), horizon, layers, rate)
+    dataset = replay.open_dataset(tmp_path / "data")
+    columns = dataset.columns(horizon, "paper" if rate is None else "time", "extended", rate)
+
+    assert columns.feature_names == (*STATE, "draft_index", *(f"layer={layer}" for layer in layers))
+    assert columns.observations.dtype == columns.rewards.dtype == np.float32
+    assert columns.observations.flags["C_CONTIGUOUS"]
+    assert len(columns.chain_starts) == len(chains) + 1
+    for chain, start_, end, cut in zip(
+        chains, columns.chain_starts, columns.chain_starts[1:], columns.truncated, strict=False
+    ):
+        states, actions, rewards, terminals = zip(*chain, strict=True)
+        np.testing.assert_array_equal(columns.observations[start_:end], np.array(states, np.float32))
+        np.testing.assert_array_equal(columns.actions[start_:end], actions)
+        np.testing.assert_array_equal(columns.rewards[start_:end], rewards)
+        np.testing.assert_array_equal(columns.terminals[start_:end], terminals)
+        assert not any(terminals[:-1])
+        assert cut == (not terminals[-1])
+    assert columns.chain_starts[-1] == len(columns.observations) == len(columns.raw["round"])
+    assert horizon == "round" or not columns.truncated.any()
+
+    paper = dataset.columns(horizon)
+    assert paper.feature_names == ("conf_topk", "entropy", "conf_trace")
+    np.testing.assert_array_equal(paper.observations, columns.observations[:, :3])
+
+
+def test_columns_do_not_depend_on_files(tmp_path: Path) -> None:
+    """Any number of workers and flushes, compacted or not: the same arrays."""
+    write_dataset(tmp_path / "one", 30, seed=3, flush_rows=100_000)
+    run = start(tmp_path / "many", seed=3)
+    for worker in range(4):
+        with replay.EpisodeWriter(run, worker, flush_rows=30) as writer:
+            for number in reversed(range(worker, 30, 4)):
+                writer.add(*make_episode(number, seed=3))
+    versions = [replay.open_dataset(tmp_path / name).columns("round") for name in ("one", "many")]
+    replay.compact_dataset(tmp_path / "many", max_rows=200)
+    versions.append(replay.open_dataset(tmp_path / "many").columns("round"))
+    for other in versions[1:]:
+        for name in ("observations", "actions", "rewards", "terminals", "chain_starts", "truncated", "episodes"):
+            np.testing.assert_array_equal(getattr(versions[0], name), getattr(other, name))
+
+
+def test_later_versions_may_add_columns(tmp_path: Path) -> None:
+    run = write_dataset(tmp_path / "data", 8, seed=1, flush_rows=50)
+    before = stored_rows(tmp_path / "data")
+    last = sorted((tmp_path / "data" / "transitions" / f"run={run.id}").iterdir())[-1]
+    table = pq.read_table(last)
+    pq.write_table(table.append_column("novelty", pa.array(np.ones(table.num_rows))), last)
+    assert stored_rows(tmp_path / "data") == before
+    assert replay.verify(tmp_path / "data") == []
+    with pytest.raises(replay.DatasetError, match="novelty"):
+        replay.compact_dataset(tmp_path / "data")
+
+
+def test_compaction_in_front_of_readers(tmp_path: Path) -> None:
+    """Plain scans during compaction see every row once, or fail because a file is gone; they never see fewer or more."""
+    path = tmp_path / "data"
+    run = write_dataset(path, 60, seed=1, flush_rows=40)
+    rows = {table: pl.scan_parquet(path / table / "**/*.parquet").collect().height for table in TABLES_READ}
+    columns = replay.open_dataset(path).columns("round").observations
+    done = threading.Event()
+    wrong: list[Any] = []
+
+    def read() -> None:
+        while not done.is_set():
+            for table in TABLES_READ:
+                try:
+                    height = pl.scan_parquet(path / table / "**/*.parquet").collect().height
+                except (FileNotFoundError, pl.exceptions.ComputeError):
+                    continue
+                if height != rows[table]:
+                    wrong.append((table, height))
+            try:
+                same = np.array_equal(replay.open_dataset(path).columns("round").observations, columns)
+            except replay.DatasetError as error:
+                same = "vanished" in str(error)
+            if not same:
+                wrong.append("columns")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for repetition in range(8):
+        files = replay.compact_dataset(path)
+        assert files["transitions"][1] == 1
+        with replay.EpisodeWriter(run) as writer:  # something to merge, without rows: an empty episode
+            writer.add(*empty_episode(1000 + repetition))
+        rows["episodes"] = -1 if wrong else rows["episodes"]
+    done.set()
+    reader.join()
+    assert [item for item in wrong if item == "columns" or item[0] == "transitions"] == []
+    assert run.committed() == {*range(60), *range(1000, 1008)}
+
+
+TABLES_READ = ("transitions", "episodes")
+
+
+def empty_episode(number: int) -> tuple[dict[str, Any], dict[str, np.ndarray], None]:
+    """An episode that ended with its first token, before any round."""
+    for seed in range(1000):
+        episode, rows, _ = make_episode(number, seed)
+        if not len(rows["episode"]):
+            return episode, rows, None
+    raise AssertionError("no such episode")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_compaction_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    path = tmp_path / "data"
+    write_dataset(path, 20, seed=1, flush_rows=40, with_sweeps=True)
+    before, exchange, calls = stored_rows(path), replay.compact._exchange, 0
+
+    def fail_at(one: Path, other: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise KeyboardInterrupt
+        exchange(one, other)
+
+    monkeypatch.setattr(replay.compact, "_exchange", fail_at)
+    with pytest.raises(KeyboardInterrupt):
+        replay.compact_dataset(path)
+    assert stored_rows(path) == before
+    assert replay.verify(path) == []
+    assert replay.open_dataset(path).episodes.collect().height == 20
+    monkeypatch.undo()
+    assert set(after for _, after in replay.compact_dataset(path).values()) == {1}
+    assert stored_rows(path) == before
+
+
+def test_writing_after_compaction(tmp_path: Path) -> None:
+    """Part numbers that were merged away are never given out again."""
+    run = write_dataset(tmp_path / "data", 10, seed=0, flush_rows=40)
+    replay.compact_dataset(tmp_path / "data")
+    with replay.EpisodeWriter(run, flush_rows=40) as writer:
+        for number in range(10, 20):
+            writer.add(*make_episode(number))
+    replay.compact_dataset(tmp_path / "data")
+    assert run.committed() == set(range(20))
+    assert stored_rows(tmp_path / "data") == expected_rows(list(range(20)), 0)
+    assert replay.verify(tmp_path / "data") == []
+
+
+def test_writing_needs_no_polars(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; sys.modules['polars'] = None\n"
+        "import replay; assert 'pyarrow' not in sys.modules\n"
+        "from tests.replay.synthetic import write_dataset\n"
+        f"path = pathlib.Path({str(tmp_path / 'data')!r}); write_dataset(path, 2, 0)\n"
+        "assert len(replay.open_dataset(path).columns().actions)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
