@@ -1,13 +1,21 @@
 """What a training is told to do: one frozen dataclass, written beside the weights it made."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from adapt.errors import AdaptError
+
+# For weights that have already learned: an order of magnitude below what a new model wants, so that the last layer
+# keeps what it knows while the early ones learn to speak through its head.
+CONTINUING = {"matrix_lr": 3e-4, "other_lr": 1e-4}
 
 
 @dataclass(frozen=True)
 class AdaptConfig:
     """A LayerSkip training (arXiv 2404.16710, §4.1), for a new small Llama or an existing checkpoint.
 
-    The four sizes describe a new model and are ignored where `model` names a checkpoint to go on from.
+    The five sizes describe a new model and are ignored where a checkpoint is gone on from. Raises AdaptError where the
+    numbers do not fit each other.
     """
 
     layers: int = 16
@@ -30,6 +38,22 @@ class AdaptConfig:
     distil_share: float = 0.7  # and how much of their loss that is
     checkpoint_every: float = 300.0  # seconds
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "feed_forward", "heads", "context", "batch", "steps"):
+            if getattr(self, name) < 1:
+                raise AdaptError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise AdaptError(f"minutes is {self.minutes}: it must be more than 0")
+        if self.hidden % (2 * self.heads):
+            raise AdaptError(f"hidden is {self.hidden}: it must be an even number for each of the {self.heads} heads")
+        if self.vocabulary < 257:
+            raise AdaptError(f"vocabulary is {self.vocabulary}: the 256 bytes and the end of text need 257")
+
+    @classmethod
+    def defaults(cls, model: str | None, **given: Any) -> "AdaptConfig":
+        """The settings `given`, the rest by default; going on from `model`, the learning rates are `CONTINUING`."""
+        return cls(**((CONTINUING if model else {}) | given))
 
     def learning_rate(self, progress: float) -> float:
         """The factor on both rates at `progress` in 0…1: warm-up, constant, linear decay."""

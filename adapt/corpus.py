@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from adapt.errors import AdaptError
 from collect import stdlib
 
 END_OF_TEXT = "<|endoftext|>"
@@ -32,10 +33,15 @@ def standard_library() -> Iterator[Document]:
 def text_files(folder: Path) -> Iterator[Document]:
     """Every UTF-8 text file below `folder` (or `folder` itself where it is a file), split by a hash of its name.
 
-    A lone file is cut: its last tenth is held out.
+    A lone file is cut: its last tenth is held out. Raises AdaptError where there is no such path, or no such text.
     """
+    if not folder.exists():
+        raise AdaptError(f"there is no text at {folder}")
     if folder.is_file():
-        text = folder.read_text(encoding="utf-8")
+        try:
+            text = folder.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise AdaptError(f"{folder} is not UTF-8 text") from None
         cut = len(text) * 9 // 10
         yield Document(text[:cut], held_out=False)
         yield Document(text[cut:], held_out=True)
@@ -67,7 +73,7 @@ def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> np
     """All texts in one row of int32 ids, each followed by the end-of-text token."""
     rows = []
     for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # no word about the context's length
         rows.append(np.array([*ids, tokenizer.eos_token_id], np.int32))
     return np.concatenate(rows) if rows else np.zeros(0, np.int32)
 
@@ -81,13 +87,14 @@ class Windows:
     """Windows of `length` + 1 tokens, each token used once an epoch, in an order drawn from (seed, epoch).
 
     Which windows step `n` takes depends on `n` alone, so that a resumed training goes on as if never stopped.
+    Raises AdaptError where the stream is too short for one step.
     """
 
     def __init__(self, stream: np.ndarray, length: int, batch: int, seed: int):
         self.stream, self.length, self.batch, self.seed = stream, length, batch, seed
         self.per_epoch = (len(stream) - 1) // length - 1  # one less: every epoch starts at another offset
         if self.per_epoch < batch:
-            raise ValueError(
+            raise AdaptError(
                 f"the text to train on has {len(stream)} tokens; a step of {batch} × {length} needs more than "
                 f"{(batch + 1) * length}: give more text, or a smaller --batch or --context"
             )

@@ -5,11 +5,13 @@ Only the arithmetic is here, as two pure functions of tensors that `torch.compil
 they are compiled once and called with every layer's own weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 ROWS = 256  # queries to one step of `causal_attention`
 
@@ -58,7 +60,7 @@ def block(x: Tensor, cos: Tensor, sin: Tensor, weights: tuple[Tensor, ...], head
     return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
 
 
-def block_weights(layer: nn.Module) -> tuple[Tensor, ...]:
+def block_weights(layer: LlamaDecoderLayer) -> tuple[Tensor, ...]:
     """The nine weights of a `transformers` LlamaDecoderLayer, in the order that `block` takes them."""
     attention, mlp = layer.self_attn, layer.mlp
     return (
@@ -95,14 +97,14 @@ def distilled_loss(
 class Forward:
     """The functions above, compiled where the machine can, bound to one model's sizes."""
 
-    def __init__(self, model: nn.Module, compiled: bool):
+    def __init__(self, model: LlamaForCausalLM, compiled: bool):
         config = model.config
-        self.model, self.eps = model, config.rms_norm_eps
+        self.model, self.layers, self.eps = model, config.num_hidden_layers, config.rms_norm_eps
         self.head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         wrap: Callable = torch.compile if compiled else (lambda f: f)
         self._block, self._exit, self._distilled = wrap(block), wrap(exit_loss), wrap(distilled_loss)
 
-    def hidden_states(self, tokens: Tensor, skipped: set[int] = frozenset()) -> list[Tensor]:
+    def hidden_states(self, tokens: Tensor, skipped: Set[int] = frozenset()) -> list[Tensor]:
         """Outputs of layers 1…L, each (batch, length, hidden); a layer in `skipped` passes its input on."""
         inner = self.model.model
         x = inner.embed_tokens(tokens)

@@ -1,13 +1,11 @@
-"""`lede adapt`: train a small Llama whose early layers can draft, or teach an existing one to.
-
-A training folder holds `tokens.npy` (the two token streams), `checkpoint/` (weights, optimisers and progress, replaced
-as a whole every few minutes) and, once finished, the model itself: a `transformers` checkpoint with its model card.
-"""
+"""The training loop: Muon and AdamW over the windows of a token stream, with checkpoints that a kill cannot break."""
 
 import dataclasses
 import json
+import math
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapt import corpus
 from adapt.config import AdaptConfig
+from adapt.errors import AdaptError
 from adapt.forward import Forward
 from adapt.recipe import step_loss
 
-HELD_OUT_WINDOWS = 32  # of one context each, for the held-out loss
+CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, whole until it is replaced
 
 
 @dataclass
@@ -45,7 +44,7 @@ class Progress:
 def new_model(config: AdaptConfig, end_of_text: int) -> LlamaForCausalLM:
     """A freshly initialised Llama with tied embeddings, of the sizes in `config`."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocabulary,
             hidden_size=config.hidden,
@@ -59,11 +58,14 @@ def new_model(config: AdaptConfig, end_of_text: int) -> LlamaForCausalLM:
             eos_token_id=end_of_text,
         )
     )
+    model.generation_config.pad_token_id = end_of_text
+    return model
 
 
 def optimisers(model: nn.Module, config: AdaptConfig) -> list[torch.optim.Optimizer]:
     """Muon for the layers' weight matrices, AdamW for everything else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
     muon = torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -72,23 +74,25 @@ def optimisers(model: nn.Module, config: AdaptConfig) -> list[torch.optim.Optimi
 
 def train(
     model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
     stream: np.ndarray,
     config: AdaptConfig,
     out: Path,
-    report: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    compiled: bool | None = None,
 ) -> Progress:
     """Train `model` in place on the token `stream`; goes on from `out/checkpoint` where there is one.
 
-    Raises ValueError where the checkpoint is of another training (other text or other settings).
+    `compiled` says whether to use `torch.compile` (None: where it can be). Raises AdaptError where the checkpoint is of
+    another training (other text or other settings), the text is too short, or the loss stops being a number.
     """
     device = model.device
     fingerprint = corpus.fingerprint(stream)
     optimizers = optimisers(model, config)
     progress = load_checkpoint(model, optimizers, config, fingerprint, out)
     windows = corpus.Windows(stream, config.context, config.batch, config.seed)
-    forward = Forward(model, compiled=can_compile())
+    forward = Forward(model, can_compile() if compiled is None else compiled)
     model.train()
+    resumed_at = progress.step
     saved = time.monotonic()
     while (share := progress.share(config)) < 1:
         began = time.monotonic()
@@ -99,6 +103,8 @@ def train(
         batch = torch.from_numpy(windows[progress.step]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             loss, last = step_loss(forward, batch, config, share, draw)
+        if not math.isfinite(last):
+            raise AdaptError(f"the loss is {last} at step {progress.step}: train again with lower learning rates")
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -109,29 +115,20 @@ def train(
         progress.seconds += time.monotonic() - began
         weight = max(0.02, 1 / progress.step)
         progress.loss = last if progress.step == 1 else progress.loss + weight * (last - progress.loss)
-        report(progress)
+        on_progress(progress)
         if time.monotonic() - saved > config.checkpoint_every:
             save_checkpoint(model, optimizers, config, fingerprint, progress, out)
             saved = time.monotonic()
-    save_checkpoint(model, optimizers, config, fingerprint, progress, out)
+    if progress.step > resumed_at:
+        save_checkpoint(model, optimizers, config, fingerprint, progress, out)
     model.eval()
     return progress
 
 
 def can_compile() -> bool:
-    """Whether `torch.compile` has what it needs here: a C++ compiler (Triton, on a GPU, brings its own)."""
-    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
-
-
-def held_out_loss(model: LlamaForCausalLM, stream: np.ndarray, context: int) -> float:
-    """Cross-entropy of the last layer, nats a token, over evenly spaced windows of the held-out stream."""
-    starts = np.linspace(0, len(stream) - context - 1, HELD_OUT_WINDOWS).astype(int)
-    losses = []
-    with torch.no_grad():
-        for start in starts:
-            window = torch.from_numpy(stream[start : start + context + 1].astype(np.int64)).to(model.device)[None]
-            losses.append(model(window[:, :-1]).logits[0].float().log_softmax(-1).gather(1, window[0, 1:, None]).mean())
-    return -float(torch.stack(losses).mean())
+    """Whether `torch.compile` has what it needs: Triton on a GPU, a C++ compiler and Python's headers elsewhere."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return torch.cuda.is_available() or (shutil.which(os.environ.get("CXX", "g++")) is not None and headers.exists())
 
 
 def save_checkpoint(
@@ -142,28 +139,34 @@ def save_checkpoint(
     progress: Progress,
     out: Path,
 ) -> None:
-    """Write the whole state beside the old one, then swap: a kill leaves one of them whole."""
-    new, old = out / "checkpoint.new", out / "checkpoint"
+    """Write the whole state beside the old one, then swap: a kill at any moment leaves one of them whole."""
+    new, current, old = (out / name for name in CHECKPOINTS)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    torch.save(
-        {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}, new / "state.pt"
-    )
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    torch.save(state, new / "state.pt")
     described = {
         "config": dataclasses.asdict(config), "stream": fingerprint, "progress": dataclasses.asdict(progress)
     }  # fmt: skip
     (new / "progress.json").write_text(json.dumps(described, indent=2))
-    if old.exists():
-        old.rename(out / "checkpoint.old")
-    new.rename(old)
-    shutil.rmtree(out / "checkpoint.old", ignore_errors=True)
+    for path in new.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if current.exists():
+        shutil.rmtree(old, ignore_errors=True)  # a kill may have left it
+        current.rename(old)
+    new.rename(current)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], config: AdaptConfig, fingerprint: str, out: Path
 ) -> Progress:
-    """Put the newest whole checkpoint of `out` into model and optimisers; a fresh Progress where there is none."""
-    folder = next((f for f in (out / "checkpoint", out / "checkpoint.old") if (f / "progress.json").exists()), None)
+    """Put the newest whole checkpoint of `out` into model and optimisers; a fresh Progress where there is none.
+
+    Raises AdaptError where it is of another training.
+    """
+    folder = next((out / name for name in CHECKPOINTS[1:] if (out / name / "progress.json").exists()), None)
     if folder is None:
         return Progress()
     described = json.loads((folder / "progress.json").read_text())
@@ -173,7 +176,7 @@ def load_checkpoint(
     if described["stream"] != fingerprint:
         differing.append("the text")
     if differing:
-        raise ValueError(
+        raise AdaptError(
             f"{folder} is of another training (different: {', '.join(differing)}): give the same arguments to go on "
             "with it, or another --out"
         )

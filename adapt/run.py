@@ -1,0 +1,70 @@
+"""`lede adapt`: train a small Llama whose early layers can draft, or teach an existing one to.
+
+A training folder holds `tokens/` (tokenizer and token streams), `checkpoint/` (weights, optimisers and progress,
+replaced as a whole every few minutes) and, once finished, the model itself: a `transformers` checkpoint with its model
+card. The two subfolders are then no longer needed; while they are there, the same command measures and exports again.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from adapt.card import model_card
+from adapt.config import AdaptConfig
+from adapt.prepare import start_model, streams
+from adapt.report import Report, measure
+from adapt.train import Progress, train
+
+
+def adapt(
+    model: str | None,
+    text: Path | None,
+    out: Path,
+    config: AdaptConfig,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    compiled: bool | None = None,
+) -> Report:
+    """Train `model` (None: a new one of the sizes in `config`) on `text` (None: CPython's standard library) into `out`.
+
+    Goes on where an earlier call with the same arguments was stopped; one that had finished is exported and measured
+    again. On a GPU where there is one. `on_progress` is called after every step, `compiled` is `train`'s.
+    Raises AdaptError for what the user can put right, OSError where `out` cannot be written.
+    """
+    prepared = streams(model, text, config, out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained, dtype = start_model(model, config, prepared.tokenizer.eos_token_id, device)
+    progress = train(trained, prepared.train, config, out, on_progress, compiled)
+    for parameter in trained.parameters():  # measure what is stored; `to` would round the rotary table too
+        parameter.data = parameter.data.to(dtype).float()
+    report = measure(trained, prepared.held_out, config.context, progress)
+    card = model_card(out.resolve().name, describe(trained), prepared, config, report)
+    export(trained.to(dtype=dtype), prepared.tokenizer, card, out)  # type: ignore[call-arg]
+    return report
+
+
+def describe(model: LlamaForCausalLM) -> str:
+    """The model's sizes in words."""
+    sizes = model.config
+    return (
+        f"{model.num_parameters() / 1e6:,.1f} million parameters, {sizes.num_hidden_layers} layers, hidden size "
+        f"{sizes.hidden_size}, vocabulary of {sizes.vocab_size:,}"
+    )
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, card: str, out: Path) -> None:
+    """Put weights, configuration, tokenizer and model card into `out`, each file as a whole.
+
+    `config.json` comes last: without it nothing opens the folder, with it everything is there.
+    """
+    new = out / "export.new"
+    shutil.rmtree(new, ignore_errors=True)
+    model.save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    (new / "README.md").write_text(card, encoding="utf-8")
+    for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, out / path.name)
+    new.rmdir()
