@@ -66,5 +66,6 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, card: st
     tokenizer.save_pretrained(new)
     (new / "README.md").write_text(card, encoding="utf-8")
     for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+        path.chmod(0o644)  # safetensors leaves its files to their owner alone
         os.replace(path, out / path.name)
     new.rmdir()
