@@ -91,8 +91,12 @@ def schema_problem(schema: pa.Schema, table: str) -> str | None:
 
 def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
     """Read columns, verifying the checksum of every page. Raises `DatasetError` if the file is damaged."""
+    schema = pa.schema([TABLES[table].field(name) for name in columns])
     with open_file(path, table) as file, reading(path):
-        return file.read(list(columns))
+        rows = file.read(schema.names)
+    if any(column.null_count for column in rows.columns):
+        raise DatasetError(f"{path} has nulls: it was not written by this library, move it out of {table}/")
+    return pa.Table.from_arrays(rows.columns, schema=schema)
 
 
 def parts_of(path: Path, table: str) -> frozenset[str]:
@@ -133,7 +137,7 @@ def encode(rows: pa.Table, table: str, parts: Iterable[str]) -> bytes:
 def stage(path: Path, data: bytes) -> None:
     """Write a file and its data to the disk; if that fails, remove it and raise an `OSError` that names it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with path.open("wb") as file:
             file.write(data)
             file.flush()
@@ -146,7 +150,7 @@ def stage(path: Path, data: bytes) -> None:
 def publish(staged: Path, path: Path) -> None:
     """Make a staged file visible under its name, durably. Raises an `OSError` that names `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         staged.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -173,6 +177,14 @@ def read_json(path: Path) -> dict[str, object]:
     return content
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -194,7 +206,7 @@ def hold(path: Path, *, exclusive: bool) -> int | None:
     relies on locks for what a reader sees. They refuse what would spoil a dataset by mistake: two writers with the same
     number, or compaction under a writer. Where the file system has none, nothing is refused.
     """
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)

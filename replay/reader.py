@@ -27,7 +27,7 @@ Features = Literal["paper", "extended"]
 
 #: Columns handed on as they are in `Columns.raw`.
 RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")
-_READ = ("episode", *RAW, *STATE, "action", "propensity", "truncated")
+_READ = ("episode", "step", *RAW, *STATE, "action", "propensity", "truncated")
 
 
 @dataclass(frozen=True)
@@ -191,19 +191,23 @@ def _in_order(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """Sort by episode, so that the result does not depend on how rows are spread over files.
 
-    An episode is in one file, in order; two stretches of rows with the same number are therefore the same rows twice.
+    Raises `DatasetError` if the rows of an episode are then out of order, as they are if two files have it.
     """
-    heads = episodes[_starts(episodes)[:-1]]
-    repeated = np.sort(heads)
-    if len(again := repeated[1:][repeated[1:] == repeated[:-1]]):
-        run, episode = int(again[0]) >> 32, int(again[0]) & 0xFFFFFFFF
+    if not np.all(episodes[1:] >= episodes[:-1]):
+        order = np.argsort(episodes, kind="stable")
+        rows, episodes = {name: column[order] for name, column in rows.items()}, episodes[order]
+    ascending = episodes[1:] > episodes[:-1]
+    equal = ~ascending
+    for key in ("round", "step"):
+        ascending |= equal & (rows[key][1:] > rows[key][:-1])
+        equal &= rows[key][1:] == rows[key][:-1]
+    if not ascending.all():
+        number = int(episodes[np.argmin(ascending)])
         raise DatasetError(
-            f"{path}: episode {episode} of run {run:07x} is in two files: see the integrity report (lede inspect)"
+            f"{path}: episode {number & 0xFFFFFFFF} of run {number >> 32:07x} is stored twice or out of order: "
+            "see the integrity report (lede inspect)"
         )
-    if np.array_equal(repeated, heads):
-        return rows, episodes
-    order = np.argsort(episodes, kind="stable")
-    return {name: column[order] for name, column in rows.items()}, episodes[order]
+    return rows, episodes
 
 
 def _starts(*keys: NDArray[Any]) -> NDArray[np.int64]:

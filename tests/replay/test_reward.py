@@ -1,6 +1,7 @@
 """Rewards against slow literal versions of their formulas."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_time_reward_telescopes(layers: tuple[int, ...]) -> None:
             here = rows["round"] == number
             walk = rows["layer"][here & (rows["phase"] == WALK)].tolist()
             exit_layer, drafts = walk[-1], int(rows["draft_index"][here].max())
-            time = sum(COSTS.step(lo, hi) for lo, hi in zip(walk, walk[1:], strict=False))
+            time = sum(COSTS.step(lo, hi) for lo, hi in pairwise(walk))
             time += (drafts - 1) * COSTS.draft(exit_layer) + COSTS.finish(exit_layer, drafts)
             drafted = here & ((rows["phase"] == DRAFT) | (rows["action"] == EXIT))
             committed = 1 + int(rows["accepted"][drafted].sum())
