@@ -3,8 +3,8 @@
 d3rlpy has no noisy layers and its mean Q-function hard-codes the Huber loss where the paper minimises the squared
 error, so this registers an encoder (the hidden layers) and a Q-function (the last layer and the loss) of our own.
 
-Noise: `DQN` asks the target network twice per update, first which action is best, then what it is worth, and the online
-network once, for the error. Each network draws once per update, at its first question. In eval mode there is none.
+Noise: `DQN` asks the target network twice per update, first which action is best, then what it is worth, and the
+online network once, for the error. Each network draws once per update, at its first question, and never in eval mode.
 """
 
 import dataclasses
@@ -100,16 +100,23 @@ class SquaredErrorForwarder(_torch.DiscreteQFunctionForwarder):  # type: ignore[
 
     def __init__(self, q_func: NoisyQFunction) -> None:
         self._q_func = q_func
+        self._answered: tuple[Tensor | None, Tensor] = None, torch.empty(0)
 
     def compute_expected_q(self, x: Tensor) -> Tensor:
         """Values (B, actions), on a fresh draw: of the target network, this is an update's first question."""
         self._q_func.draw_noise()
         values: Tensor = self._q_func(x).q_value
+        self._answered = x, values
         return values
 
     def compute_target(self, x: Tensor, action: Tensor | None = None) -> Tensor:
-        """The value (B, 1) of `action` (B,), or all of them, on the draw the action was chosen with."""
-        values: Tensor = self._q_func(x).q_value
+        """The value (B, 1) of `action` (B,), or all of them, on the draw the action was chosen with.
+
+        Within an update that is the tensor just asked about, so the answer is there already.
+        """
+        asked, values = self._answered
+        if asked is not x:
+            values = self._q_func(x).q_value
         return values if action is None else values.gather(1, action.view(-1, 1))
 
     def compute_error(
@@ -165,8 +172,22 @@ class NoisyQFunctionFactory(_q_functions.QFunctionFactory):  # type: ignore[name
         return "lede_noisy"
 
 
+@dataclasses.dataclass()
+class FusedAdamFactory(d3rlpy.optimizers.AdamFactory):
+    """Adam in one kernel: on parameters this small, its two hundred little operations cost as much as the network."""
+
+    def create_optimizer(self, named_modules: Any, lr: float) -> torch.optim.Adam:
+        parameters = dict.fromkeys(p for _, module in named_modules for p in module.parameters())
+        return torch.optim.Adam(parameters, lr=lr, betas=self.betas, eps=self.eps, fused=True)
+
+    @staticmethod
+    def get_type() -> str:
+        return "lede_fused_adam"
+
+
 _encoders.register_encoder_factory(NoisyBodyFactory)
 _q_functions.register_q_func_factory(NoisyQFunctionFactory)
+d3rlpy.optimizers.optimizers.register_optimizer_factory(FusedAdamFactory)
 
 
 def mean_weights(q_func: NoisyQFunction) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:

@@ -24,7 +24,7 @@ from learn.config import LearnConfig
 from learn.errors import LearnError
 from learn.history import Point, draw, write_csv
 from learn.library import d3rlpy, quiet
-from learn.network import NoisyBodyFactory, NoisyQFunctionFactory, mean_weights
+from learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, mean_weights
 from learn.offpolicy import Score, complete, score
 from learn.rate import Static, best_static, tokens_and_time
 from learn.split import scaling, split
@@ -246,7 +246,7 @@ def make_algorithm(config: LearnConfig) -> Any:
     return d3rlpy.algos.DQNConfig(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        optim_factory=d3rlpy.optimizers.AdamFactory(),
+        optim_factory=FusedAdamFactory(),
         encoder_factory=NoisyBodyFactory(widths=list(config.hidden), sigma0=config.sigma0),
         q_func_factory=NoisyQFunctionFactory(sigma0=config.sigma0),
         gamma=config.gamma,

@@ -58,7 +58,7 @@ def test_samples_are_uniform_and_reproducible():
     batch = buffer.sample_transition_batch(40 * buffer.transition_count)
     _, counts = np.unique(batch.observations[:, 0], return_counts=True)
     assert len(counts) == buffer.transition_count  # every observation is different
-    assert 10 < counts.min() and counts.max() < 90
+    assert counts.min() > 10 and counts.max() < 90
     again = make(data, n_steps=1).sample_transition_batch(40 * buffer.transition_count)
     np.testing.assert_array_equal(batch.observations, again.observations)
 

@@ -97,10 +97,20 @@ def test_one_draw_per_network_and_update(monkeypatch):
     assert [drawn is target for drawn in draws] == [True, False, True, False]
     by_target = [noise for network, noise in seen if network is target]
     by_online = [noise for network, noise in seen if network is online]
-    assert len(by_target) == 4 and len(by_online) == 2
-    assert torch.equal(by_target[0], by_target[1]) and torch.equal(by_target[2], by_target[3])
-    assert not torch.equal(by_target[1], by_target[2]) and not torch.equal(by_online[0], by_online[1])
+    assert len(by_target) == len(by_online) == 2  # the target's second answer is its first
+    assert not torch.equal(by_target[0], by_target[1]) and not torch.equal(by_online[0], by_online[1])
     assert not torch.equal(by_target[0], by_online[0])
+
+
+def test_the_target_is_valued_on_the_draw_its_action_was_chosen_with():
+    q_func = network()
+    forwarder = SquaredErrorForwarder(q_func)
+    x = torch.randn(6, 4)
+    chosen = forwarder.compute_expected_q(x)
+    values = forwarder.compute_target(x, chosen.argmax(dim=1))
+    assert torch.equal(values, chosen.max(dim=1, keepdim=True).values)
+    assert torch.allclose(forwarder.compute_target(x.clone()), chosen)  # another tensor, still the same draw
+    assert not torch.equal(forwarder.compute_expected_q(x), chosen)
 
 
 def test_sigmas_are_learned_and_copied_to_the_target():

@@ -14,8 +14,8 @@ from tests.learn.toy import COSTS, columns, write_known
 from tests.replay.synthetic import COSTS as SYNTHETIC_COSTS
 from tests.replay.synthetic import write_dataset
 
-# A toy with two coins. The state is (place, coin); at place 0 `exit` ends with 3 * coin - 1 and `continue` costs 0.5 and
-# flips a new coin, heads with 3/4; at place 1 `exit` ends with 2 * coin and `continue` ends with 0.7.
+# A toy with two coins. The state is (place, coin); at place 0 `exit` ends with 3 * coin - 1 and `continue` costs 0.5
+# and flips a new coin, heads with 3/4; at place 1 `exit` ends with 2 * coin and `continue` ends with 0.7.
 BEHAVIOUR = {(0, 0): 0.25, (0, 1): 0.5, (1, 0): 0.5, (1, 1): 0.25}  # chance of exit
 GAMMA = 0.9
 

@@ -58,7 +58,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
         rows = list(csv.DictReader(file))
     assert [int(row["update"]) for row in rows] == expected
     assert list(rows[0])[:8] == (
-        "update loss mean_q validation_reward validation_rate exit_layer draft_length acceptance".split()
+        ["update", "loss", "mean_q", "validation_reward", "validation_rate", "exit_layer", "draft_length", "acceptance"]
     )
     assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
 
@@ -127,7 +127,7 @@ def test_finds_the_policy_that_is_known_to_be_best(known, tmp_path, name):
 
 
 def test_diverging_says_what_to_do(known, tmp_path):
-    with pytest.raises(LearnError, match="diverged after .* lower the learning rate"):
+    with pytest.raises(LearnError, match=r"diverged after .* lower the learning rate"):
         learn(known, tmp_path / "out", preset(**(QUICK | {"updates": 2000}), learning_rate=10.0, n_steps=1))
     assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,129 @@
+"""How fast learning is: updates a second with our column buffer, and with d3rlpy's own.
+
+    python -m bench.learn [--dataset DIR] [--updates N] [--json]
+
+Both train the same algorithm (the noisy DQN of `learn`) on the same transitions through the same `fitter`, in slices
+that take turns, so that whatever else the machine does falls on both. Without a dataset the transitions are made up,
+with as many features and chains as long as a dataset has.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from learn.buffer import ColumnBuffer
+from learn.config import PRESETS, LearnConfig
+from learn.library import d3rlpy, quiet
+from learn.split import scaling
+from learn.train import make_algorithm
+from replay.reader import Columns, open_dataset
+
+SLICES = 5
+ROWS = 20_000  # the stock buffer keeps an object an episode; more rows only fill memory
+
+
+def made_up(rows: int, features: int, seed: int = 0) -> Columns:
+    """Random decisions in chains of 1 to 9, one in twenty of them truncated."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 10, rows // 5)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    count, chains = int(starts[-1]), len(lengths)
+    truncated = rng.random(chains) < 0.05
+    terminals = np.zeros(count, bool)
+    terminals[starts[1:] - 1] = ~truncated
+    return Columns(
+        observations=rng.normal(size=(count, features)).astype(np.float32),
+        actions=rng.integers(0, 2, count).astype(np.uint8),
+        rewards=rng.normal(size=count).astype(np.float32),
+        terminals=terminals,
+        chain_starts=starts,
+        truncated=truncated,
+        propensities=np.full(count, 0.5, np.float32),
+        episodes=np.repeat(np.arange(chains), lengths),
+        feature_names=tuple(f"f{number}" for number in range(features)),
+        layers=(4, 5, 6, 8),
+        raw={"forced": np.zeros(count, bool)},
+    )
+
+
+def stock_buffer(columns: Columns, observations: Any, config: LearnConfig) -> Any:
+    """The same chains in d3rlpy's own buffer and multi-step picker; at most about `ROWS` rows."""
+    episodes = []
+    for chain, (start, stop) in enumerate(zip(columns.chain_starts, columns.chain_starts[1:], strict=False)):
+        if start >= ROWS:
+            break
+        episodes.append(
+            d3rlpy.dataset.Episode(
+                observations=observations[start:stop],
+                actions=columns.actions[start:stop, None].astype(np.int64),
+                rewards=columns.rewards[start:stop, None],
+                terminated=not columns.truncated[chain],
+            )
+        )
+    return d3rlpy.dataset.ReplayBuffer(
+        d3rlpy.dataset.InfiniteBuffer(),
+        episodes=episodes,
+        transition_picker=d3rlpy.dataset.MultiStepTransitionPicker(n_steps=config.n_steps, gamma=config.gamma),
+        action_space=d3rlpy.ActionSpace.DISCRETE,
+        action_size=2,
+    )
+
+
+def compare(columns: Columns, config: LearnConfig, updates: int) -> dict[str, float]:
+    """Updates a second with either buffer, and their ratio. Interleaved; the first slice of each warms up."""
+    mean, scale = scaling(columns.observations)
+    observations = (columns.observations - mean) / scale
+    rng = np.random.default_rng(0)
+    buffers = {
+        "stock": stock_buffer(columns, observations, config),
+        "columns": ColumnBuffer(columns, observations, config.n_steps, config.gamma, rng),
+    }
+    algorithms = {name: make_algorithm(config) for name in buffers}
+    seconds = dict.fromkeys(buffers, 0.0)
+    length = max(updates // SLICES, 1)
+    for turn in range(SLICES + 1):
+        for name, buffer in buffers.items():
+            start = time.perf_counter()
+            _train(algorithms[name], buffer, length)
+            seconds[name] += time.perf_counter() - start if turn else 0.0
+    rates = {name: SLICES * length / spent for name, spent in seconds.items()}
+    return {"batch": config.batch_size, **rates, "ratio": rates["columns"] / rates["stock"]}
+
+
+def _train(algorithm: Any, buffer: Any, updates: int) -> None:
+    options = {"logger_adapter": d3rlpy.logging.NoopAdapterFactory(), "show_progress": False}
+    for _ in algorithm.fitter(buffer, n_steps=updates, n_steps_per_epoch=updates, **options):
+        pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.learn", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dataset", help="a dataset folder; made-up transitions without it")
+    parser.add_argument("--updates", type=int, default=1000, help="updates measured with each buffer (default 1000)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    if options.dataset:
+        columns = open_dataset(options.dataset).columns(horizon="round", features="extended")
+    else:
+        columns = made_up(ROWS, features=15)
+    torch.set_num_threads(1)
+    with quiet():
+        sizes = [PRESETS[name].batch_size for name in ("paper", "default")]
+        configs = [dataclasses.replace(PRESETS["default"], batch_size=size) for size in sizes]
+        results = [compare(columns, config, options.updates) for config in configs]
+    if options.json:
+        print(json.dumps({"rows": len(columns.actions), "results": results}, indent=2))
+        return
+    print(f"{len(columns.actions)} rows, {columns.observations.shape[1]} features, updates a second")
+    print(f"{'batch':>6} {'d3rlpy buffer':>14} {'column buffer':>14} {'ratio':>7}")
+    for result in results:
+        print(f"{result['batch']:>6} {result['stock']:>14.0f} {result['columns']:>14.0f} {result['ratio']:>6.2f}×")
+
+
+if __name__ == "__main__":
+    main()
