@@ -28,6 +28,9 @@ from replay.schema import PARTS_KEY, TABLES, parquet_options
 
 HEADER = "dataset.json"
 STAGING = ".staging"
+# A letter first: polars would take the value of `run=1234567` for a number. 28 bits: with an episode number they make
+# an int64 that is unique over runs.
+RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")
 
 
 def table_folder(root: Path, table: str, run: str) -> Path:
@@ -43,7 +46,7 @@ def run_ids(root: Path) -> list[str]:
     """Ids of the runs that have committed something, sorted. Raises `DatasetError` about any other folder there."""
     folders = sorted((root / "transitions").glob("run=*"))
     for folder in folders:
-        if not re.fullmatch(r"run=[0-9a-f]{7}", folder.name):
+        if not RUN_FOLDER.fullmatch(folder.name):
             raise DatasetError(f"{folder} is not a run of this library: move it out of the dataset")
     return [folder.name.removeprefix("run=") for folder in folders]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.errors import DatasetError
-from replay.files import STAGING, read_json, schema_problem, table_files
+from replay.files import RUN_FOLDER, STAGING, read_json, schema_problem, table_files
 from replay.reward import paper_reward
 from replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
 from replay.writer import is_sorted, load_header, run_file
@@ -60,7 +59,7 @@ def _strangers(root: Path) -> Iterator[Finding]:
     """Whatever is not a run's Parquet file where only those belong, and what dead processes left in staging."""
     for table in TABLES:
         for folder in (root / table).glob("*"):
-            if not folder.is_dir() or not re.fullmatch(r"run=[0-9a-f]{7}", folder.name):
+            if not folder.is_dir() or not RUN_FOLDER.fullmatch(folder.name):
                 yield Finding(folder, "foreign", f"not a run of this library, move it out of {table}/")
                 continue
             for entry in folder.iterdir():

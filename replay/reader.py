@@ -173,7 +173,7 @@ class Dataset:
         for run, files in self.files("transitions").items():
             for path in files:
                 tables.append(read_columns(path, "transitions", _READ))
-                numbers.append(np.full(tables[-1].num_rows, int(run, 16), np.int64))
+                numbers.append(np.full(tables[-1].num_rows, int(run[1:], 16), np.int64))
         if not sum(table.num_rows for table in tables):
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
         table = pa.concat_tables(tables)
@@ -204,7 +204,7 @@ def _in_order(
     if not ascending.all():
         number = int(episodes[np.argmin(ascending)])
         raise DatasetError(
-            f"{path}: episode {number & 0xFFFFFFFF} of run {number >> 32:07x} is stored twice or out of order: "
+            f"{path}: episode {number & 0xFFFFFFFF} of run r{number >> 32:07x} is stored twice or out of order: "
             "see the integrity report (lede inspect)"
         )
     return rows, episodes

@@ -110,8 +110,7 @@ def start_run(
     root = Path(path)
     header = load_header(root)
     wanted = json.loads(json.dumps(arguments))
-    # 28 bits: with an episode number below they make an int64 that is unique over runs
-    run_id = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:7]
+    run_id = "r" + hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:7]
     run = Run(root, run_id, header["model"]["layers"])
     description = run_file(root, run_id)
     if description.exists():
