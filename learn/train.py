@@ -71,12 +71,13 @@ def learn(
     config = config or LearnConfig()
     dataset = open_dataset(dataset_path)
     data = _load(dataset, config)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training, is when to hear that it cannot be
     with _reproducible(config.seed), quiet():
         trainer = _Trainer(data, config)
         trainer.run(progress or (lambda *_: None))
     best = trainer.best
     policy = replace(best.policy, info=_info(dataset, data, config, trainer))
-    folder = Path(out)
     policy.save(folder)
     write_csv(folder / "learning.csv", trainer.history)
     draw(folder / "learning.png", trainer.history, best.update, data.static)

@@ -129,7 +129,13 @@ def test_finds_the_policy_that_is_known_to_be_best(known, tmp_path, name):
 def test_diverging_says_what_to_do(known, tmp_path):
     with pytest.raises(LearnError, match=r"diverged after .* lower the learning rate"):
         learn(known, tmp_path / "out", preset(**(QUICK | {"updates": 2000}), learning_rate=10.0, n_steps=1))
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_impossible_folder_is_heard_of_before_training(known, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        learn(known, tmp_path / "file", preset(**QUICK), lambda *_: pytest.fail("it trained"))
 
 
 def test_too_little_data(tmp_path):
