@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from learn.errors import LearnError
 
-# Offline, the paper's "one update every 4 agent steps" (§4.1) becomes one update for every 4 logged decisions.
+# Offline, the paper's one update every 4 steps (§4.1) becomes one update for every 4 logged decisions.
 STEPS_PER_UPDATE = 4
 
 

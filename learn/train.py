@@ -57,6 +57,10 @@ class LearnResult:
     rate: float | None
     history: tuple[Point, ...]
 
+    def summary(self) -> dict[str, Any]:
+        """What `policy.json` says of the training, and the folder; ready for JSON."""
+        return {"folder": str(self.folder), **self.policy.info["training"]}
+
 
 def learn(
     dataset_path: str | os.PathLike[str],
@@ -271,7 +275,6 @@ def _reproducible(seed: int) -> Iterator[None]:
 def _info(dataset: Dataset, data: _Data, config: LearnConfig, trainer: _Trainer) -> dict[str, Any]:
     """What `policy.json` says besides the network."""
     header, best = dataset.header, trainer.best
-    rates = {"static": asdict(data.static) if data.static else None, "rate": trainer.rate}
     return {
         "model": header["model"],
         "tokenizer_hash": header["tokenizer_hash"],
@@ -283,7 +286,8 @@ def _info(dataset: Dataset, data: _Data, config: LearnConfig, trainer: _Trainer)
             "updates": trainer.done,
             "kept": best.update,
             "validation": {name: _plain(value) for name, value in asdict(best.score).items()},
-            **rates,
+            "static": asdict(data.static) if data.static else None,
+            "rate": trainer.rate,
         },
         "lede": _version(),
     }

@@ -71,6 +71,9 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert policy.info["dataset"] == {"name": "data", "runs": [run["id"] for run in open_dataset(synthetic).runs]}
     assert policy.info["hyperparameters"] == config.to_dict()
     assert policy.info["training"]["kept"] == result.update and policy.info["training"]["updates"] == 120
+    summary = json.loads(json.dumps(result.summary()))
+    assert (summary["folder"], summary["updates"]) == (str(tmp_path / "out"), 120)
+    assert summary["static"]["rate"] == result.static.rate
     if name == "default":
         assert result.rate >= result.static.rate > 0
     else:
