@@ -163,8 +163,8 @@ def publish(staged: Path, path: Path) -> None:
 def write_json(root: Path, path: Path, content: object) -> None:
     """Write a JSON file of the dataset at `root`, atomically."""
     staged = root / STAGING / f"{path.name}.{os.getpid()}.tmp"
-    stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     try:
+        stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
         publish(staged, path)
     finally:
         staged.unlink(missing_ok=True)

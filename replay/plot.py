@@ -1,4 +1,4 @@
-"""A picture of a dataset, from the dict that `inspect_dataset` returns."""
+"""A picture of the numbers of a dataset."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replay.errors import DatasetError
+from replay.inspect import inspect_dataset
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -15,17 +18,21 @@ BLUE, GREEN, GREY, RED = "#4c72b0", "#2f9e6e", "#b8bec8", "#c44e52"
 FEATURES = ("conf_topk", "entropy", "conf_trace", "margin", "draft_logp", "accept_trace")
 
 
-def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
-    """Draw exits and acceptance by layer, draft lengths, rewards and features, and save them under `out`.
+def plot_dataset(dataset: Mapping[str, Any] | str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Draw exits and acceptance by layer, draft lengths, rewards and features of a dataset, and save them under `out`.
 
-    The format follows from the suffix of `out` (.png, .pdf, .svg). Raises `ValueError` if the dataset could not be
-    read or the format is unknown, `OSError`.
+    `dataset` is a folder, or what `inspect_dataset` returned for it. The suffix of `out` says the format (.png, .pdf,
+    .svg). Raises `DatasetError` if the dataset cannot be read or the format is unknown, `OSError`.
     """
+    report = dataset if isinstance(dataset, Mapping) else inspect_dataset(dataset)
     if "unreadable" in report:
-        raise ValueError(f"cannot plot a damaged dataset: {report['unreadable']}")
+        raise DatasetError(f"cannot plot a damaged dataset: {report['unreadable']}")
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(14, 10.5), layout="constrained", dpi=110)
+    path = Path(out)
+    if path.suffix.removeprefix(".") not in (formats := figure.canvas.get_supported_filetypes()):
+        raise DatasetError(f"cannot draw into {path}: the name must end in one of .{', .'.join(sorted(formats))}")
     axes = figure.subplots(3, 3).flat
     counts, model = report["counts"], report["header"]["model"]
     figure.suptitle(
@@ -39,7 +46,6 @@ def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path
     _rewards(next(axes), report["rewards"])
     for name in FEATURES:
         _feature(next(axes), name, report["features"][name])
-    path = Path(out)
     figure.savefig(path)
     return path
 

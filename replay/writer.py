@@ -196,7 +196,8 @@ class EpisodeWriter:
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
 
-        Raises `ValueError` if a column is missing or unknown, a value does not fit its type, or rows are out of order.
+        Raises `ValueError` if a column is missing or unknown, a value does not fit its type, or rows are out of order;
+        and what `flush` raises, with the episode buffered all the same.
         """
         rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
         tables = {

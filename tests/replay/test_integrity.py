@@ -143,7 +143,7 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "kind", "complaint"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("damage", "kind", "complaint"), DAMAGE, ids=[case[0].__name__ for case in DAMAGE])
 def test_damage_is_named(path: Path, damage: Callable[[Path], Path], kind: str, complaint: str | None) -> None:
     assert replay.verify(path) == []
     file = damage(path)

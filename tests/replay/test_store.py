@@ -3,8 +3,6 @@
 import shutil
 import subprocess
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import replay
-import replay.compact
 from replay.reward import paper_reward, time_reward
 from replay.schema import EXIT, STATE, TRANSITIONS, WALK
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
@@ -279,79 +276,6 @@ def test_later_versions_may_add_columns(tmp_path: Path) -> None:
     assert replay.verify(tmp_path / "data") == []
     with pytest.raises(replay.DatasetError, match="novelty"):
         replay.compact_dataset(tmp_path / "data")
-
-
-def test_compaction_in_front_of_readers(tmp_path: Path) -> None:
-    """Scans during compaction see every row once, or fail because a file is gone; they never see fewer or more."""
-    template = tmp_path / "template"
-    write_dataset(template, 40, seed=1, flush_rows=40)
-    heights = {
-        table: pl.read_parquet(template / table / "**/*.parquet").height for table in ("transitions", "episodes")
-    }
-    observations = replay.open_dataset(template).columns("round").observations
-    seen: list[tuple[str, Any]] = []
-
-    def read(path: Path, done: threading.Event) -> None:
-        while not done.is_set():
-            for table, height in heights.items():
-                with suppress(FileNotFoundError):
-                    rows = pl.scan_parquet(path / table / "**/*.parquet").collect().height
-                    seen.append(("scan", rows == height or (table, rows)))
-            try:
-                dataset = replay.open_dataset(path)
-                same = np.array_equal(dataset.columns("round").observations, observations)
-                seen.append(("columns", same and sum(map(len, dataset.files("episodes").values())) > 0))
-            except replay.DatasetError as error:
-                seen.append(("columns", "vanished" in str(error) or error))
-
-    for repetition in range(6):
-        path, done = tmp_path / str(repetition), threading.Event()
-        shutil.copytree(template, path)
-        reader = threading.Thread(target=read, args=(path, done))
-        reader.start()
-        files = replay.compact_dataset(path)
-        done.set()
-        reader.join()
-        assert files["transitions"][1] == files["episodes"][1] == 1
-    assert {result for _, result in seen} == {True}
-    assert {kind for kind, _ in seen} == {"scan", "columns"}
-
-
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_compaction_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    path = tmp_path / "data"
-    write_dataset(path, 20, seed=1, flush_rows=40, with_sweeps=True)
-    before, exchange, calls = stored_rows(path), replay.compact._exchange, 0
-
-    def fail_at(one: Path, other: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == step:
-            raise KeyboardInterrupt
-        exchange(one, other)
-
-    monkeypatch.setattr(replay.compact, "_exchange", fail_at)
-    with pytest.raises(KeyboardInterrupt):
-        replay.compact_dataset(path)
-    assert stored_rows(path) == before
-    assert replay.verify(path) == []
-    assert replay.open_dataset(path).episodes.collect().height == 20
-    monkeypatch.undo()
-    assert set(after for _, after in replay.compact_dataset(path).values()) == {1}
-    assert stored_rows(path) == before
-
-
-def test_writing_after_compaction(tmp_path: Path) -> None:
-    """Part numbers that were merged away are never given out again."""
-    run = write_dataset(tmp_path / "data", 10, seed=0, flush_rows=40)
-    replay.compact_dataset(tmp_path / "data")
-    with replay.EpisodeWriter(run, flush_rows=40) as writer:
-        for number in range(10, 20):
-            writer.add(*make_episode(number))
-    replay.compact_dataset(tmp_path / "data")
-    assert run.committed() == set(range(20))
-    assert stored_rows(tmp_path / "data") == expected_rows(list(range(20)), 0)
-    assert replay.verify(tmp_path / "data") == []
 
 
 def test_writing_needs_no_polars(tmp_path: Path) -> None:
