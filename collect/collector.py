@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import replay
@@ -133,6 +134,17 @@ def _episode(
     collected.episodes += 1
     collected.decisions += len(rows["step"])
     collected.tokens += len(generation.token_ids)
+
+
+def describe_source(prompts: Sequence[Prompt], policy: ValueFunction | None = None) -> dict[str, Any]:
+    """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
+    text = "\0".join(f"{prompt.id}\0{prompt.text}\0{prompt.tokens}" for prompt in prompts)
+    described: dict[str, Any] = {"prompts": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    if policy is not None:
+        probe = np.linspace(-1, 1, len(policy.features), dtype=np.float32)
+        values = b"".join(policy.values(probe * scale).tobytes() for scale in (0.5, 1.0, 4.0))
+        described["policy"] = hashlib.sha256(values).hexdigest()[:16]
+    return described
 
 
 def default_layers(layer_count: int) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ from decode.lookup import LONGEST, Lookup
 from decode.model import Model
 from decode.rules import Autoregressive
 from decode.sampling import Settings
-from decode.state import statistics
 from replay.costs import MAX_ROWS, Costs
 
 REPEATS = 15
@@ -33,7 +32,7 @@ def measure(model: Model) -> Costs:
         operations[f"layer{rows}"] = lambda x=x: model.run(0, model.layer_count, x, position, cache)
         operations[f"head{rows}"] = lambda x=x: model.head(x)
     logits = model.head(inputs[1])
-    operations["features"] = lambda: statistics(logits)
+    operations["features"] = lambda: model.statistics(logits)
     operations["decision"] = decision()
     lookup = Lookup(text)
     operations["lookup"] = lambda: (lookup.push(text[len(lookup) % LONGEST]), lookup.guess())

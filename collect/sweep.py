@@ -10,7 +10,7 @@ import torch
 
 from decode.lookup import Guess, Lookup
 from decode.model import Model
-from decode.state import TRACE, statistics
+from decode.state import TRACE, Statistics
 
 BLOCK = 12  # rows a pass: as many as a verification has, so that the products round as they do in decoding
 
@@ -53,16 +53,16 @@ def _columns(guess: Guess | None, token: int) -> tuple[float, float, float]:
     return (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == token))
 
 
-def _layer_statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int):
+def _layer_statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int) -> dict[int, list[Statistics]]:
     """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
     cache = model.cache(len(tokens))
     wanted = (*layers, model.layer_count)
-    seen: dict[int, list] = {layer: [] for layer in wanted}
+    seen: dict[int, list[Statistics]] = {layer: [] for layer in wanted}
     for start in range(0, len(tokens) - 1, BLOCK):
         x, reached = model.embed(tokens[start : min(start + BLOCK, len(tokens) - 1)]), 0
         for layer in wanted:
             x = model.run(reached, layer, x, start, cache)
             reached = layer
             if start + len(x) > first:
-                seen[layer] += statistics(model.head(x[max(first - start, 0) :]))
+                seen[layer] += model.statistics(model.head(x[max(first - start, 0) :]))
     return seen

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from decode.compile import library
 from decode.errors import ModelError
-from decode.linear import packed_bf16_works
 from decode.model import Model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,18 +42,23 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "auto", device: str 
 
 
 def from_transformers(
-    model: PreTrainedModel, dtype: torch.dtype, device: torch.device | str = "cpu", tokenizer=None, name: str = "llama"
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str = "llama",
+    native: bool = True,
 ) -> Model:
-    """A `Model` over the weights of a loaded `transformers` Llama; the tests' door in."""
+    """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
     check_architecture(name, model.config)
     stop = model.generation_config.eos_token_id if model.generation_config is not None else model.config.eos_token_id
     stops = frozenset([stop] if isinstance(stop, int) else stop or ())
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        return Model(name, model.config, tokenizer, weights, dtype, torch.device(device), stops)
+        return Model(name, model.config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native)
 
 
-def check_architecture(name: str, config) -> None:
+def check_architecture(name: str, config: PretrainedConfig) -> None:
     """Raise ModelError unless `config` is a Llama that `Model` computes exactly."""
     if not isinstance(config, LlamaConfig) or config.model_type != "llama":
         raise ModelError(f"{name} is a {config.model_type!r} model: only Llama checkpoints (model_type 'llama') are supported")
@@ -76,7 +82,7 @@ def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
     return tuple(sorted(set(layers)))
 
 
-def config_hash(config) -> str:
+def config_hash(config: PretrainedConfig) -> str:
     """Names what decides a model's computation: equal for equal architectures, whatever wrote the file."""
     fields = (
         "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -86,12 +92,21 @@ def config_hash(config) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def model_facts(model: Model) -> dict:
+def model_facts(model: Model) -> dict[str, Any]:
     """What datasets and policies record about the model that they are for."""
     return {
         "name": model.name, "revision": getattr(model.config, "_commit_hash", None),
-        "config_hash": config_hash(model.config), "layers": model.layer_count, "vocab": model.vocabulary,
+        "config_hash": config_hash(model.config), "weights_hash": model.weights_hash, "layers": model.layer_count,
+        "vocab": model.vocabulary,
     }  # fmt: skip
+
+
+def weights_hash(weights: dict[str, torch.Tensor]) -> str:
+    """Names a checkpoint's numbers by the head of every tensor, in bf16: the same whichever dtype it is loaded in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def choose_device(device: str) -> torch.device:
@@ -110,12 +125,11 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto`: bf16 where the products are fast in it (CUDA; CPUs with avx512_bf16 or AMX), else fp32."""
+    """`auto`: bf16 on CUDA and where the native backend can be built (half the bytes, and lossless); else fp32."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        fast = device.type == "cuda" or (packed_bf16_works() and torch.cpu._is_avx512_bf16_supported())
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or library() is not None else torch.float32
     name = SHORT.get(dtype, dtype)
     if name not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}: give auto, {', '.join(DTYPES)}")

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from decode.errors import ModelError
 from decode.lookup import Lookup
-from decode.model import MASKED_ROWS, Model
+from decode.model import LONGEST_BLOCK, Model
 from decode.round import Decision, Round
 from decode.rules import ExitRule
 from decode.sampling import Chooser, Settings, chooser
-from decode.state import DEPTH, DRAFT, State, Statistics, Traces, statistics
+from decode.state import DEPTH, DRAFT, State, Statistics, Traces
 
 
 class Decoding:
@@ -49,8 +49,8 @@ class Decoding:
 
     @torch.inference_mode()
     def _prefill(self, tokens: list[int]) -> None:
-        for start in range(0, len(tokens), MASKED_ROWS):
-            x = self.model.embed(tokens[start : start + MASKED_ROWS])
+        for start in range(0, len(tokens), LONGEST_BLOCK):
+            x = self.model.embed(tokens[start : start + LONGEST_BLOCK])
             self.model.run(0, self.model.layer_count, x, start, self._cache)
 
     def _round(self) -> Round:
@@ -128,7 +128,7 @@ class Decoding:
         if layer > 0:
             assert x is not None
             self._logits = self.model.head(x)
-            seen = statistics(self._logits)[0]
+            seen = self.model.statistics(self._logits)[0]
         else:
             assert guess is not None
             seen = Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
@@ -186,8 +186,7 @@ class Decoding:
                 self._lookup.push(token)
         if self.rule.needs_state:
             self._traces.drafted(accepted, len(self._drafts))
-            rows = logits[: len(tokens)]
-            self._traces.committed((rows.amax(-1) - rows.logsumexp(-1)).tolist())
+            self._traces.committed([row.top1_logp for row in self.model.statistics(logits[: len(tokens)])])
         return tuple(tokens)
 
 

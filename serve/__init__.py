@@ -1,1 +1,1 @@
-"""Serving: generate text with a learned exit policy, from Python or over HTTP."""
+"""Serving: the policy artefact, and text written with it."""

@@ -1,0 +1,65 @@
+"""Building native.c with the machine's C compiler, once for each CPU and version; kept in the user's cache folder."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("native.c")
+# -ffast-math is left out on purpose: it would let sums be reordered, and a row's bits depend on its neighbours.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library; None where there is no C compiler that can build it, or LEDE_NATIVE=0 is set."""
+    if os.environ.get("LEDE_NATIVE") == "0":
+        return None
+    compiler = next((found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        return None
+    for flags in ((*FLAGS, "-fopenmp"), FLAGS):  # without OpenMP where the compiler has none: one thread
+        path = built(compiler, flags)
+        if path is not None:
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def built(compiler: str, flags: tuple[str, ...]) -> Path | None:
+    """The library's file, compiled now or before; None where the compiler fails."""
+    described = [SOURCE.read_text(), compiler, *flags, cpu()]
+    name = f"native-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
+    folder = cache_folder()
+    path = folder / name
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fresh = Path(scratch) / name
+            command = [compiler, *flags, "-o", str(fresh), str(SOURCE), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            ctypes.CDLL(str(fresh))  # a library that does not load is not kept
+            fresh.replace(path)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return path
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/lede or ~/.cache/lede."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lede"
+
+
+def cpu() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,0 +1,154 @@
+"""The forward pass on a CPU as two calls into compiled code (native.c): no dispatch between operations, weights packed for
+a few rows at a time, and a row's result the same, bit for bit, whatever rows are beside it.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from decode.compile import library
+from decode.rotary import rotation_angles
+from decode.state import TOP_K, Statistics
+
+LANES = 16
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Layer(Structure):
+    _fields_ = [(name, c_void_p) for name in ("attention_norm", "mlp_norm", "qkv", "output", "gate", "up", "down")]
+
+
+class _Model(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in (
+            "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "vocabulary", "threads",
+        )),
+        ("eps", c_float), ("layers", POINTER(_Layer)), ("rotation", c_void_p), ("norm", c_void_p), ("head", c_void_p),
+    ]  # fmt: skip
+
+
+def supports(config: LlamaConfig, dtype: torch.dtype, device: torch.device, head_size: int) -> bool:
+    """Whether this model can run here: a CPU, a C compiler, fp32 or bf16, sizes in whole vectors."""
+    sizes = (config.hidden_size, config.intermediate_size, head_size)
+    whole = all(size % (2 * LANES) == 0 for size in sizes)
+    return device.type == "cpu" and dtype in DTYPES and whole and library() is not None
+
+
+class Native:
+    """A backend of `decode.model.Model`. The cache is one fp32 tensor, whatever the dtype of the weights."""
+
+    def __init__(self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, head_size: int):
+        loaded = library()
+        assert loaded is not None
+        self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
+        self._planes = 2 * config.num_key_value_heads
+        self._head_size, self._layer_count, self._context = head_size, config.num_hidden_layers, config.max_position_embeddings
+        self._kept: list[Tensor] = []  # what the structures point into
+        self._bf16 = dtype == torch.bfloat16
+        layers = (_Layer * config.num_hidden_layers)()
+        for i in range(config.num_hidden_layers):
+            prefix = f"model.layers.{i}."
+            attention = [weights[f"{prefix}self_attn.{name}_proj.weight"] for name in ("q", "k", "v")]
+            layers[i] = _Layer(
+                self._plain(weights[f"{prefix}input_layernorm.weight"]),
+                self._plain(weights[f"{prefix}post_attention_layernorm.weight"]),
+                self._packed(torch.cat(attention)),
+                self._packed(weights[f"{prefix}self_attn.o_proj.weight"]),
+                *(self._packed(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up", "down")),
+            )
+        self._layers = layers
+        self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
+        self._row = -(-self._vocabulary // LANES) * LANES
+        head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        self._model = _Model(
+            config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
+            head_size, int(self._bf16), self._vocabulary, 1, config.rms_norm_eps, layers,
+            self._plain(torch.view_as_real(rotation_angles(config))), self._plain(weights["model.norm.weight"]),
+            self._packed(head),
+        )  # fmt: skip
+        self._reference = ctypes.byref(self._model)
+        self._scratch, self._scratch_rows = torch.empty(0), 0
+
+    def use_threads(self, threads: int) -> None:
+        """Share every call among so many threads; the results stay the same bits."""
+        self._model.threads, self._scratch_rows = threads, 0
+
+    def cache(self, length: int) -> Tensor:
+        """Room for `length` positions."""
+        capacity = -(-length // LANES) * LANES
+        return torch.empty(self._layer_count, self._planes, capacity, self._head_size)
+
+    def embed(self, tokens: list[int]) -> Tensor:
+        """(rows, hidden) fp32."""
+        if len(tokens) == 1:
+            return self._embedding[tokens[0]].unsqueeze(0)
+        return self._embedding[tokens]
+
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor) -> Tensor:
+        """See Model.run."""
+        x, rows = x.clone(memory_format=torch.contiguous_format), x.shape[0]
+        if rows > self._scratch_rows:
+            self._reserve(rows)
+        self._library.lede_run(
+            self._reference, lo, hi, x.data_ptr(), rows, position, cache.data_ptr(), cache.shape[2], self._scratch.data_ptr()
+        )
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """See Model.head."""
+        rows = x.shape[0]
+        if rows > self._scratch_rows:
+            self._reserve(rows)
+        logits = torch.empty(rows, self._row)
+        self._library.lede_head(
+            self._reference, x.contiguous().data_ptr(), rows, logits.data_ptr(), self._row, self._scratch.data_ptr()
+        )
+        return logits if self._row == self._vocabulary else logits[:, : self._vocabulary]
+
+    def statistics(self, logits: Tensor) -> list[Statistics]:
+        """See Model.statistics."""
+        rows, k = logits.shape[0], min(TOP_K, self._vocabulary)
+        out = (ctypes.c_double * (5 * rows))()
+        self._library.lede_statistics(logits.data_ptr(), rows, self._vocabulary, logits.stride(0), k, out)
+        return [
+            Statistics(int(out[i]), out[i + 3], out[i + 4], exp(out[i + 1]) - exp(out[i + 2]), out[i + 1])
+            for i in range(0, 5 * rows, 5)
+        ]
+
+    def _reserve(self, rows: int) -> None:
+        size = self._library.lede_scratch_size(self._reference, rows, self._context)
+        self._scratch, self._scratch_rows = torch.empty(size, dtype=torch.uint8), rows
+
+    def _plain(self, tensor: Tensor) -> int:
+        self._kept.append(tensor.float().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _packed(self, weight: Tensor) -> int:
+        out, inputs = weight.shape
+        packed = torch.empty(self._library.lede_packed_size(out, inputs, self._bf16), dtype=torch.uint8)
+        plain = weight.float().contiguous()
+        self._library.lede_pack(plain.data_ptr(), out, inputs, self._bf16, packed.data_ptr())
+        self._kept.append(packed)
+        return packed.data_ptr()
+
+
+def prototypes(loaded: ctypes.CDLL) -> Any:
+    """Declare the arguments of the functions in native.c."""
+    model = POINTER(_Model)
+    declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "lede_packed_size": (c_int64, (c_int64, c_int64, c_int32)),
+        "lede_pack": (None, (c_void_p, c_int64, c_int64, c_int32, c_void_p)),
+        "lede_scratch_size": (c_int64, (model, c_int32, c_int32)),
+        "lede_run": (None, (model, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_void_p)),
+        "lede_head": (None, (model, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
+        "lede_statistics": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32, c_void_p)),
+    }
+    for name, (result, arguments) in declared.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded

@@ -1,0 +1,49 @@
+"""lede: large language models that write faster without changing a word of what they write.
+
+    import lede
+
+    model = lede.load_model(lede.default_model_path())
+    policy = lede.load_policy("policies/lede-tiny")
+    print(lede.generate(model, "def mean(values):", policy=policy, max_new_tokens=64).text)
+
+Names are imported when they are first used, so that `import lede` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decode.load import load_model as load_model
+    from decode.model import Model as Model
+    from decode.round import Generation as Generation
+    from lede.paths import default_model_path as default_model_path
+    from replay.reader import open_dataset as open_dataset
+    from serve.generate import generate as generate
+    from serve.policy import Policy as Policy
+    from serve.policy import load_policy as load_policy
+
+_HOME = {
+    "Generation": "decode.round",
+    "Model": "decode.model",
+    "Policy": "serve.policy",
+    "default_model_path": "lede.paths",
+    "generate": "serve.generate",
+    "load_model": "decode.load",
+    "load_policy": "serve.policy",
+    "open_dataset": "replay.reader",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lede")
+    if name not in _HOME:
+        raise AttributeError(f"module 'lede' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,5 @@
+"""`python -m lede`: the same as the `lede` command."""
+
+from lede.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""The `lede` command. Each subcommand is one file in `lede/commands/`; what they need is imported when they run."""
+
+import typer
+
+from lede.commands import adapt, bench, collect, generate, inspect, learn
+
+app = typer.Typer(
+    name="lede",
+    help="Make a large language model write faster without changing a word of what it writes.\n\n"
+    "The usual order: [bold]collect[/] decisions, [bold]learn[/] a policy from them, [bold]generate[/] with it, "
+    "[bold]bench[/] it. Without --model, everything works on the small model that comes with the package.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(collect.collect)
+app.command()(inspect.inspect)
+app.command()(learn.learn)
+app.command()(generate.generate)
+app.command()(bench.bench)
+app.command()(adapt.adapt)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,69 @@
+"""`lede adapt`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.commands.options import JsonOption
+from lede.errors import said_plainly
+
+
+@said_plainly
+def adapt(
+    out: Annotated[Path, typer.Option(help="The folder of the training and, at its end, of the model.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A Llama checkpoint to go on from. [dim]Default: a new small model[/]")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A text file, or a folder of them. [dim]Default: Python's standard library[/]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Train by the clock instead of by steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
+    context: Annotated[int | None, typer.Option(min=8, help="Tokens a window; a new model's longest context.")] = None,
+    layers: Annotated[int | None, typer.Option(min=2, help="Of a new model.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
+    feed_forward: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Of a new model.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(min=258, help="Of a new model.")] = None,
+    matrix_lr: Annotated[float | None, typer.Option(min=0.0, help="Muon's rate, for the layers' matrices.")] = None,
+    other_lr: Annotated[float | None, typer.Option(min=0.0, help="AdamW's rate, for everything else.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    json: JsonOption = False,
+) -> None:
+    """Train a Llama whose early layers can draft (LayerSkip): a new small one, or any checkpoint on any text.
+
+    Stop it whenever you like: the same command goes on from the last checkpoint.
+
+    [dim]lede adapt --out models/mine --minutes 66[/]
+    [dim]lede adapt --model meta-llama/Llama-3.2-1B --text books/ --out models/skipping --steps 2000[/]
+    """
+    from lede.commands.loading import console, errors
+    from lede.progress import bar
+
+    with errors.status("loading torch"):
+        from adapt.run import adapt as run
+        from adapt.run import config_for
+    config = config_for(
+        model, steps=steps, minutes=minutes, batch=batch, context=context, layers=layers, hidden=hidden,
+        feed_forward=feed_forward, heads=heads, vocabulary=vocabulary, matrix_lr=matrix_lr, other_lr=other_lr, seed=seed,
+    )  # fmt: skip
+    with bar("training", 1000, quiet=json) as advance:
+        report = run(
+            model, text, out, config,
+            lambda p: advance(
+                round(p.share(config) * 1000),
+                f"step {p.step:,}  loss {p.loss:.3f}  {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s",
+            ),
+        )  # fmt: skip
+    if json:
+        import dataclasses
+        import json as encoder
+
+        print(encoder.dumps(dataclasses.asdict(report)))
+        return
+    from adapt.report import table
+
+    console.print(table(report))
+    console.print(f"model in {out}; next: [bold]lede collect --model {out}[/]")

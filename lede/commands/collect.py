@@ -1,0 +1,96 @@
+"""`lede collect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, parse_layers
+from lede.errors import said_plainly
+
+
+@said_plainly
+def collect(
+    episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode; they are used in order, again and again.")] = 200,
+    model: ModelOption = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines with prompt (or turns), optional id, task, reference. [dim]Default: functions of "
+                     "the standard library that the embedded model never saw[/]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write for each prompt.")] = 128,
+    candidates: Annotated[
+        str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
+    ] = None,
+    explore: Annotated[str, typer.Option(help="uniform, noisy (the paper's), or epsilon (around --policy).")] = "uniform",
+    policy: Annotated[Path | None, typer.Option(help="The policy to explore around.")] = None,
+    epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions of --explore epsilon.")] = 0.2,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also write what every layer would draft at every token.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to an existing dataset.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Decode prompts under an exploring rule, and log every decision as a row of a Parquet dataset.
+
+    Stop it whenever you like: the same command goes on where it was.
+
+    [dim]lede collect --episodes 200[/]
+    [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl --episodes 500 --sweep[/]
+    [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
+    """
+    from lede.commands.loading import console, load
+    from lede.paths import dataset_path
+    from lede.progress import bar
+
+    if explore not in ("uniform", "noisy", "epsilon"):
+        raise typer.BadParameter(f"--explore {explore}: give uniform, noisy or epsilon")
+    if (policy is not None) != (explore == "epsilon"):
+        raise typer.BadParameter("--policy and --explore epsilon go together")
+    layers = parse_layers(candidates)
+    if policy is not None and layers is not None:
+        raise typer.BadParameter("--candidates are the policy's own with --policy")
+    out = out or dataset_path(model)
+
+    from collect.collector import CollectConfig, Collected, describe_source
+    from collect.collector import collect as run
+    from collect.prompts import load_prompts, stdlib_prompts
+    from serve.policy import check_fits, load_policy
+
+    chosen = load_prompts(prompts) if prompts else stdlib_prompts("train", limit=None, seed=seed)
+    learned = load_policy(policy) if policy else None
+    loaded = load(model, dtype, device, threads)
+    if learned is not None:
+        from decode.load import model_facts
+
+        check_fits(learned, model_facts(loaded))
+    config = CollectConfig(episodes, layers, explore, epsilon, max_new_tokens, temperature, seed, sweep)  # type: ignore[arg-type]
+    with bar("collecting", episodes, quiet=json) as advance:
+        def report(c: Collected) -> None:
+            done = c.resumed + c.episodes + c.skipped
+            speed = c.tokens / c.decode_seconds if c.decode_seconds else 0
+            advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
+
+        collected = run(
+            loaded, chosen, out, config, learned, source=describe_source(chosen, learned), new_run=new_run, progress=report
+        )
+    if json:
+        import dataclasses
+        import json as encoder
+
+        facts = dataclasses.asdict(collected) | {"recording_share": collected.recording_share, "dataset": str(out)}
+        print(encoder.dumps(facts))
+        return
+    if collected.resumed:
+        console.print(f"{collected.resumed} of {episodes} episodes were there already")
+    if collected.skipped:
+        console.print(f"[yellow]{collected.skipped} prompts are longer than the model's context and were left out[/]")
+    console.print(
+        f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}; "
+        f"recording took {collected.recording_share:.1%} of decoding time"
+    )
+    console.print(f"next: [bold]lede inspect {out}[/] or [bold]lede learn --dataset {out}[/]")

@@ -1,0 +1,95 @@
+"""`lede generate`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
+from lede.errors import said_plainly
+
+
+@said_plainly
+def generate(
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy's folder. [dim]Default: policies/<model name> where it exists[/]")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No policy: every token through all layers.")] = False,
+    model: ModelOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be given more than once.")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Write on from a prompt: the same text as the model's own, sooner.
+
+    [dim]lede generate --prompt "def mean(values):"[/]
+    [dim]lede generate --policy policies/lede-tiny --trace < start.py[/]
+    """
+    if plain and policy is not None:
+        raise typer.BadParameter("--plain and --policy exclude each other")
+    if trace and json:
+        raise typer.BadParameter("--trace and --json exclude each other")
+    text = sys.stdin.read() if prompt in (None, "-") else str(prompt)
+
+    from lede.commands.loading import console, errors, load
+    from lede.paths import dataset_path, policy_path
+    from serve.generate import generate as run
+    from serve.policy import load_policy
+
+    if policy is None and not plain:
+        usual = policy_path(dataset_path(model))
+        policy = usual if usual.is_dir() else None
+        if policy is None:
+            errors.print(f"[dim]no policy at {usual}: plain decoding (lede collect and lede learn make one)[/]")
+    learned = load_policy(policy) if policy is not None else None
+    loaded = load(model, dtype, device, threads)
+
+    from serve.stream import Stream
+    from serve.trace import Tracer
+
+    options = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
+        "stop_strings": tuple(stop or ()),
+    }  # fmt: skip
+    if trace and loaded.tokenizer is not None:
+        tracer = Tracer(loaded.tokenizer, loaded.layer_count)
+        if learned is not None:
+            console.print(tracer.legend(learned.layers), end="\n\n")
+        console.print(text, end="", style="dim", markup=False)
+        show = lambda round_: console.print(tracer.round(round_), end="")  # noqa: E731
+    else:
+        stream = Stream(loaded, lambda piece: (sys.stdout.write(piece), sys.stdout.flush()))
+        show = None if json else stream.round
+    done = run(loaded, text, learned, on_round=show, **options)
+    if json:
+        import json as encoder
+
+        print(encoder.dumps({
+            "text": done.text, "token_ids": done.token_ids, "finish": done.finish, "seconds": done.seconds,
+            "tokens_per_s": done.tokens_per_s, "exit_layer": done.exit_layer, "draft_length": done.draft_length,
+            "acceptance": done.acceptance, "tokens_per_round": done.tokens_per_round, "rounds": len(done.rounds),
+        }))  # fmt: skip
+        return
+    print(flush=True)
+    errors.print(f"\n[dim]{closing_line(done)}[/]")
+
+
+def closing_line(done) -> str:
+    """Speed and the paper's measures of one generation."""
+    parts = [f"{len(done.token_ids)} tokens", f"{done.tokens_per_s:.0f} tokens/s"]
+    if done.drafted:
+        parts += [
+            f"E {done.exit_layer:.2f}", f"d {done.draft_length:.2f}", f"acceptance {done.acceptance:.0%}",
+            f"{done.tokens_per_round:.2f} tokens a round",
+        ]  # fmt: skip
+    return " · ".join([*parts, f"ended by {done.finish.replace('_', ' ')}"])

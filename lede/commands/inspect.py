@@ -1,0 +1,38 @@
+"""`lede inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.commands.options import JsonOption
+from lede.errors import said_plainly
+
+
+@said_plainly
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, into this PNG.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what a dataset holds: counts, exits and acceptance by layer, rewards, features, and whether it is whole.
+
+    [dim]lede inspect data/lede-tiny --plot data.png[/]
+    """
+    import replay
+
+    facts = replay.inspect_dataset(dataset)
+    if plot is not None:
+        replay.plot_dataset(dataset, plot)
+    if json:
+        import json as encoder
+
+        print(encoder.dumps(facts))
+        return
+    from lede.commands.loading import console
+    from lede.tables import dataset_tables
+
+    for table in dataset_tables(facts):
+        console.print(table)
+    if plot is not None:
+        console.print(f"drawn in {plot}")

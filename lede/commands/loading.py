@@ -1,0 +1,24 @@
+"""Loading a model for a command: with something to look at while it takes its time."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lede.paths import model_path
+
+if TYPE_CHECKING:
+    from decode.model import Model
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
+    """The model, on the device, with the number of CPU threads set."""
+    with errors.status("loading torch and the model"):
+        from decode.load import load_model
+        from decode.threads import use_threads
+
+        loaded = load_model(model_path(model), dtype, device)
+        use_threads(loaded, threads)
+    return loaded

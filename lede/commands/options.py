@@ -1,0 +1,24 @@
+"""Options that several commands share, so that they are named and explained alike."""
+
+from typing import Annotated
+
+import typer
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A folder or hub name of a Llama checkpoint. [dim]Default: the embedded lede-tiny[/]"),
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """'0,4,6' → (0, 4, 6)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of layers such as 0,4,5,6,8") from None

@@ -1,0 +1,31 @@
+"""Where things are when nothing else is said: the embedded model, `data/<model>`, `policies/<dataset>`."""
+
+from pathlib import Path
+
+EMBEDDED = "lede-tiny"
+
+
+def default_model_path() -> Path:
+    """The embedded model's folder, a `transformers` checkpoint."""
+    return Path(__file__).parent / "models" / EMBEDDED
+
+
+def model_path(model: str | None) -> str:
+    """The model named on the command line, or the embedded one (also by its name)."""
+    return str(default_model_path()) if model in (None, EMBEDDED) else str(model)
+
+
+def model_name(model: str | None) -> str:
+    """The last part of a model's name: that of its dataset."""
+    return Path(model_path(model)).name
+
+
+def dataset_path(model: str | None) -> Path:
+    """`data/<model name>`."""
+    return Path("data") / model_name(model)
+
+
+def policy_path(dataset: str | Path, preset: str = "default") -> Path:
+    """`policies/<dataset name>`; other presets have theirs beside it, `policies/<dataset name>-<preset>`."""
+    name = Path(dataset).resolve().name
+    return Path("policies") / (name if preset == "default" else f"{name}-{preset}")

@@ -1,0 +1,44 @@
+"""A generation in colours: which layer drafted each token, and what the full model thought of it."""
+
+from collections.abc import Sequence
+
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from decode.round import Round
+
+LOOKUP = "bright_black"
+DEPTHS = ("bright_green", "green", "cyan", "blue", "magenta")  # exits from shallow to deep
+VERIFIER = "bold white"
+REJECTED = "red strike"
+
+
+class Tracer:
+    """Turns rounds into coloured text, one after the other."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, layer_count: int):
+        self._tokenizer, self._layers = tokenizer, layer_count
+
+    def round(self, round_: Round) -> Text:
+        """Accepted drafts in their exit layer's colour, rejected ones struck through, the verifier's own in bold."""
+        text = Text()
+        kept = round_.committed[: round_.accepted]
+        text.append(self._words(kept), style=self.style(round_.exit_layer))
+        text.append(self._words(round_.drafts[round_.accepted :]), style=REJECTED)
+        text.append(self._words(round_.committed[round_.accepted :]), style=VERIFIER)
+        return text
+
+    def style(self, layer: int | None) -> str:
+        """The colour of an exit layer."""
+        if not layer:
+            return LOOKUP
+        return DEPTHS[min(layer * 2 * len(DEPTHS) // self._layers, len(DEPTHS) - 1)]
+
+    def legend(self, layers: Sequence[int]) -> Text:
+        """What the colours mean, for the candidate layers of a policy."""
+        parts = [("lookup" if layer == 0 else f"layer {layer}", self.style(layer)) for layer in layers]
+        parts += [("the full model's own", VERIFIER), ("rejected", REJECTED)]
+        return Text("  ").join(Text(words, style=style) for words, style in parts)
+
+    def _words(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens))) if tokens else ""
