@@ -1,0 +1,151 @@
+"""Speculative sampling writes texts with the model's own distribution: tested as a distribution, against enumeration."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+import decode.loop
+from decode.errors import ModelError
+from decode.generate import generate
+from decode.load import from_transformers
+from decode.rules import Autoregressive, LayerSkip, RandomRule
+from decode.sampling import Greedy, Sampler, Settings, chooser
+from tests.models import llama
+
+VOCABULARY, LENGTH = 8, 3
+PROMPT = [1, 2, 5, 1]  # its last token occurred before: the lookup has a guess from the start
+LIBRARY = llama(seed=4, vocab_size=VOCABULARY, num_hidden_layers=3)
+MODEL = from_transformers(LIBRARY, torch.float32)
+DOUBTFUL = 1e-4  # p-values under this are failures; seeds are fixed, so a pass stays a pass
+
+
+def exact(settings: Settings) -> torch.Tensor:
+    """(8, 8, 8): the probability of every three tokens after PROMPT, from the library's logits and warpers."""
+    texts = torch.tensor([[*PROMPT, *new] for new in itertools.product(range(VOCABULARY), repeat=LENGTH)])
+    with torch.no_grad():
+        logits = LIBRARY(texts).logits.double()
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)])
+    if settings.top_k:
+        warpers.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1:
+        warpers.append(TopPLogitsWarper(settings.top_p))
+    joint = torch.ones(len(texts), dtype=torch.float64)
+    for i in range(len(PROMPT), texts.shape[1]):
+        p = torch.softmax(warpers(texts[:, :i], logits[:, i - 1].clone()), -1)
+        joint *= p.gather(1, texts[:, i : i + 1])[:, 0]
+    return joint.view((VOCABULARY,) * LENGTH)
+
+
+def observed(rule, settings: Settings, samples: int) -> torch.Tensor:
+    """(8, 8, 8): how often every three tokens were written."""
+    counts = torch.zeros((VOCABULARY,) * LENGTH, dtype=torch.float64)
+    for seed in range(samples):
+        options = Settings(LENGTH, settings.temperature, settings.top_k, settings.top_p, seed, stop_tokens=frozenset())
+        counts[generate(MODEL, PROMPT, rule, options).token_ids] += 1
+    return counts
+
+
+def p_value(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
+    """Of the chi-squared test; cells expected less than five times are put together."""
+    expected = probabilities * counts.sum() / probabilities.sum()
+    if counts[probabilities == 0].any():
+        return 0.0
+    rare = expected < 5
+    seen = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    wanted = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    seen, wanted = seen[wanted > 0], wanted[wanted > 0]
+    statistic = ((seen - wanted) ** 2 / wanted).sum()
+    return float(torch.special.gammaincc(torch.tensor((len(seen) - 1) / 2, dtype=torch.float64), statistic / 2))
+
+
+def agreement(rule, settings: Settings, samples: int) -> float:
+    """The smallest p-value over the joint distributions of tokens 1 and 2, of 2 and 3, and of all three."""
+    probabilities, counts = exact(settings), observed(rule, settings, samples)
+    return min(p_value(counts.sum(axis), probabilities.sum(axis)) for axis in ((0,), (2,), ()))
+
+
+CASES = {
+    "plain": (Autoregressive(), Settings(temperature=1.0)),
+    "lookup": (LayerSkip(0, 2), Settings(temperature=1.0)),
+    "poor drafts": (LayerSkip(1, 4), Settings(temperature=0.9)),
+    "top-k": (RandomRule((0, 1, 2), seed=3), Settings(temperature=1.3, top_k=4)),
+    "top-p": (LayerSkip(2, 2), Settings(temperature=1.1, top_p=0.8)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_texts_have_the_distribution_of_the_model(case):
+    assert agreement(*CASES[case], samples=1200) > DOUBTFUL
+
+
+class KeepsEveryDraft(Sampler):
+    """Wrong: believes the early layer."""
+
+    def verify(self, logits, prefix, drafts, distributions):
+        return len(drafts), [*drafts, super().verify(logits[-1:], prefix + drafts, [], [])[1][0]]
+
+
+class ForgetsWhereDraftsCameFrom(Sampler):
+    """Wrong: judges a drawn draft as if it were certain."""
+
+    def verify(self, logits, prefix, drafts, distributions):
+        return super().verify(logits, prefix, drafts, [None] * len(drafts))
+
+
+class ReplacesFromTheWholeDistribution(Sampler):
+    """Wrong: after a rejection it draws from p, not from what p has and q has not."""
+
+    def verify(self, logits, prefix, drafts, distributions):
+        accepted, targets = super().verify(logits, prefix, drafts, distributions)
+        if accepted < len(drafts):
+            rows = super().verify(logits[accepted : accepted + 1], prefix + drafts[:accepted], [], [])
+            targets[accepted] = rows[1][0]
+        return accepted, targets
+
+
+@pytest.mark.parametrize("wrong", [KeepsEveryDraft, ForgetsWhereDraftsCameFrom, ReplacesFromTheWholeDistribution])
+def test_the_comparison_sees_a_wrong_correction(wrong, monkeypatch):
+    monkeypatch.setattr(decode.loop, "chooser", wrong)
+    assert agreement(*CASES["poor drafts"], samples=1200) < DOUBTFUL / 100
+
+
+def test_a_seed_names_a_text_and_none_draws_anew():
+    def text(seed, rule):
+        return generate(MODEL, PROMPT, rule, Settings(40, temperature=1.5, seed=seed)).token_ids
+
+    assert text(7, LayerSkip(1, 4)) == text(7, LayerSkip(1, 4)) != text(8, LayerSkip(1, 4))
+    assert text(None, LayerSkip(1, 4)) != text(None, LayerSkip(1, 4))
+
+
+def test_temperature_zero_is_greedy_and_top_k_of_one_too():
+    assert isinstance(chooser(Settings(), torch.device("cpu")), Greedy)
+    greedy = generate(MODEL, PROMPT, None, Settings(30))
+    assert (
+        generate(MODEL, PROMPT, LayerSkip(1, 4), Settings(30, temperature=1.0, top_k=1)).token_ids == greedy.token_ids
+    )
+
+
+def test_where_p_and_q_differ_by_rounding_alone_a_rejection_draws_from_p():
+    sampler = Sampler(Settings(temperature=1.0, seed=0), torch.device("cpu"))
+    logits = torch.zeros(2, 4)
+    q = torch.full((4,), 0.25)
+    q[0] *= 2  # far more than rounding, so that it is met soon
+    accepted = [sampler.verify(logits, [0], [0], [q])[0] for _ in range(40)]
+    assert set(accepted) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(options, message):
+    with pytest.raises(ModelError, match=message):
+        Settings(**options)
