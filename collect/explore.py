@@ -14,6 +14,7 @@ from decode.state import DEPTH, State
 
 Exploration = Literal["uniform", "noisy", "epsilon"]
 DRAFT_CHANCE = 2 / 3  # of `Uniform`: drafts of 3 on average after the first; longer ones mostly follow a mismatch
+FLOOR = 0.05  # the least likely that an action may be
 NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
 PAPER_FEATURES = ("conf_topk", "entropy", "conf_trace")
 
@@ -36,7 +37,7 @@ class Exploring(Rule):
 
     def exit_here(self, state: State) -> bool:
         """Draw an action."""
-        chance = self.exit_chance(state)
+        chance = min(max(self.exit_chance(state), FLOOR), 1 - FLOOR)
         exits = self._random.random() < chance
         self._round.append(chance if exits else 1 - chance)
         return exits

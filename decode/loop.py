@@ -61,7 +61,7 @@ class Decoding:
         self._drafts: list[int] = []
         self._distributions: list[Tensor | None] = []  # what each draft was drawn from
         self._draft_logp = 0.0
-        exit_layer, states = self._walk(position) if most > 0 else (None, [])
+        exit_layer, states = self._walk(position) if most > 0 and self.rule.layers else (None, [])
         if exit_layer is not None:
             self._draft(exit_layer, states, position, most)
         drafts = tuple(self._drafts)
@@ -73,7 +73,7 @@ class Decoding:
         cut = exit_layer is not None and (len(drafts) == most < self.rule.max_drafts or drafts[-1] in self.stops)
         round_ = Round(
             position, exit_layer, drafts, tuple(targets), accepted, committed, tuple(self._decisions), cut,
-            seconds=time.perf_counter() - began, verify_seconds=verified - verifying,
+            seconds=time.perf_counter() - began, draft_seconds=verifying - began, verify_seconds=verified - verifying,
         )  # fmt: skip
         self.rule.finish(round_)
         return round_

@@ -375,21 +375,27 @@ void lede_statistics(const float *logits, int32_t rows, int32_t vocabulary, int3
         float best[16] = {0};
         int token = 0;
         for (int j = 0; j < k; j++) best[j] = -INFINITY;
-        for (int i = 0; i < vocabulary; i++) {
-            float z = logits[i];
-            if (z <= best[k - 1]) continue; /* a tie keeps the first token, as argmax does */
-            if (z > best[0]) token = i;
-            int j = k - 1;
-            for (; j > 0 && best[j - 1] < z; j--) best[j] = best[j - 1];
-            best[j] = z;
+        for (int from = 0; from < vocabulary; from += LANES) {
+            const int to = from + LANES < vocabulary ? from + LANES : vocabulary;
+            int any = 0; /* almost always none of 16 is among the best so far */
+            for (int i = from; i < to; i++) any |= logits[i] > best[k - 1];
+            for (int i = from; any && i < to; i++) {
+                float z = logits[i];
+                if (z <= best[k - 1]) continue; /* a tie keeps the first token, as argmax does */
+                if (z > best[0]) token = i;
+                int j = k - 1;
+                for (; j > 0 && best[j - 1] < z; j--) best[j] = best[j - 1];
+                best[j] = z;
+            }
         }
-        double sum = 0, weighted = 0; /* of e^(z - best), and of that times (z - best) */
+        vec sums = splat(0), products = splat(0); /* of e^(z - best), and of that times (z - best) */
         int i = 0;
         for (; i + LANES <= vocabulary; i += LANES) {
             vec z = load(logits + i) - best[0], e = expv(z);
-            sum += total(e);
-            weighted += total(e * z);
+            sums += e;
+            products += e * z;
         }
+        double sum = total(sums), weighted = total(products);
         for (; i < vocabulary; i++) {
             double z = logits[i] - best[0], e = exp(z);
             sum += e;

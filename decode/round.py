@@ -27,7 +27,8 @@ class Round:
     decisions: tuple[Decision, ...]  # empty for rules without `needs_state`
     cut: bool  # ended by the token limit or an end of text in the drafts, not by the rule
     seconds: float
-    verify_seconds: float  # of which verification
+    draft_seconds: float  # of which: the walk and the drafts, decisions included
+    verify_seconds: float  # and the verification
 
 
 @dataclass(frozen=True)

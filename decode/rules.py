@@ -107,8 +107,13 @@ class RandomRule(Rule):
 class ValueFunction(Protocol):
     """A learned policy as this room sees it; `serve.policy.Policy` is one."""
 
-    features: tuple[str, ...]
-    layers: tuple[int, ...]
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Candidate layers, ascending."""
 
     def values(self, row: np.ndarray) -> np.ndarray:
         """(features,) → (2,): the values of continue and exit."""

@@ -120,6 +120,8 @@ class Sampler:
             rest = p[i].clone() if certain else (p[i] - q).clamp_(min=0)
             if certain:
                 rest[token] = 0
+            if not rest.any():  # p and q differ by rounding alone: nothing is left to make up for
+                rest = p[i]
             targets[i] = self._draw(rest)
             return i, targets
         targets[len(drafts)] = self._draw(p[len(drafts)])

@@ -1,5 +1,6 @@
 """What the commands print for people."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bench.run import Report
+    from learn.train import LearnResult
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -57,5 +59,79 @@ def bench_words(report: "Report") -> Iterator[str]:
 
 
 def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
-    """What `replay.inspect_dataset` found."""
-    yield Table(title=str(facts["path"]))
+    """What `replay.inspect_dataset` found: counts, layers, drafts, features, and whether the files are whole."""
+    model = facts["header"]["model"]
+    yield integrity_table(facts)
+    if "unreadable" in facts:
+        return
+    counts = facts["counts"]
+    summary = Table(title=f"{facts['path']} · {model['name']}, {model['layers']} layers", title_justify="left", show_header=False)
+    for name in ("episodes", "tokens", "rounds", "decisions", "drafted", "accepted", "files"):
+        summary.add_row(name, f"{counts[name]:,}")
+    summary.add_row("size", f"{counts['bytes'] / 1e6:.1f} MB, {counts['bytes'] / max(counts['decisions'], 1):.0f} bytes a decision")
+    summary.add_row("decoding", f"{counts['seconds']:.1f} s")
+    summary.add_row("tasks", ", ".join(f"{task} {n}" for task, n in facts["tasks"].items()))
+    for run in facts["runs"]:
+        how = run.get("behaviour", {}).get("explore", "?")
+        summary.add_row(f"run {run['id']}", f"{how}, started {run.get('started', '?')}")
+    yield summary
+    layers = Table(title="by layer (0 is prompt lookup)", title_justify="left")
+    for heading in ("layer", "visits", "agree", "exits", "share", "drafted", "accept", "d", "tokens/round"):
+        layers.add_column(heading, justify="right")
+    for row in facts["layers"]:
+        layers.add_row(
+            str(row["layer"]), f"{row['visits']:,}", number(row["agreement"]), f"{row['exits']:,}", number(row["exit_share"]),
+            f"{row['drafted']:,}", number(row["acceptance"]), number(row["drafts_per_round"]), number(row["tokens_per_round"]),
+        )  # fmt: skip
+    yield layers
+    values = Table(title="rewards and features", title_justify="left")
+    for heading in ("column", "mean", "std", "from", "distribution", "to"):
+        values.add_column(heading, justify="left" if heading in ("column", "distribution") else "right")
+    for name, histogram in {"reward (the paper's)": facts["rewards"], **facts["features"]}.items():
+        edges = histogram["edges"]
+        values.add_row(
+            name, number(histogram["mean"]), number(histogram["std"]), number(edges[0]), sparkline(histogram["counts"]),
+            number(edges[-1]),
+        )  # fmt: skip
+    yield values
+
+
+def integrity_table(facts: dict[str, Any]) -> Table:
+    """Every finding, or one line that all is well."""
+    findings = facts["integrity"]
+    table = Table(title="integrity", title_justify="left", show_header=bool(findings))
+    if not findings:
+        table.add_row("[green]every file is whole, in order, and of this format[/]")
+        return table
+    for heading in ("file", "what", "message"):
+        table.add_column(heading)
+    for finding in findings:
+        table.add_row(finding["path"], finding["kind"], finding["message"], style="dim" if finding["harmless"] else "red")
+    return table
+
+
+def sparkline(counts: list[int]) -> str:
+    """A histogram in one line of text, two bins a character."""
+    counts = [sum(counts[i : i + 2]) for i in range(0, len(counts), 2)]
+    most = max(counts, default=0) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-count * 8 // most)] for count in counts)
+
+
+def learning_table(result: "LearnResult") -> Table:
+    """What was learned, beside the best static rule of the same files."""
+    score, static = result.score, result.static
+    table = Table(title="on validation episodes, estimated from the log", title_justify="left")
+    for heading in ("", "E", "d", "acceptance", "tokens/ms", "reward"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row(
+        f"policy, kept at update {result.update:,} of {result.updates:,}", known(score.exit_layer), known(score.drafts),
+        known(score.acceptance), f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}", known(score.reward, 3), style="bold",
+    )  # fmt: skip
+    if static is not None:
+        table.add_row("best static rule", str(static.layer), str(static.drafts), "–", known(static.rate, 3), "–")
+    return table
+
+
+def known(value: float, digits: int = 2) -> str:
+    """A number, or a dash where the log could not tell."""
+    return number(value if math.isfinite(value) else None, digits)

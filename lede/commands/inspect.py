@@ -23,7 +23,7 @@ def inspect(
 
     facts = replay.inspect_dataset(dataset)
     if plot is not None:
-        replay.plot_dataset(dataset, plot)
+        replay.plot_dataset(facts, plot)
     if json:
         import json as encoder
 
@@ -34,5 +34,7 @@ def inspect(
 
     for table in dataset_tables(facts):
         console.print(table)
+    if "unreadable" in facts:
+        console.print(f"[red]{facts['unreadable']}[/]")
     if plot is not None:
         console.print(f"drawn in {plot}")
