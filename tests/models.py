@@ -1,4 +1,4 @@
-"""Tiny random Llamas and a byte tokenizer, made in code: what every test of decoding, collecting and serving runs on."""
+"""Tiny random Llamas and a byte tokenizer, made in code: what tests of decoding, collecting and serving run on."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever an exit rule does, the text is the model's own: that of `transformers`, or bit for bit that of plain decoding."""
+"""Whatever a rule does, the text is the model's own: that of `transformers`, or bit for bit that of plain decoding."""
 
 import random
 from dataclasses import fields, replace

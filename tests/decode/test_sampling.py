@@ -1,4 +1,4 @@
-"""Speculative sampling writes texts with the model's own distribution: tested as a distribution, against enumeration."""
+"""Speculative sampling keeps the model's distribution of texts: compared with enumeration, by chi-squared."""
 
 import itertools
 

@@ -23,7 +23,7 @@ def literal(logits: list[float]) -> Statistics:
     logp = [z - largest - math.log(total) for z in logits]
     best = sorted(logp, reverse=True)
     k = min(5, len(best))
-    entropy = -math.fsum(math.exp(l) * l for l in logp)
+    entropy = -math.fsum(math.exp(p) * p for p in logp)
     confidence = -math.fsum(best[:k]) / k
     return Statistics(logp.index(best[0]), confidence, entropy, math.exp(best[0]) - math.exp(best[1]), best[0])
 
