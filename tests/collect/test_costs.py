@@ -1,0 +1,29 @@
+"""Measured costs are numbers that a reward can be made of."""
+
+import numpy as np
+import pytest
+import torch
+
+from collect.costs import measure
+from replay.costs import MAX_ROWS, Costs
+from tests.models import ours
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_costs_are_finite_positive_and_never_fall_with_rows(native):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    costs = measure(ours("grouped", native=native))
+    torch.set_num_threads(threads)
+    assert costs.layers == 4
+    for values in (costs.layer, costs.head):
+        assert len(values) == MAX_ROWS
+        assert np.isfinite(values).all()
+        assert min(values) >= 0
+        assert (np.diff(values) >= 0).all()
+    assert costs.layer[0] > 0
+    assert 0 < costs.plain() < 1000  # milliseconds
+    for name in ("features", "decision", "lookup", "round"):
+        assert 0 <= getattr(costs, name) < 100
+    assert all(costs.finish(1, d) <= costs.finish(1, d + 1) for d in range(1, MAX_ROWS - 1))
+    assert Costs.from_json(costs.to_json()) == costs

@@ -1,0 +1,101 @@
+"""Exploring rules draw what they say they draw, with no action rarer than one in twenty."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from collect.explore import Epsilon, Exploring, Noisy, Uniform
+from decode.generate import generate
+from decode.sampling import Settings
+from decode.state import DEPTH, DRAFT, State
+from tests.models import ours
+
+LAYERS = (0, 1, 2, 3)
+DRAWS = 4000
+
+
+class Fixed:
+    """A policy that exits at layer 2 and drafts on from everywhere but layer 1."""
+
+    features = ("phase", "layer=1", "layer=2")
+    layers = LAYERS
+
+    def values(self, row):
+        phase, at1, at2 = row
+        return np.array([0.0, 1.0 if (at2 if phase == DEPTH else not at1) else -1.0])
+
+
+def state(layer: int, phase: int = DEPTH, confidence: float = 1.0) -> State:
+    return State(layer, 1 + phase, phase, token=0, conf_topk=confidence, entropy=2 * confidence)
+
+
+def makers():
+    return [
+        lambda seed: Uniform(LAYERS, seed),
+        lambda seed: Noisy(LAYERS, seed),
+        lambda seed: Epsilon(Fixed(), seed, 0.3),
+    ]
+
+
+@pytest.mark.parametrize("make", makers(), ids=["uniform", "noisy", "epsilon"])
+@pytest.mark.parametrize(("layer", "phase"), [(0, DEPTH), (1, DEPTH), (2, DEPTH), (1, DRAFT), (3, DRAFT)])
+def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
+    rule = make(seed=1)
+    chosen = Counter()
+    for _ in range(DRAWS):
+        exits = rule.draft_on(state(layer, phase)) if phase == DRAFT else rule.exit_here(state(layer, phase))
+        chosen[exits, rule._round[-1]] += 1
+    assert len(chosen) == 2  # both actions happen, each with one propensity
+    assert sum(chance for _, chance in chosen) == pytest.approx(1)
+    for (_, chance), count in chosen.items():
+        assert chance >= 0.05 - 1e-9
+        assert abs(count / DRAWS - chance) < 4.5 * (chance * (1 - chance) / DRAWS) ** 0.5
+
+
+def test_uniform_takes_every_candidate_equally_often():
+    rule, taken = Uniform(LAYERS, seed=0), Counter()
+    for _ in range(DRAWS):
+        taken[next((layer for layer in LAYERS[:-1] if rule.exit_here(state(layer))), LAYERS[-1])] += 1
+    assert all(abs(taken[layer] / DRAWS - 0.25) < 0.03 for layer in LAYERS)
+
+
+@pytest.mark.parametrize(
+    "rule", [Uniform(tuple(range(40)), 0), Epsilon(Fixed(), 0, 0.05), Epsilon(Fixed(), 0, 0.0)], ids=str
+)
+def test_no_action_is_ever_rarer_than_one_in_twenty(rule):
+    for _ in range(300):
+        for layer in rule.layers[:-1]:
+            rule.exit_here(state(layer))
+    assert min(rule._round) == pytest.approx(0.05)
+
+
+def test_epsilon_mixes_the_policy_with_uniform():
+    rule = Epsilon(Fixed(), seed=0, epsilon=0.3)
+    assert rule.exit_chance(state(2)) == pytest.approx(0.7 + 0.3 / 2)  # the policy exits; two candidates are left
+    assert rule.exit_chance(state(0)) == pytest.approx(0.3 / 4)
+    assert rule.exit_chance(state(3, DRAFT)) == pytest.approx(0.7 + 0.3 * 2 / 3)
+    assert rule.exit_chance(state(1, DRAFT)) == pytest.approx(0.3 * 2 / 3)
+    assert Epsilon(Fixed(), seed=0, epsilon=1.0).exit_chance(state(2)) == Uniform(LAYERS, 0).exit_chance(state(2))
+
+
+def test_noisy_draws_another_network_for_every_episode_and_keeps_it():
+    states = [state(layer, phase, c) for layer in (1, 2) for phase in (DEPTH, DRAFT) for c in (0.1, 1.0, 3.0, 9.0)]
+    seen = {tuple(Noisy(LAYERS, seed).exit_chance(s) for s in states) for seed in range(30)}
+    assert len(seen) > 3
+    rule = Noisy(LAYERS, seed=5)
+    assert [rule.exit_chance(s) for s in states] == [rule.exit_chance(s) for s in states]
+
+
+@pytest.mark.parametrize("make", makers(), ids=["uniform", "noisy", "epsilon"])
+def test_a_generation_has_one_propensity_for_each_decision_that_was_not_forced(make):
+    def run(seed: int) -> tuple[Exploring, tuple]:
+        rule = make(seed)
+        return rule, generate(ours("grouped"), [5, 9, 2, 9], rule, Settings(40)).rounds
+
+    rule, rounds = run(3)
+    assert [len(p) for p in rule.propensities] == [sum(not d.forced for d in round_.decisions) for round_ in rounds]
+    again, same = run(3)
+    assert again.propensities == rule.propensities
+    assert [round_.drafts for round_ in same] == [round_.drafts for round_ in rounds]
+    assert run(4)[0].propensities != rule.propensities
