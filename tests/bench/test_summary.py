@@ -1,0 +1,99 @@
+"""A bench's numbers from samples made by hand."""
+
+import numpy as np
+import pytest
+
+from bench.measure import Sample
+from bench.summary import BASELINE, LIBRARY, differences, interval, paired, summarise
+
+TEXT = (1, 2, 3, 4)
+
+
+def sample(method: str, prompt: str = "a", tokens=TEXT, seconds=1.0, **counts) -> Sample:
+    """Two rounds of which one drafted three tokens at layer 5, two of them rightly."""
+    usual = {"rounds": 2, "drafting_rounds": 1, "exit_layers": 5, "drafted": 3, "accepted": 2}
+    return Sample(method, prompt, "t", tuple(tokens), seconds, **usual | counts, verify_seconds=0.0, text="")
+
+
+def plain(method: str, prompt: str = "a", **more) -> Sample:
+    return sample(method, prompt, rounds=4, drafting_rounds=0, exit_layers=0, drafted=0, accepted=0, **more)
+
+
+def test_a_row_is_sums_over_prompts_not_means_of_ratios():
+    samples = [
+        plain(BASELINE, "a", seconds=2.0), plain(BASELINE, "b", tokens=TEXT * 3, seconds=6.0),
+        sample("lede", "a", seconds=1.0), sample("lede", "b", tokens=TEXT * 3, seconds=1.0, rounds=3, drafting_rounds=3,
+                                                 exit_layers=21, drafted=10, accepted=9),
+    ]  # fmt: skip
+    baseline, mine = summarise(samples, exact_library=True)
+    assert (baseline.method, mine.method) == (BASELINE, "lede")
+    assert (baseline.exit_layer, baseline.draft_length, baseline.acceptance) == (None, None, None)
+    assert baseline.tokens_per_s == 16 / 8
+    assert (baseline.speedup, baseline.speedup_low, baseline.speedup_high) == (1.0, 1.0, 1.0)
+    assert baseline.speedup_over_transformers is None
+    assert (mine.exit_layer, mine.draft_length) == (26 / 4, 13 / 4)
+    assert (mine.acceptance, mine.tokens_per_round) == (11 / 13, 16 / 5)
+    assert (mine.tokens_per_s, mine.speedup) == (8.0, 4.0)
+    assert (mine.speedup_low, mine.speedup_high) == (2.0, 6.0)  # all prompts a, or all prompts b
+    assert mine.identical
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_identical_means_the_plain_decoder_s_tokens_and_in_fp32_also_the_library_s(exact):
+    library = plain(LIBRARY, tokens=(1, 2, 3, 9), seconds=2.0)
+    rows = {
+        row.method: row
+        for row in summarise([library, plain(BASELINE), sample("lede"), sample("bad", tokens=(1, 2))], exact)
+    }
+    assert rows["lede"].identical == rows[BASELINE].identical == (not exact)
+    assert not rows["bad"].identical
+    assert not rows[LIBRARY].identical
+    assert rows["lede"].speedup_over_transformers == 2.0
+
+
+def test_one_prompt_that_differs_is_enough():
+    samples = [plain(BASELINE, p) for p in "abc"] + [
+        sample("lede", p, tokens=(1, 2) if p == "b" else TEXT) for p in "abc"
+    ]
+    assert not summarise(samples, exact_library=False)[1].identical
+    assert differences(samples) == [{"method": "lede", "prompt": "b", "position": 2}]
+    assert differences([plain(BASELINE), sample("x", tokens=(1, 9, 3, 4))])[0]["position"] == 1
+
+
+def test_only_prompts_that_every_method_has_count():
+    samples = [plain(BASELINE, "a"), plain(BASELINE, "b", seconds=99.0), sample("lede", "a", seconds=0.5)]
+    assert summarise(samples, exact_library=False)[1].speedup == 2.0
+
+
+def test_the_order_of_samples_does_not_matter():
+    rng = np.random.default_rng(0)
+    samples = [
+        s
+        for p in "abcde"
+        for s in (plain(BASELINE, p, seconds=rng.uniform(1, 2)), sample("lede", p, seconds=rng.uniform(0.4, 2)))
+    ]
+    shuffled = [samples[0], *(samples[1:][i] for i in rng.permutation(9))]
+    assert {r.method: r for r in summarise(shuffled, True)} == {r.method: r for r in summarise(samples, True)}
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        mine = [sample("lede", seconds=s) for s in rng.gamma(20, 1 / 20, 40)]
+        base = [plain(BASELINE, seconds=s) for s in rng.gamma(20, 2 / 20, 40)]
+        low, high = interval(mine, base)
+        held += low <= 2.0 <= high
+    assert 85 <= held <= 99
+
+
+def test_a_paired_ratio_is_of_the_two_methods_and_tighter_than_of_two_speedups():
+    rng = np.random.default_rng(2)
+    samples = []
+    for i in range(30):
+        slow = rng.uniform(1, 10)  # prompts differ, and all methods feel it
+        samples += [plain(BASELINE, f"p{i}", seconds=3 * rng.uniform(1, 10)), sample("fast", f"p{i}", seconds=slow),
+                    sample("slow", f"p{i}", seconds=2 * slow)]  # fmt: skip
+    assert paired(samples, "fast", "slow") == pytest.approx((2.0, 2.0, 2.0))
+    rows = {row.method: row for row in summarise(samples, True)}
+    assert rows["fast"].speedup_low < 0.9 * rows["fast"].speedup

@@ -1,0 +1,150 @@
+"""Loading: what cannot work is said in one line; what can is exact."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig
+
+from decode.errors import ModelError
+from decode.generate import generate
+from decode.load import check_architecture, check_layers, from_transformers, load_model, model_facts
+from decode.rules import LayerSkip
+from decode.sampling import Settings
+from tests.models import byte_llama, byte_tokenizer, library_text, llama
+
+
+def refused(match: str, *arguments, call=load_model, **options) -> None:
+    """The call raises a ModelError of one line that matches."""
+    with pytest.raises(ModelError, match=match) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path) -> Path:
+    """A checkpoint to damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused("there is no model folder .*nothing", tmp_path / "nothing")
+    refused("there is no model folder", "./nothing")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    refused(f"cannot load the model {tmp_path}", tmp_path)
+
+
+def test_other_architectures_are_refused_by_name(tmp_path):
+    GPT2Config(n_layer=2).save_pretrained(tmp_path)
+    refused("'gpt2' model: only Llama", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"num_hidden_layers": 1}, "at least two"),
+    ],
+)
+def test_llamas_that_we_do_not_compute_are_refused(changes, match):
+    refused(match, "m", LlamaConfig(**changes), call=check_architecture)
+
+
+def test_unknown_dtypes_and_devices_are_refused(checkpoint):
+    refused("unknown dtype 'int8'", checkpoint, "int8")
+    refused("'cuda:99' is not there", checkpoint, device="cuda:99")
+    refused("no device 'toaster'", checkpoint, device="toaster")
+    refused("'meta' is not supported", checkpoint, device="meta")
+
+
+def test_a_torn_checkpoint_is_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    refused("cannot load the model", copy)
+
+
+def test_a_broken_config_is_refused(copy):
+    (copy / "config.json").write_text("{")
+    refused("cannot load the model", copy)
+
+
+def test_a_folder_is_loaded_with_its_tokenizer_and_end_of_text(checkpoint):
+    model = load_model(checkpoint, "fp32")
+    assert (model.name, model.layer_count, model.vocabulary, model.context) == ("tiny", 4, 257, 256)
+    assert model.dtype == torch.float32
+    assert model.stop_tokens == {256}
+    prompt = model.tokenizer("x = ")["input_ids"]
+    expected = library_text(byte_llama(), tuple(prompt), max_new_tokens=20)
+    assert generate(model, "x = ", LayerSkip(1, 3), Settings(20)).token_ids == expected
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_load_in_any_dtype(tmp_path, stored):
+    library = byte_llama().to(stored)
+    library.save_pretrained(tmp_path)
+    text = library_text(library.float(), (1, 2, 3), max_new_tokens=20)
+    model = load_model(tmp_path, "float32")
+    assert model.tokenizer is None
+    assert generate(model, [1, 2, 3], LayerSkip(1, 3), Settings(20)).token_ids == text
+    for dtype in ("bf16", "fp16", "float64"):
+        done = generate(load_model(tmp_path, dtype), [1, 2, 3], LayerSkip(1, 3), Settings(5))
+        assert len(done.token_ids) == 5 or done.finish == "stop"
+    with pytest.raises(ModelError, match="no tokenizer: give token ids"):
+        generate(model, "text")
+
+
+def test_facts_name_the_checkpoint_whatever_its_dtype(checkpoint):
+    facts = [model_facts(load_model(checkpoint, dtype)) for dtype in ("float32", "bfloat16", "float64")]
+    assert facts[0] == facts[1] == facts[2]
+    other = model_facts(from_transformers(byte_llama(seed=1), torch.float32, name="tiny"))
+    assert other["config_hash"] == facts[0]["config_hash"]
+    assert other["weights_hash"] != facts[0]["weights_hash"]
+    deeper = model_facts(from_transformers(byte_llama(num_hidden_layers=5), torch.float32))
+    assert deeper["config_hash"] != facts[0]["config_hash"]
+
+
+def test_candidate_layers_are_checked_and_sorted():
+    assert check_layers((3, 1, 0, 3), 4) == (0, 1, 3)
+    for layers in ((4,), (1, -1), (), (2, 9)):
+        refused("candidate layers", layers, 4, call=check_layers)
+
+
+def test_requests_that_cannot_work_are_refused():
+    model = from_transformers(llama(), torch.float32)
+    for prompt, match in (([], "empty"), ([0] * 160, "160 tokens, the model's context is 160"), ([1, 61], "outside 0…60"),
+                          ([-1], "outside")):  # fmt: skip
+        refused(match, model, prompt, call=generate)
+    refused("exits at layers 4", model, [1], LayerSkip(4, 2), call=generate)
+    refused("stop strings need", model, [1], None, Settings(stop_strings=("a",)), call=generate)
+
+
+def test_without_a_compiler_torch_computes(checkpoint):
+    script = f"""
+from decode.generate import generate
+from decode.load import load_model
+import json
+model = load_model({str(checkpoint)!r}, device="cpu")
+exact = load_model({str(checkpoint)!r}, "float32", device="cpu")
+print(json.dumps([model.native, str(model.dtype), generate(exact, "x = ").token_ids[:20]]))
+"""
+
+    def run(**environment: str) -> list:
+        import os
+
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300
+        )
+        return json.loads(done.stdout)
+
+    text = library_text(byte_llama(), tuple(byte_tokenizer()("x = ")["input_ids"]), max_new_tokens=20)
+    assert run(LEDE_NATIVE="0") == [False, "torch.float32", list(text)]

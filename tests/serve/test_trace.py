@@ -1,0 +1,55 @@
+"""A trace shows every token once, in the style of whoever wrote it."""
+
+import pytest
+
+from decode.round import Round
+from serve.trace import DEPTHS, LOOKUP, REJECTED, VERIFIER, Tracer
+from tests.models import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+TRACER = Tracer(TOKENIZER, layer_count=16)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(TOKENIZER(text)["input_ids"])
+
+
+def pieces(layer: int | None, drafts: str, accepted: int, committed: str) -> list[tuple[str, str]]:
+    """(text, style) of a traced round."""
+    clocks = {name: 0.0 for name in ("seconds", "draft_seconds", "verify_seconds")}
+    text = TRACER.round(Round(0, layer, ids(drafts), (), accepted, ids(committed), (), False, **clocks))
+    return [(text.plain[span.start : span.end], str(span.style)) for span in text.spans]
+
+
+def test_accepted_rejected_and_the_verifier_s_own_are_told_apart():
+    green = DEPTHS[0]
+    assert pieces(1, "abcd", 2, "abX") == [("ab", green), ("cd", REJECTED), ("X", VERIFIER)]
+    assert pieces(1, "ab", 2, "abc") == [("ab", green), ("c", VERIFIER)]
+    assert pieces(1, "ab", 0, "X") == [("ab", REJECTED), ("X", VERIFIER)]
+    assert pieces(None, "", 0, "X") == [("X", VERIFIER)]
+
+
+def test_a_round_that_a_stop_cut_shows_no_more_than_was_committed():
+    assert pieces(1, "abc", 3, "ab") == [("ab", DEPTHS[0])]
+
+
+def test_text_is_shown_as_it_is_markup_or_not():
+    assert pieces(0, "[red]", 5, "[red]!") == [("[red]", LOOKUP), ("!", VERIFIER)]
+
+
+@pytest.mark.parametrize("layers", [2, 4, 16, 32])
+def test_every_layer_has_a_colour_and_deeper_is_never_brighter(layers):
+    tracer = Tracer(TOKENIZER, layers)
+    styles = [tracer.style(layer) for layer in range(layers + 1)]
+    assert styles[0] == LOOKUP == tracer.style(None)
+    order = [DEPTHS.index(style) for style in styles[1:]]
+    assert order == sorted(order)
+    assert order[-1] == len(DEPTHS) - 1
+
+
+def test_the_legend_names_candidates_in_their_colours():
+    legend = TRACER.legend((0, 4, 8))
+    assert legend.plain == "lookup  layer 4  layer 8  the full model's own  rejected"
+    shown = {legend.plain[span.start : span.end]: str(span.style) for span in legend.spans}
+    assert shown["layer 8"] == TRACER.style(8)
+    assert shown["lookup"] == LOOKUP
