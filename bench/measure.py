@@ -89,9 +89,7 @@ def best_threads(work: Callable[[], object], ours: int) -> int:
     return min(choices, key=seconds.__getitem__)
 
 
-def measure(
-    model: Model, methods: Sequence[Method], prompts: Sequence[tuple[str, str, list[int]]]
-) -> Iterator[Sample]:
+def measure(model: Model, methods: Sequence[Method], prompts: Sequence[tuple[str, str, list[int]]]) -> Iterator[Sample]:
     """Yield a Sample for every prompt (id, task, token ids) and method; the methods' order turns with the prompts."""
     for _, _, ids in prompts[:WARM_UP]:
         for method in methods:

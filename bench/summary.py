@@ -51,7 +51,9 @@ def summarise(samples: Sequence[Sample], exact_library: bool) -> list[Row]:
                 exit_layer=mean(mine, "exit_layers", "drafting_rounds"),
                 draft_length=mean(mine, "drafted", "drafting_rounds"),
                 acceptance=mean(mine, "accepted", "drafted"),
-                tokens_per_round=sum(len(s.token_ids) for s in mine) / total if (total := sum(s.rounds for s in mine)) else None,
+                tokens_per_round=sum(len(s.token_ids) for s in mine) / total
+                if (total := sum(s.rounds for s in mine))
+                else None,
                 tokens_per_s=speed(mine),
                 speedup=speed(mine) / speed([by_method[BASELINE][p] for p in shared]),
                 speedup_low=low,
@@ -89,7 +91,9 @@ def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float |
 
 def interval(samples: Sequence[Sample], baseline: Sequence[Sample]) -> tuple[float, float]:
     """95 % bootstrap interval of the ratio of speeds, prompts resampled in pairs; both lists are in the same order."""
-    counts = np.array([[len(s.token_ids), s.seconds, len(b.token_ids), b.seconds] for s, b in zip(samples, baseline, strict=True)])
+    counts = np.array(
+        [[len(s.token_ids), s.seconds, len(b.token_ids), b.seconds] for s, b in zip(samples, baseline, strict=True)]
+    )
     draws = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
     sums = counts[draws].sum(1)
     ratios = (sums[:, 0] / sums[:, 1]) / (sums[:, 2] / sums[:, 3])

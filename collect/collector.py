@@ -88,7 +88,9 @@ def collect(
         layers = tuple(policy.layers)
     layers = check_layers(layers, model.layer_count)
     replay.open_for_writing(out, header(model, layers))
-    arguments = asdict(config) | {"layers": list(layers), "dtype": str(model.dtype).removeprefix("torch.")} | (source or {})
+    arguments = (
+        asdict(config) | {"layers": list(layers), "dtype": str(model.dtype).removeprefix("torch.")} | (source or {})
+    )
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
     run = replay.start_run(out, arguments, facts_of(model, config), new_run=new_run)
@@ -188,7 +190,11 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
 
 def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
     """What a run was collected with; costs are measured now, on this device."""
-    name = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(model.device)
+        if model.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
         "versions": {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")},
         "device": {"type": model.device.type, "name": name, "threads": torch.get_num_threads()},

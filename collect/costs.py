@@ -76,13 +76,12 @@ def measure(model: Model) -> Costs:
     rounds = timings(model, rules)
     one, many, per_row, head, head_per_row, step = fit(rounds, model.layer_count)
     layers = (one, *(max(many + per_row * d, one) for d in lengths))
-    heads = tuple(head + head_per_row * d for d in (0, *lengths))
-    features = min(time_statistics(model), max(step - head, 0.0))
-    decision = max(step - head - features, 0.0)
+    first = min(head, step)  # a verification's constant part is the head and what a pass costs beside its layers
+    heads = (first, *(head + head_per_row * d for d in lengths))
+    features = min(time_statistics(model), step - first)
+    decision = step - first - features
     lookup = max(median(rounds[0, d].draft / d for d in lengths) - decision, 0.0)
-    return Costs(
-        model.layer_count, layers, heads, features, decision, lookup, median(r.rest for r in rounds.values())
-    )
+    return Costs(model.layer_count, layers, heads, features, decision, lookup, median(r.rest for r in rounds.values()))
 
 
 def fit(rounds: Mapping[tuple[int, int], _Timing], layer_count: int) -> list[float]:

@@ -53,7 +53,9 @@ def _columns(guess: Guess | None, token: int) -> tuple[float, float, float]:
     return (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == token))
 
 
-def _layer_statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int) -> dict[int, list[Statistics]]:
+def _layer_statistics(
+    model: Model, layers: tuple[int, ...], tokens: list[int], first: int
+) -> dict[int, list[Statistics]]:
     """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
     cache = model.cache(len(tokens))
     wanted = (*layers, model.layer_count)

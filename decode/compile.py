@@ -20,7 +20,9 @@ def library() -> ctypes.CDLL | None:
     """The compiled library; None where there is no C compiler that can build it, or LEDE_NATIVE=0 is set."""
     if os.environ.get("LEDE_NATIVE") == "0":
         return None
-    compiler = next((found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (found := shutil.which(name))), None)
+    compiler = next(
+        (found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (found := shutil.which(name))), None
+    )
     if compiler is None:
         return None
     for flags in ((*FLAGS, "-fopenmp"), FLAGS):  # without OpenMP where the compiler has none: one thread

@@ -34,7 +34,9 @@ class Layer:
 class Eager:
     """A backend of `decode.model.Model`."""
 
-    def __init__(self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device, head_size: int):
+    def __init__(
+        self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device, head_size: int
+    ):
         half_on_cpu = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
         self.dtype, self.device, self.head_size = dtype, device, head_size
         self.residual_dtype = torch.float32 if half_on_cpu else dtype
@@ -106,7 +108,9 @@ class Eager:
         scores = torch.bmm(query, keys.transpose(1, 2)).mul_(self._scale)
         if mask is not None:
             scores.view(self.key_heads, self._groups, rows, end).add_(mask)
-        y = torch.bmm(torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(x.dtype), values)
+        y = torch.bmm(
+            torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(x.dtype), values
+        )
         y = y.view(self.heads, rows, self.head_size).transpose(0, 1).reshape(rows, -1)
         return x + layer.output(self._cast(y))
 

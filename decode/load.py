@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from decode.compile import library
 from decode.errors import ModelError
@@ -17,7 +25,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def load_model(path: str | Path, dtype: str | torch.dtype = "auto", device: str = "auto", revision: str | None = None) -> Model:
+def load_model(
+    path: str | Path, dtype: str | torch.dtype = "auto", device: str = "auto", revision: str | None = None
+) -> Model:
     """Load a Llama checkpoint (Llama 1/2/3.x, CodeLlama, LayerSkip's) from a folder or the hub.
 
     `dtype` is float32, bfloat16, float16, float64 or auto: what decodes fastest here (`choose_dtype`). `device` is cpu,
@@ -32,7 +42,9 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "auto", device: str 
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         check_architecture(name, config)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32 if kind == torch.float64 else kind)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=torch.float32 if kind == torch.float64 else kind
+        )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision) if has_tokenizer(name) else None
     except ModelError:
         raise
@@ -55,13 +67,17 @@ def from_transformers(
     stops = frozenset([stop] if isinstance(stop, int) else stop or ())
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        return Model(name, model.config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native)
+        return Model(
+            name, model.config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native
+        )
 
 
 def check_architecture(name: str, config: PretrainedConfig) -> None:
     """Raise ModelError unless `config` is a Llama that `Model` computes exactly."""
     if not isinstance(config, LlamaConfig) or config.model_type != "llama":
-        raise ModelError(f"{name} is a {config.model_type!r} model: only Llama checkpoints (model_type 'llama') are supported")
+        raise ModelError(
+            f"{name} is a {config.model_type!r} model: only Llama checkpoints (model_type 'llama') are supported"
+        )
     for flag in ("attention_bias", "mlp_bias"):
         if getattr(config, flag, False):
             raise ModelError(f"{name} has {flag} set: Llama checkpoints with biases are not supported")
@@ -74,7 +90,7 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
 def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
     """The candidate layers in ascending order; ModelError where one is outside 0…L-1 (0 is prompt lookup)."""
     wrong = [layer for layer in layers if not 0 <= layer < layer_count]
-    if wrong or not layers or max(layers) == 0 and len(set(layers)) > 1:
+    if wrong or not layers or (max(layers) == 0 and len(set(layers)) > 1):
         raise ModelError(
             f"candidate layers {', '.join(map(str, wrong or layers)) or '(none)'}: give layers from 1 to {layer_count - 1} "
             f"of this model's {layer_count} (and 0 for prompt lookup), such as --candidates 4,5,6,8"
@@ -120,7 +136,9 @@ def choose_device(device: str) -> torch.device:
     if where.type not in ("cpu", "cuda"):
         raise ModelError(f"the device {device!r} is not supported: give cpu, cuda or auto")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"the device {device!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu")
+        raise ModelError(
+            f"the device {device!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu"
+        )
     return where
 
 

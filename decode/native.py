@@ -47,7 +47,11 @@ class Native:
         assert loaded is not None
         self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
         self._planes = 2 * config.num_key_value_heads
-        self._head_size, self._layer_count, self._context = head_size, config.num_hidden_layers, config.max_position_embeddings
+        self._head_size, self._layer_count, self._context = (
+            head_size,
+            config.num_hidden_layers,
+            config.max_position_embeddings,
+        )
         self._kept: list[Tensor] = []  # what the structures point into
         self._bf16 = dtype == torch.bfloat16
         layers = (_Layer * config.num_hidden_layers)()
@@ -95,7 +99,15 @@ class Native:
         if rows > self._scratch_rows:
             self._reserve(rows)
         self._library.lede_run(
-            self._reference, lo, hi, x.data_ptr(), rows, position, cache.data_ptr(), cache.shape[2], self._scratch.data_ptr()
+            self._reference,
+            lo,
+            hi,
+            x.data_ptr(),
+            rows,
+            position,
+            cache.data_ptr(),
+            cache.shape[2],
+            self._scratch.data_ptr(),
         )
         return x
 

@@ -55,7 +55,9 @@ def statistics(logits: Tensor) -> list[Statistics]:
         # p_first is at least 1/vocabulary, so its logarithm gives the normaliser without a second pass
         normaliser = best[0] - math.log(p_first)
         out.append(
-            Statistics(int(token), normaliser - sum(best) / k, normaliser - expected, p_first - p_second, math.log(p_first))
+            Statistics(
+                int(token), normaliser - sum(best) / k, normaliser - expected, p_first - p_second, math.log(p_first)
+            )
         )
     return out
 

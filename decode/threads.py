@@ -1,6 +1,5 @@
 """How many CPU threads decode a model fastest: for small layers one, since handing work over costs more than it saves."""
 
-import time
 from statistics import median
 
 import torch
@@ -34,6 +33,8 @@ def fastest(model: Model, choices: list[int]) -> int:
         for n in choices:
             model.use_threads(n)
             settings = Settings(max_new_tokens=TOKENS, stop_tokens=frozenset())
-            rounds = [round_.seconds / len(round_.committed) for round_ in Decoding(model, prompt, rule, settings).rounds()]
+            rounds = [
+                round_.seconds / len(round_.committed) for round_ in Decoding(model, prompt, rule, settings).rounds()
+            ]
             seconds[n] += rounds[1:]
     return min(choices, key=lambda n: median(seconds[n]))

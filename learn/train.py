@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from learn import exact
 from learn.buffer import ColumnBuffer
 from learn.config import LearnConfig
 from learn.errors import LearnError
+from learn.exact import Texts, read_texts, simulate
 from learn.history import Point, draw, write_csv
 from learn.library import d3rlpy, quiet
 from learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, mean_weights
@@ -56,6 +58,7 @@ class LearnResult:
     static: Static | None
     rate: float | None
     history: tuple[Point, ...]
+    exact: bool  # scored on sweeps, not estimated from the log
 
     def summary(self) -> dict[str, Any]:
         """What `policy.json` says of the training, and the folder; ready for JSON."""
@@ -94,6 +97,7 @@ def learn(
         static=data.static,
         rate=trainer.rate,
         history=tuple(trainer.history),
+        exact=data.texts is not None,
     )
 
 
@@ -101,7 +105,8 @@ def learn(
 class _Data:
     """A dataset, split. train and chains: the horizon learned on, chains without cut ones; rounds: whole rounds.
 
-    costs, static: None if the dataset has no costs.
+    costs, static: None if the dataset has no costs. texts: the held-out episodes' sweeps, where all of them were swept:
+    policies are then scored exactly, and not estimated from the log.
     """
 
     train: Columns
@@ -109,6 +114,7 @@ class _Data:
     rounds: Columns
     costs: Costs | None
     static: Static | None
+    texts: Texts | None
 
 
 def _load(dataset: Dataset, config: LearnConfig) -> _Data:
@@ -126,12 +132,17 @@ def _load(dataset: Dataset, config: LearnConfig) -> _Data:
         walks = dataset.columns(horizon="walk", reward="paper", features=config.features)
         train, chains = split(walks, config.validation)
     rounds = complete(held_rounds)
+    texts = training = None
+    if costs is not None:
+        texts, training = (read_texts(dataset, side.episodes) for side in (held_rounds, train_rounds))
+        static = best_static(train_rounds, costs) if training is None else exact.best_static(training, costs)
     return _Data(
         train=train,
         chains=rounds if config.horizon == "round" else complete(chains),
         rounds=rounds,
         costs=costs,
-        static=best_static(train_rounds, costs) if costs is not None else None,
+        static=static if costs is not None else None,
+        texts=texts,
     )
 
 
@@ -226,8 +237,11 @@ class _Trainer:
         )
         values = policy.values(chains.observations)
         exits = policy.exits(chains.observations)
-        round_exits = exits if rounds is chains else policy.exits(rounds.observations)
-        scored = score(chains, rounds, exits, round_exits, self.config.gamma, self.data.costs)
+        if self.data.texts is not None and self.data.costs is not None:
+            scored = simulate(self.data.texts, policy.features, policy.exits, self.data.costs, self.rate)
+        else:
+            round_exits = exits if rounds is chains else policy.exits(rounds.observations)
+            scored = score(chains, rounds, exits, round_exits, self.config.gamma, self.data.costs)
         by_rate = self.config.reward == "time"
         if not self.history or scored.rank(by_rate) > self.best.score.rank(by_rate):
             self.best = _Checkpoint(self.done, policy, scored)

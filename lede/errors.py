@@ -18,7 +18,14 @@ USER_ERRORS = (
     ("adapt.errors", "AdaptError"),
 )
 # What a missing optional package is installed with.
-EXTRAS = {"d3rlpy": "learn", "gymnasium": "learn", "fastapi": "server", "uvicorn": "server", "ray": "ray", "rouge_score": "bench"}
+EXTRAS = {
+    "d3rlpy": "learn",
+    "gymnasium": "learn",
+    "fastapi": "server",
+    "uvicorn": "server",
+    "ray": "ray",
+    "rouge_score": "bench",
+}
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -24,7 +24,18 @@ def bench_table(report: "Report") -> Table:
         f"{facts['prompts']} held-out prompts",
         title_justify="left",
     )
-    headings = ("method", "E", "d", "acceptance", "tokens/round", "tokens/s", "speedup", "95 % interval", "over transformers", "identical")
+    headings = (
+        "method",
+        "E",
+        "d",
+        "acceptance",
+        "tokens/round",
+        "tokens/s",
+        "speedup",
+        "95 % interval",
+        "over transformers",
+        "identical",
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in report.rows:
@@ -65,10 +76,14 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     if "unreadable" in facts:
         return
     counts = facts["counts"]
-    summary = Table(title=f"{facts['path']} · {model['name']}, {model['layers']} layers", title_justify="left", show_header=False)
+    summary = Table(
+        title=f"{facts['path']} · {model['name']}, {model['layers']} layers", title_justify="left", show_header=False
+    )
     for name in ("episodes", "tokens", "rounds", "decisions", "drafted", "accepted", "files"):
         summary.add_row(name, f"{counts[name]:,}")
-    summary.add_row("size", f"{counts['bytes'] / 1e6:.1f} MB, {counts['bytes'] / max(counts['decisions'], 1):.0f} bytes a decision")
+    summary.add_row(
+        "size", f"{counts['bytes'] / 1e6:.1f} MB, {counts['bytes'] / max(counts['decisions'], 1):.0f} bytes a decision"
+    )
     summary.add_row("decoding", f"{counts['seconds']:.1f} s")
     summary.add_row("tasks", ", ".join(f"{task} {n}" for task, n in facts["tasks"].items()))
     for run in facts["runs"]:
@@ -106,7 +121,9 @@ def integrity_table(facts: dict[str, Any]) -> Table:
     for heading in ("file", "what", "message"):
         table.add_column(heading)
     for finding in findings:
-        table.add_row(finding["path"], finding["kind"], finding["message"], style="dim" if finding["harmless"] else "red")
+        table.add_row(
+            finding["path"], finding["kind"], finding["message"], style="dim" if finding["harmless"] else "red"
+        )
     return table
 
 
@@ -120,7 +137,10 @@ def sparkline(counts: list[int]) -> str:
 def learning_table(result: "LearnResult") -> Table:
     """What was learned, beside the best static rule of the same files."""
     score, static = result.score, result.static
-    table = Table(title="on validation episodes, estimated from the log", title_justify="left")
+    table = Table(
+        title="on validation episodes, " + ("replayed exactly" if result.exact else "estimated from the log"),
+        title_justify="left",
+    )
     for heading in ("", "E", "d", "acceptance", "tokens/ms", "reward"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row(

@@ -13,7 +13,8 @@ from lede.errors import said_plainly
 def adapt(
     out: Annotated[Path, typer.Option(help="The folder of the training and, at its end, of the model.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A Llama checkpoint to go on from. [dim]Default: a new small model[/]")
+        str | None,
+        typer.Option("--model", "-m", help="A Llama checkpoint to go on from. [dim]Default: a new small model[/]"),
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="A text file, or a folder of them. [dim]Default: Python's standard library[/]")

@@ -12,14 +12,20 @@ from lede.errors import said_plainly
 @said_plainly
 def bench(
     model: ModelOption = None,
-    policy: Annotated[Path | None, typer.Option(help="The policy to measure. [dim]Default: policies/<model name>[/]")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="The policy to measure. [dim]Default: policies/<model name>[/]")
+    ] = None,
     paper_policy: Annotated[
-        Path | None, typer.Option(help="The paper's preset, to set beside it. [dim]Default: policies/<model name>-paper[/]")
+        Path | None,
+        typer.Option(help="The paper's preset, to set beside it. [dim]Default: policies/<model name>-paper[/]"),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="JSON lines to measure on. [dim]Default: held-out functions of the standard library[/]")
+        Path | None,
+        typer.Option(help="JSON lines to measure on. [dim]Default: held-out functions of the standard library[/]"),
     ] = None,
-    training: Annotated[Path | None, typer.Option(help="JSON lines to tune the static rule on (with --prompts).")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="JSON lines to tune the static rule on (with --prompts).")
+    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
     max_new_tokens: Annotated[int, typer.Option(min=2)] = 128,
@@ -63,6 +69,7 @@ def bench(
 
     stages = {"tuning": 0.25, "measuring": 0.75}
     with bar("measuring", 100, quiet=json) as advance:
+
         def report(stage: str, done: int, total: int) -> None:
             share = done / total * stages[stage] + (stages["tuning"] if stage == "measuring" else 0)
             advance(round(share * 100), stage)

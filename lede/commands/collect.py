@@ -26,7 +26,9 @@ def collect(
     explore: Annotated[str, typer.Option(help="uniform, noisy (the paper's), or epsilon (around --policy).")] = "uniform",
     policy: Annotated[Path | None, typer.Option(help="The policy to explore around.")] = None,
     epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions of --explore epsilon.")] = 0.2,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Also write what every layer would draft at every token.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (greedy only).")
+    ] = True,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to an existing dataset.")] = False,
@@ -70,13 +72,21 @@ def collect(
         check_fits(learned, model_facts(loaded))
     config = CollectConfig(episodes, layers, explore, epsilon, max_new_tokens, temperature, seed, sweep)  # type: ignore[arg-type]
     with bar("collecting", episodes, quiet=json) as advance:
+
         def report(c: Collected) -> None:
             done = c.resumed + c.episodes + c.skipped
             speed = c.tokens / c.decode_seconds if c.decode_seconds else 0
             advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
 
         collected = run(
-            loaded, chosen, out, config, learned, source=describe_source(chosen, learned), new_run=new_run, progress=report
+            loaded,
+            chosen,
+            out,
+            config,
+            learned,
+            source=describe_source(chosen, learned),
+            new_run=new_run,
+            progress=report,
         )
     if json:
         import dataclasses

@@ -12,7 +12,9 @@ from lede.errors import said_plainly
 
 @said_plainly
 def generate(
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="A policy's folder. [dim]Default: policies/<model name> where it exists[/]")
     ] = None,

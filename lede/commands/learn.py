@@ -13,9 +13,12 @@ from lede.errors import said_plainly
 def learn(
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset's folder.")] = Path("data/lede-tiny"),
     out: Annotated[
-        Path | None, typer.Option(help="The policy's folder. [dim]Default: policies/<dataset>, with -paper for that preset[/]")
+        Path | None,
+        typer.Option(help="The policy's folder. [dim]Default: policies/<dataset>, with -paper for that preset[/]"),
     ] = None,
-    preset: Annotated[str, typer.Option(help="default (what decodes fastest) or paper (its recipe to the letter).")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default (what decodes fastest) or paper (its recipe to the letter).")
+    ] = "default",
     features: Annotated[str | None, typer.Option(help="paper (three numbers) or extended.")] = None,
     horizon: Annotated[str | None, typer.Option(help="walk (a layer walk is a chain) or round.")] = None,
     reward: Annotated[str | None, typer.Option(help="paper, or time (tokens less their time's worth).")] = None,
@@ -38,8 +41,12 @@ def learn(
     config = preset_config(preset, features=features, horizon=horizon, reward=reward, updates=updates, seed=seed)
     out = out or policy_path(dataset, preset)
     with bar("learning", 1, quiet=json) as advance:
+
         def report(update: int, total: int, loss: float, mean_q: float, validation_reward: float) -> None:
-            advance(update / total, f"update {update:,}/{total:,}  loss {loss:.4f}  Q {mean_q:.3f}  validation {validation_reward:.3f}")
+            advance(
+                update / total,
+                f"update {update:,}/{total:,}  loss {loss:.4f}  Q {mean_q:.3f}  validation {validation_reward:.3f}",
+            )
 
         result = run(dataset, out, config, report)
     if json:
@@ -50,4 +57,6 @@ def learn(
     from lede.tables import learning_table
 
     console.print(learning_table(result))
-    console.print(f"policy in {out}; next: [bold]lede generate --policy {out} --prompt \"def mean(values):\"[/] or [bold]lede bench[/]")
+    console.print(
+        f'policy in {out}; next: [bold]lede generate --policy {out} --prompt "def mean(values):"[/] or [bold]lede bench[/]'
+    )

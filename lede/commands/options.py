@@ -6,7 +6,9 @@ import typer
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A folder or hub name of a Llama checkpoint. [dim]Default: the embedded lede-tiny[/]"),
+    typer.Option(
+        "--model", "-m", help="A folder or hub name of a Llama checkpoint. [dim]Default: the embedded lede-tiny[/]"
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
