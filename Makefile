@@ -13,9 +13,22 @@ INSTALLED := .venv/installed
 
 demo: $(INSTALLED)
 	$(BIN)/lede collect --episodes 200
+	$(BIN)/lede inspect data/lede-tiny
 	$(BIN)/lede learn --dataset data/lede-tiny
-	$(BIN)/lede generate "def fibonacci(n):"
-	$(BIN)/lede bench --plot lede-tiny.png
+	$(BIN)/lede learn --dataset data/lede-tiny --preset paper
+	$(BIN)/lede generate --trace --prompt "$$DEMO_PROMPT"
+	$(BIN)/lede bench --plot bench.png
+
+define DEMO_PROMPT
+class Stack:
+    """A last-in, first-out collection."""
+
+    def __init__(self):
+        self.items = []
+
+    def push(self, item):
+endef
+export DEMO_PROMPT
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

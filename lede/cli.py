@@ -2,7 +2,7 @@
 
 import typer
 
-from lede.commands import adapt, bench, collect, generate, inspect, learn
+from lede.commands import adapt, bench, collect, compact, generate, inspect, learn
 
 app = typer.Typer(
     name="lede",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(collect.collect)
 app.command()(inspect.inspect)
+app.command()(compact.compact)
 app.command()(learn.learn)
 app.command()(generate.generate)
 app.command()(bench.bench)

@@ -1,0 +1,25 @@
+"""`lede compact`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.errors import said_plainly
+
+
+@said_plainly
+def compact(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
+) -> None:
+    """Merge the many small files of a long collection into few large ones; rows and readers stay as they are.
+
+    [dim]lede compact data/llama2-7b[/]
+    """
+    import replay
+    from lede.commands.loading import console, errors
+
+    with errors.status("compacting"):
+        merged = replay.compact_dataset(dataset)
+    for table, (before, after) in merged.items():
+        console.print(f"{table}: {before} files before, {after} now")
