@@ -21,7 +21,7 @@ ROW_KEYS = {
 def lede(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
     command = [sys.executable, "-m", "lede", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", timeout=600, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -83,7 +83,8 @@ def test_generate_writes_the_same_text_with_and_without_a_policy(work):
     prompt = "def mean(values):"
     learned = json.loads(lede("generate", "--policy", work["policy"], "--prompt", prompt, "--json", *common).stdout)
     plain = lede("generate", "--plain", *common, stdin=prompt)
-    assert plain.stdout.rstrip("\n") == learned["text"].rstrip("\N{REPLACEMENT CHARACTER}\n")
+    unfinished = "\N{REPLACEMENT CHARACTER}\n"  # a character whose last bytes never came is not written
+    assert plain.stdout.rstrip(unfinished) == learned["text"].replace("\r", "\n").rstrip(unfinished)
     assert f"{len(learned['token_ids'])} tokens" in plain.stderr
     assert learned["finish"] in ("length", "stop")
     assert learned["rounds"] <= len(learned["token_ids"]) <= 24

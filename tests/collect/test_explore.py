@@ -61,7 +61,9 @@ def test_uniform_takes_every_candidate_equally_often():
 
 
 @pytest.mark.parametrize(
-    "rule", [Uniform(tuple(range(40)), 0), Epsilon(Fixed(), 0, 0.05), Epsilon(Fixed(), 0, 0.0)], ids=str
+    "rule",
+    [Uniform(tuple(range(40)), 0), Epsilon(Fixed(), 0, 0.05), Epsilon(Fixed(), 0, 0.0)],
+    ids=["40 candidates", "rare", "never"],
 )
 def test_no_action_is_ever_rarer_than_one_in_twenty(rule):
     for _ in range(300):

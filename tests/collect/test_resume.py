@@ -1,5 +1,6 @@
 """A collection that is interrupted or killed goes on where it was: nothing lost, nothing twice."""
 
+import functools
 import json
 import random
 import signal
@@ -25,6 +26,10 @@ main()
 """
 
 
+#: A child of a shell's background job ignores Ctrl-C unless told otherwise.
+hearing = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+
 def parts(out: Path) -> int:
     return len(list(out.glob("transitions/*/*.parquet")))
 
@@ -38,7 +43,7 @@ def test_an_interrupted_and_killed_collection_ends_as_an_undisturbed_one(checkpo
     ]  # fmt: skip
     delays, kept = random.Random(1), 0
     for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
         try:
             deadline = time.monotonic() + 300
             while parts(out) < kept + 5 and child.poll() is None and time.monotonic() < deadline:

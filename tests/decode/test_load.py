@@ -1,6 +1,7 @@
 """Loading: what cannot work is said in one line; what can is exact."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -120,8 +121,8 @@ def test_candidate_layers_are_checked_and_sorted():
 
 def test_requests_that_cannot_work_are_refused():
     model = from_transformers(llama(), torch.float32)
-    for prompt, match in (([], "empty"), ([0] * 160, "160 tokens, the model's context is 160"), ([1, 61], "outside 0…60"),
-                          ([-1], "outside")):  # fmt: skip
+    wrong = {"empty": [], "160 tokens, the model's context is 160": [0] * 160, "outside 0…60": [1, 61], "outside": [-1]}
+    for match, prompt in wrong.items():
         refused(match, model, prompt, call=generate)
     refused("exits at layers 4", model, [1], LayerSkip(4, 2), call=generate)
     refused("stop strings need", model, [1], None, Settings(stop_strings=("a",)), call=generate)
@@ -138,8 +139,6 @@ print(json.dumps([model.native, str(model.dtype), generate(exact, "x = ").token_
 """
 
     def run(**environment: str) -> list:
-        import os
-
         command = [sys.executable, "-c", script]
         done = subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300

@@ -1,5 +1,7 @@
 """Serving: a policy changes how a text is written, never what it says; text is handed on as it is written."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -26,10 +28,7 @@ def model():
 def random_policy(model, seed: int = 0) -> Policy:
     rng = np.random.default_rng(seed)
     sizes = (len(FEATURES), 8, 2)
-    weights = tuple(
-        (rng.normal(size=(o, i)).astype("f4"), rng.normal(size=o).astype("f4"))
-        for i, o in zip(sizes, sizes[1:], strict=False)
-    )
+    weights = tuple((rng.normal(size=(o, i)).astype("f4"), rng.normal(size=o).astype("f4")) for i, o in pairwise(sizes))
     zeros, ones = np.zeros(sizes[0], "f4"), np.ones(sizes[0], "f4")
     return Policy(FEATURES, (0, 1, 2), weights, zeros, ones, {"model": model_facts(model)})
 
@@ -85,7 +84,8 @@ def test_options_reach_the_decoder(model):
     assert narrow.token_ids == plain.token_ids
     penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
     assert generate(model, PROMPT, max_new_tokens=20, logits_processor=penalty).token_ids != plain.token_ids
-    end = model.tokenizer.decode(plain.token_ids[4:5])
+    characters = (model.tokenizer.decode([token]) for token in plain.token_ids)
+    end = next(c for c in characters if c.isascii() and c.isprintable())
     assert generate(model, PROMPT, max_new_tokens=20, stop_strings=(end,)).finish == "stop_string"
     with pytest.raises(ModelError):
         generate(model, PROMPT, max_new_tokens=0)
