@@ -87,11 +87,12 @@ class KeepsEveryDraft(Sampler):
         return len(drafts), [*drafts, super().verify(logits[-1:], prefix + drafts, [], [])[1][0]]
 
 
-class ForgetsWhereDraftsCameFrom(Sampler):
-    """Wrong: judges a drawn draft as if it were certain."""
+class DraftsTheMostLikely(Sampler):
+    """Wrong: judges drafts as if they had been drawn."""
 
-    def verify(self, logits, prefix, drafts, distributions):
-        return super().verify(logits, prefix, drafts, [None] * len(drafts))
+    def draft(self, logits, prefix):
+        _, q = super().draft(logits, prefix)
+        return int(q.argmax()), q
 
 
 class ReplacesFromTheWholeDistribution(Sampler):
@@ -105,7 +106,7 @@ class ReplacesFromTheWholeDistribution(Sampler):
         return accepted, targets
 
 
-@pytest.mark.parametrize("wrong", [KeepsEveryDraft, ForgetsWhereDraftsCameFrom, ReplacesFromTheWholeDistribution])
+@pytest.mark.parametrize("wrong", [KeepsEveryDraft, DraftsTheMostLikely, ReplacesFromTheWholeDistribution])
 def test_the_comparison_sees_a_wrong_correction(wrong, monkeypatch):
     monkeypatch.setattr(decode.loop, "chooser", wrong)
     assert agreement(*CASES["poor drafts"], samples=1200) < DOUBTFUL / 100
