@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec
 
 import typer
 
@@ -24,17 +24,17 @@ EXTRAS = {
     "fastapi": "server",
     "uvicorn": "server",
     "ray": "ray",
-    "rouge_score": "bench",
+    "rouge_score": "dev",
 }
 
-Command = TypeVar("Command", bound=Callable[..., None])
+P = ParamSpec("P")
 
 
-def said_plainly(command: Command) -> Command:
+def said_plainly(command: Callable[P, None]) -> Callable[P, None]:
     """Wrap a command: errors that are the user's to mend become one line. Set LEDE_DEBUG=1 to see where they arose."""
 
     @functools.wraps(command)
-    def wrapped(*args, **kwargs) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -51,7 +51,7 @@ def said_plainly(command: Command) -> Command:
                 raise
             _stop(message, 2)
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
 def _explain(error: Exception) -> str | None:
@@ -59,6 +59,8 @@ def _explain(error: Exception) -> str | None:
     kinds = [getattr(sys.modules[m], name) for m, name in USER_ERRORS if m in sys.modules]
     if isinstance(error, tuple(kinds)):
         return " ".join(str(error).split())
+    if isinstance(error, typer.BadParameter):  # raised by a command about its options
+        return error.message
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = error.name.split(".")[0]
         if package in EXTRAS:
