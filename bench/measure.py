@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from collect.costs import synchronise
 from decode.generate import generate
 from decode.model import Model
+from decode.round import Generation
 from decode.rules import ExitRule
 from decode.sampling import Settings
 
@@ -36,16 +38,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Method:
-    """A name and how it decodes one prompt (token ids)."""
+    """A name and how it decodes one prompt: token ids in, new token ids out, with our Generation where it is ours."""
 
     name: str
-    run: Callable[[list[int]], tuple[tuple[int, ...], "object | None"]]
+    run: Callable[[list[int]], tuple[tuple[int, ...], Generation | None]]
 
 
 def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | None = None) -> Method:
     """Our decoder under an exit rule."""
 
-    def run(ids: list[int]):
+    def run(ids: list[int]) -> tuple[tuple[int, ...], Generation | None]:
         done = generate(model, ids, rule, settings)
         return done.token_ids, done
 
@@ -54,7 +56,8 @@ def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | No
 
 def library_method(model: Model, path: str, settings: Settings) -> Method:
     """`transformers`' own generate on the same checkpoint, dtype and device, with the threads that suit it best."""
-    theirs: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype).to(model.device).eval()
+    theirs: Any = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
+    theirs = theirs.to(model.device).eval()
 
     def write(ids: list[int], tokens: int) -> tuple[int, ...]:
         inputs = torch.tensor([ids], device=model.device)
@@ -65,7 +68,7 @@ def library_method(model: Model, path: str, settings: Settings) -> Method:
     ours = torch.get_num_threads()
     threads = best_threads(lambda: write(list(range(1, 33)), 24), ours)
 
-    def run(ids: list[int]):
+    def run(ids: list[int]) -> tuple[tuple[int, ...], Generation | None]:
         torch.set_num_threads(threads)
         try:
             return write(ids, min(settings.max_new_tokens, model.context - len(ids))), None
@@ -104,12 +107,14 @@ def measure(model: Model, methods: Sequence[Method], prompts: Sequence[tuple[str
             yield sample(method.name, prompt_id, task, tokens, time.perf_counter() - began, done)
 
 
-def sample(name: str, prompt_id: str, task: str, tokens: tuple[int, ...], seconds: float, done) -> Sample:
-    """Put what a run returned into a Sample; `done` is our Generation, or None."""
+def sample(
+    name: str, prompt_id: str, task: str, tokens: tuple[int, ...], seconds: float, done: Generation | None
+) -> Sample:
+    """Put what a run returned into a Sample."""
     rounds = done.rounds if done is not None else ()
-    drafting = [r for r in rounds if r.exit_layer is not None]
+    layers = [r.exit_layer for r in rounds if r.exit_layer is not None]
     return Sample(
-        name, prompt_id, task, tokens, seconds, len(rounds), len(drafting), sum(r.exit_layer for r in drafting),
-        sum(len(r.drafts) for r in drafting), sum(r.accepted for r in drafting), sum(r.verify_seconds for r in rounds),
+        name, prompt_id, task, tokens, seconds, len(rounds), len(layers), sum(layers),
+        sum(len(r.drafts) for r in rounds), sum(r.accepted for r in rounds), sum(r.verify_seconds for r in rounds),
         done.text if done is not None else "",
     )  # fmt: skip

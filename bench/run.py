@@ -77,7 +77,8 @@ def bench(
     facts = {
         "model": model.name, "device": device_name(model), "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(), "prompts": len(chosen), "max_new_tokens": settings.max_new_tokens,
-        "versions": {name: version(name) for name in ("lede", "torch", "transformers")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("lede", "torch", "transformers")}
+        | {"python": platform.python_version()},
     }  # fmt: skip
     return Report(summarise(samples, model.dtype in EXACT), samples, static, facts)
 

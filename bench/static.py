@@ -57,9 +57,13 @@ def best_static(
         correct.append(hits)
         progress(i + 1, total)
     costs = measure(model)
+
+    def predicted(pair: tuple[int, int]) -> float:
+        e, d = pair
+        return predicted_rate([hits[e] for hits in correct], e, d, costs)
+
     pairs = [(e, d) for e in layers for d in range(1, MAX_DRAFTS + 1)]
-    pairs.sort(key=lambda pair: -predicted_rate([hits[pair[0]] for hits in correct], *pair, costs))
-    finalists = pairs[:FINALISTS]
+    finalists = sorted(pairs, key=predicted, reverse=True)[:FINALISTS]
     tokens, seconds = dict.fromkeys(finalists, 0), dict.fromkeys(finalists, 0.0)
     for i, ids in enumerate(prompts):
         for pair in finalists:

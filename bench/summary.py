@@ -31,7 +31,7 @@ class Row:
 
 
 def summarise(samples: Sequence[Sample], exact_library: bool) -> list[Row]:
-    """Rows in the order in which the methods first appear. `exact_library`: the dtype is one where ours must equal it."""
+    """Rows in the order in which the methods first appear. `exact_library`: in this dtype ours must equal it."""
     by_method: dict[str, dict[str, Sample]] = defaultdict(dict)
     for sample in samples:
         by_method[sample.method][sample.prompt_id] = sample
@@ -102,7 +102,7 @@ def interval(samples: Sequence[Sample], baseline: Sequence[Sample]) -> tuple[flo
 
 
 def paired(samples: Sequence[Sample], method: str, other: str) -> tuple[float, float, float]:
-    """How much faster `method` is than `other`, with the interval of that ratio itself (tighter than of two speedups)."""
+    """How much faster `method` is than `other`, with the interval of that ratio itself (tighter than two speedups')."""
     runs: dict[str, dict[str, Sample]] = {method: {}, other: {}}
     for s in samples:
         if s.method in runs:

@@ -22,8 +22,9 @@ from collect.errors import PromptError
 from collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
 from collect.prompts import Prompt
 from collect.sweep import sweep
+from decode.facts import model_facts
 from decode.generate import encode, generate
-from decode.load import check_layers, model_facts
+from decode.load import check_layers
 from decode.model import Model
 from decode.round import Generation
 from decode.rules import ValueFunction

@@ -1,13 +1,15 @@
 """What the operations of a round cost on this device, in milliseconds: the base of the time reward.
 
-They are taken from real rounds, not from operations timed alone: rounds of 1…12 drafts at several exit layers are decoded,
-and what each layer, row, head, decision and round adds is fitted to their times. Timed alone an operation looks dearer (its
-data is cold each time) or cheaper (one layer again and again stays in the cache) than it is between the others.
+They are taken from real rounds, not from operations timed alone: rounds of 1…12 drafts at several exit layers are
+decoded, and what each layer, row, head, decision and round adds is fitted to their times. Timed alone an operation
+looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache) than it is between
+the others.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -50,7 +52,7 @@ class _Network:
         self.layers = (layer,)
         self.features = (*State._fields[4:], "draft_index", f"layer={layer}")
         sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
-        self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in zip(sizes, sizes[1:], strict=False)]
+        self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
 
     def values(self, row: np.ndarray) -> np.ndarray:
         """Two numbers that nobody uses."""
@@ -87,8 +89,8 @@ def measure(model: Model) -> Costs:
 def fit(rounds: Mapping[tuple[int, int], _Timing], layer_count: int) -> list[float]:
     """Least squares for what rounds are made of, relative errors weighing alike; none of it below zero.
 
-    Returns the milliseconds of a layer at one row; of a layer at more rows, and for each row beyond the first; of the head,
-    and for each row beyond the first; of a step of drafting beside its layers (head, state, decision).
+    Returns the milliseconds of a layer at one row; of a layer at more rows, and for each row beyond the first; of the
+    head, and for each row beyond the first; of a step of drafting beside its layers (head, state, decision).
     """
     rows, values = [], []
     for (e, d), timing in rounds.items():

@@ -4,6 +4,7 @@ Every action that is not forced has a propensity of at least 5 %, so that any po
 """
 
 import random
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -76,7 +77,7 @@ class Noisy(Exploring):
         super().__init__(layers, seed)
         rng = np.random.default_rng(seed)
         sizes = (len(PAPER_FEATURES), *hidden, 2)
-        self._weights = [noisy_linear(rng, i, o, sigma) for i, o in zip(sizes, sizes[1:], strict=False)]
+        self._weights = [noisy_linear(rng, i, o, sigma) for i, o in pairwise(sizes)]
         self._row = feature_row(PAPER_FEATURES, layers)
 
     def exit_chance(self, state: State) -> float:
@@ -90,7 +91,7 @@ class Noisy(Exploring):
 
 
 class Epsilon(Exploring):
-    """Around a learned policy: its greedy action, but with probability ε one drawn as `Uniform` draws. For second rounds."""
+    """Around a learned policy: its greedy action, but with probability ε one drawn as by `Uniform`. For second runs."""
 
     name = "epsilon"
 

@@ -19,7 +19,7 @@ BLOCK = 12  # rows a pass: as many as a verification has, so that the products r
 def sweep(
     model: Model, layers: tuple[int, ...], episode: int, prompt: tuple[int, ...], output: tuple[int, ...]
 ) -> dict[str, list[Any]]:
-    """Columns of the sweeps table: a row for each position of `output` and each candidate layer (0: where it has a guess)."""
+    """Columns of the sweeps table: a row for each position of `output` and each candidate (0: where it has a guess)."""
     tokens = [*prompt, *output]
     first = len(prompt) - 1  # the position whose logits give output[0]
     seen = _layer_statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)

@@ -41,7 +41,7 @@ class Eager:
         self.dtype, self.device, self.head_size = dtype, device, head_size
         self.residual_dtype = torch.float32 if half_on_cpu else dtype
         self.heads: int = config.num_attention_heads
-        self.key_heads: int = config.num_key_value_heads
+        self.key_heads: int = config.num_key_value_heads or self.heads
         self.eps: float = config.rms_norm_eps
         self._scale = self.head_size**-0.5
         self._groups = self.heads // self.key_heads

@@ -1,10 +1,7 @@
 """Loading a checkpoint: a hub name or a folder in, a `Model` or one clear line out."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -19,6 +16,7 @@ from transformers import (
 
 from decode.compile import library
 from decode.errors import ModelError
+from decode.facts import weights_hash
 from decode.model import Model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,18 +60,18 @@ def from_transformers(
     native: bool = True,
 ) -> Model:
     """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
-    check_architecture(name, model.config)
-    stop = model.generation_config.eos_token_id if model.generation_config is not None else model.config.eos_token_id
+    config = check_architecture(name, model.config)
+    stop = model.generation_config.eos_token_id if model.generation_config is not None else config.eos_token_id
     stops = frozenset([stop] if isinstance(stop, int) else stop or ())
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
         return Model(
-            name, model.config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native
+            name, config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native
         )
 
 
-def check_architecture(name: str, config: PretrainedConfig) -> None:
-    """Raise ModelError unless `config` is a Llama that `Model` computes exactly."""
+def check_architecture(name: str, config: PretrainedConfig) -> LlamaConfig:
+    """`config` itself; ModelError unless it is a Llama's that `Model` computes exactly."""
     if not isinstance(config, LlamaConfig) or config.model_type != "llama":
         raise ModelError(
             f"{name} is a {config.model_type!r} model: only Llama checkpoints (model_type 'llama') are supported"
@@ -85,6 +83,7 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
         raise ModelError(f"{name} uses the activation {config.hidden_act!r}: only 'silu' is supported")
     if config.num_hidden_layers < 2:
         raise ModelError(f"{name} has {config.num_hidden_layers} layer: an early exit needs at least two")
+    return config
 
 
 def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
@@ -92,37 +91,10 @@ def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
     wrong = [layer for layer in layers if not 0 <= layer < layer_count]
     if wrong or not layers or (max(layers) == 0 and len(set(layers)) > 1):
         raise ModelError(
-            f"candidate layers {', '.join(map(str, wrong or layers)) or '(none)'}: give layers from 1 to {layer_count - 1} "
-            f"of this model's {layer_count} (and 0 for prompt lookup), such as --candidates 4,5,6,8"
+            f"candidate layers {', '.join(map(str, wrong or layers)) or '(none)'}: give layers from 1 to "
+            f"{layer_count - 1} of this model's {layer_count} (and 0 for prompt lookup), such as --candidates 4,5,6,8"
         )
     return tuple(sorted(set(layers)))
-
-
-def config_hash(config: PretrainedConfig) -> str:
-    """Names what decides a model's computation: equal for equal architectures, whatever wrote the file."""
-    fields = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "vocab_size", "rms_norm_eps", "tie_word_embeddings",
-    )  # fmt: skip
-    described = {field: getattr(config, field) for field in fields}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def model_facts(model: Model) -> dict[str, Any]:
-    """What datasets and policies record about the model that they are for."""
-    return {
-        "name": model.name, "revision": getattr(model.config, "_commit_hash", None),
-        "config_hash": config_hash(model.config), "weights_hash": model.weights_hash, "layers": model.layer_count,
-        "vocab": model.vocabulary,
-    }  # fmt: skip
-
-
-def weights_hash(weights: dict[str, torch.Tensor]) -> str:
-    """Names a checkpoint's numbers by the head of every tensor, in bf16: the same whichever dtype it is loaded in."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def choose_device(device: str) -> torch.device:

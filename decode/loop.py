@@ -9,7 +9,7 @@ Rolling back is not an operation: positions behind the committed text are writte
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -136,7 +136,7 @@ class Decoding:
         return State(
             layer, draft_index, phase, seen.token, seen.conf_topk, seen.entropy, self._traces.confidence, seen.margin,
             seen.top1_logp, self._draft_logp, self._traces.accept,
-            *((guess.length, guess.agreement, float(guess.token == seen.token)) if guess is not None else (0.0, 0.0, 0.0)),
+            *((0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == seen.token))),
         )  # fmt: skip
 
     def _take(self, layer: int, x: Tensor | None, state: State) -> None:
@@ -160,10 +160,7 @@ class Decoding:
 
     def _verification(self, exit_layer: int, states: list[Tensor], position: int) -> Tensor:
         """The full model's logits (drafts + 1, vocabulary) at x_p and every draft."""
-        if exit_layer == 0:
-            x = self.model.embed(self.tokens[-1:] + self._drafts)
-        else:
-            x = torch.cat(states)
+        x = torch.cat(states) if exit_layer > 0 else self.model.embed(self.tokens[-1:] + self._drafts)
         return self.model.head(self.model.run(exit_layer, self.model.layer_count, x, position, self._cache))
 
     def _commit(self, tokens: list[int], logits: Tensor, accepted: int) -> tuple[int, ...]:
@@ -200,12 +197,12 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
         raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
     if any(not 0 <= layer < model.layer_count for layer in rule.layers):
         raise ModelError(
-            f"the rule exits at layers {', '.join(map(str, rule.layers))}; this model has exits 1…{model.layer_count - 1} "
-            "(and 0, prompt lookup)"
+            f"the rule exits at layers {', '.join(map(str, rule.layers))}; "
+            f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup)"
         )
 
 
-def stop_string_check(model: Model, settings: Settings):
+def stop_string_check(model: Model, settings: Settings) -> Callable[[list[int]], bool] | None:
     """A function from the text so far to whether it ends in a stop string, as `transformers` decides it; or None."""
     if not settings.stop_strings:
         return None

@@ -1,10 +1,12 @@
 """Exit rules: who decides how deep to draft and when to stop. One protocol, so that one loop runs them all.
 
-A round walks the rule's candidate layers for its first draft and asks `exit_here` at each but the last, where the exit is
-forced; then, after each further draft, it asks `draft_on` (paper §3.3). A rule's state is per generation: `start` resets.
+A round walks the rule's candidate layers for its first draft and asks `exit_here` at each but the last, where the exit
+is forced; then, after each further draft, it asks `draft_on` (paper §3.3). A rule's state is per generation: `start`
+resets.
 """
 
 import random
+from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -140,7 +142,7 @@ class QPolicy(Rule):
     draft_on = exit_here
 
 
-def feature_row(features: tuple[str, ...], layers: tuple[int, ...]):
+def feature_row(features: tuple[str, ...], layers: tuple[int, ...]) -> Callable[[State], np.ndarray]:
     """A function from a State to the row of numbers that a policy with these feature names takes.
 
     Names are State fields, or `layer=4`: 1 at that layer, else 0. Raises KeyError for any other name.

@@ -43,7 +43,7 @@ class Chooser(Protocol):
     """How a token is drawn from logits, and how drafts are judged."""
 
     def draft(self, logits: Tensor, prefix: list[int]) -> tuple[int, Tensor | None]:
-        """A draft from logits (1, vocabulary), and the distribution that it was drawn from (None where it is certain)."""
+        """A draft from logits (1, vocabulary), and the distribution that it was drawn from (None: it is certain)."""
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
@@ -112,13 +112,12 @@ class Sampler:
         p = torch.softmax(processed(logits, prefixes(prefix, drafts), self._processors), -1)
         targets = p.argmax(-1).tolist()  # rows behind the first rejection are not drawn: their most likely token stands
         for i, (token, q) in enumerate(zip(drafts, distributions, strict=True)):
-            certain = q is None
             chance = float(p[i, token]) / (1.0 if q is None else float(q[token]))
             if float(torch.rand((), generator=self._generator, device=p.device)) < chance:
                 targets[i] = token
                 continue
-            rest = p[i].clone() if certain else (p[i] - q).clamp_(min=0)
-            if certain:
+            rest = p[i].clone() if q is None else (p[i] - q).clamp_(min=0)
+            if q is None:
                 rest[token] = 0
             if not rest.any():  # p and q differ by rounding alone: nothing is left to make up for
                 rest = p[i]

@@ -1,4 +1,4 @@
-"""How many CPU threads decode a model fastest: for small layers one, since handing work over costs more than it saves."""
+"""How many CPU threads decode a model fastest: for small layers one, as handing work over costs more than it saves."""
 
 from statistics import median
 

@@ -1,9 +1,9 @@
 """Exact scores from sweeps: simulate a policy on texts whose every layer's draft at every position is known.
 
 In greedy decoding the text does not depend on the policy, so a sweep answers what any policy would have seen and what
-would have been accepted; nothing is estimated but the states behind a round's first wrong draft. Those a policy would see
-given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that are lost anyway is
-off by a little.
+would have been accepted; nothing is estimated but the states behind a round's first wrong draft. Those a policy would
+see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that are lost anyway
+is off by a little.
 
 All texts are walked in step, so that each decision of the policy is one product for all of them.
 """
@@ -32,8 +32,8 @@ Float = NDArray[np.float64]
 class Texts:
     """N texts of up to T tokens with C candidate layers; what lies behind a text's end is not looked at.
 
-    states: (N, T, C, 8) the swept state columns; found: (N, T, C), false where the lookup had no guess; right: (N, T, C),
-    whether the layer would have drafted the token that was committed; lengths: (N,).
+    states: (N, T, C, 8) the swept state columns; found: (N, T, C), false where the lookup had no guess; right:
+    (N, T, C), whether the layer would have drafted the token that was committed; lengths: (N,).
     """
 
     layers: tuple[int, ...]
@@ -79,8 +79,8 @@ def simulate(
 ) -> Score:
     """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
 
-    The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over its
-    walk (§3.1.3, undiscounted). Errors are standard errors over texts.
+    The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
+    its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
     """
     count, last = len(texts.lengths), len(texts.layers) - 1
     layers, every = np.array(texts.layers), np.arange(count)

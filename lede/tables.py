@@ -40,8 +40,9 @@ def bench_table(report: "Report") -> Table:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in report.rows:
         table.add_row(
-            row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance), number(row.tokens_per_round),
-            number(row.tokens_per_s, 0), f"{row.speedup:.2f}×", f"{row.speedup_low:.2f}–{row.speedup_high:.2f}",
+            row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance),
+            number(row.tokens_per_round), number(row.tokens_per_s, 0), f"{row.speedup:.2f}×",
+            f"{row.speedup_low:.2f}–{row.speedup_high:.2f}",
             "–" if row.speedup_over_transformers is None else f"{row.speedup_over_transformers:.2f}×",
             "yes" if row.identical else "[red]no[/]",
             style="bold" if row.method == "lede" else "",
@@ -64,8 +65,8 @@ def bench_words(report: "Report") -> Iterator[str]:
         yield f"[red]{len(different)} outputs differ from plain decoding: see --json[/]"
     if any(row.method == "transformers" and not row.identical for row in report.rows):
         yield (
-            f"[dim]transformers rounds differently in {report.facts['dtype']}, so its text may part from ours at a near tie; "
-            "in float32 both are the same.[/]"
+            f"[dim]transformers rounds differently in {report.facts['dtype']}, so its text may part from ours at a "
+            "near tie; in float32 both are the same.[/]"
         )
 
 
@@ -95,8 +96,9 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
         layers.add_column(heading, justify="right")
     for row in facts["layers"]:
         layers.add_row(
-            str(row["layer"]), f"{row['visits']:,}", number(row["agreement"]), f"{row['exits']:,}", number(row["exit_share"]),
-            f"{row['drafted']:,}", number(row["acceptance"]), number(row["drafts_per_round"]), number(row["tokens_per_round"]),
+            str(row["layer"]), f"{row['visits']:,}", number(row["agreement"]), f"{row['exits']:,}",
+            number(row["exit_share"]), f"{row['drafted']:,}", number(row["acceptance"]),
+            number(row["drafts_per_round"]), number(row["tokens_per_round"]),
         )  # fmt: skip
     yield layers
     values = Table(title="rewards and features", title_justify="left")
@@ -145,7 +147,8 @@ def learning_table(result: "LearnResult") -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row(
         f"policy, kept at update {result.update:,} of {result.updates:,}", known(score.exit_layer), known(score.drafts),
-        known(score.acceptance), f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}", known(score.reward, 3), style="bold",
+        known(score.acceptance), f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}", known(score.reward, 3),
+        style="bold",
     )  # fmt: skip
     if static is not None:
         table.add_row("best static rule", str(static.layer), str(static.drafts), "–", known(static.rate, 3), "–")

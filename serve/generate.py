@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import LogitsProcessorList
 
+from decode.facts import model_facts
 from decode.generate import generate as decode
-from decode.load import model_facts
 from decode.model import Model
 from decode.round import Generation, Round
 from decode.rules import Autoregressive, ExitRule, QPolicy

@@ -40,31 +40,33 @@ def adapt(
     [dim]lede adapt --out models/mine --minutes 66[/]
     [dim]lede adapt --model meta-llama/Llama-3.2-1B --text books/ --out models/skipping --steps 2000[/]
     """
-    from lede.commands.loading import console, errors
+    from lede.commands.loading import console, errors, quiet_transformers
     from lede.progress import bar
 
     with errors.status("loading torch"):
+        from adapt.config import AdaptConfig
         from adapt.run import adapt as run
-        from adapt.run import config_for
-    config = config_for(
-        model, steps=steps, minutes=minutes, batch=batch, context=context, layers=layers, hidden=hidden,
-        feed_forward=feed_forward, heads=heads, vocabulary=vocabulary, matrix_lr=matrix_lr, other_lr=other_lr, seed=seed,
-    )  # fmt: skip
+        from adapt.train import Progress
+
+        quiet_transformers()
+    options = {
+        "steps": steps, "minutes": minutes, "batch": batch, "context": context, "layers": layers, "hidden": hidden,
+        "feed_forward": feed_forward, "heads": heads, "vocabulary": vocabulary, "matrix_lr": matrix_lr,
+        "other_lr": other_lr, "seed": seed,
+    }  # fmt: skip
+    config = AdaptConfig.defaults(model, **{name: value for name, value in options.items() if value is not None})
     with bar("training", 1000, quiet=json) as advance:
-        report = run(
-            model, text, out, config,
-            lambda p: advance(
-                round(p.share(config) * 1000),
-                f"step {p.step:,}  loss {p.loss:.3f}  {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s",
-            ),
-        )  # fmt: skip
+
+        def show(p: Progress) -> None:
+            speed = p.tokens / max(p.seconds, 1e-9)
+            advance(round(p.share(config) * 1000), f"step {p.step:,}  loss {p.loss:.3f}  {speed:.0f} tokens/s")
+
+        report = run(model, text, out, config, on_progress=show)
     if json:
         import dataclasses
         import json as encoder
 
         print(encoder.dumps(dataclasses.asdict(report)))
         return
-    from adapt.report import table
-
-    console.print(table(report))
+    console.print(report.table())
     console.print(f"model in {out}; next: [bold]lede collect --model {out}[/]")

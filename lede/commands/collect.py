@@ -11,7 +11,7 @@ from lede.errors import said_plainly
 
 @said_plainly
 def collect(
-    episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode; they are used in order, again and again.")] = 200,
+    episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
     model: ModelOption = None,
     prompts: Annotated[
         Path | None,
@@ -23,15 +23,16 @@ def collect(
     candidates: Annotated[
         str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
     ] = None,
-    explore: Annotated[str, typer.Option(help="uniform, noisy (the paper's), or epsilon (around --policy).")] = "uniform",
+    explore: Annotated[str, typer.Option(help="uniform, noisy (the paper's) or epsilon (with --policy).")] = "uniform",
     policy: Annotated[Path | None, typer.Option(help="The policy to explore around.")] = None,
-    epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions of --explore epsilon.")] = 0.2,
+    epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
     sweep: Annotated[
-        bool, typer.Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (greedy only).")
+        bool,
+        typer.Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (if greedy)."),
     ] = True,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to an existing dataset.")] = False,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
@@ -67,7 +68,7 @@ def collect(
     learned = load_policy(policy) if policy else None
     loaded = load(model, dtype, device, threads)
     if learned is not None:
-        from decode.load import model_facts
+        from decode.facts import model_facts
 
         check_fits(learned, model_facts(loaded))
     config = CollectConfig(episodes, layers, explore, epsilon, max_new_tokens, temperature, seed, sweep)  # type: ignore[arg-type]

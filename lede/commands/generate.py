@@ -1,13 +1,17 @@
 """`lede generate`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
 from lede.errors import said_plainly
+
+if TYPE_CHECKING:
+    from decode.round import Generation
 
 
 @said_plainly
@@ -56,23 +60,26 @@ def generate(
     learned = load_policy(policy) if policy is not None else None
     loaded = load(model, dtype, device, threads)
 
+    from decode.round import Round
     from serve.stream import Stream
     from serve.trace import Tracer
 
-    options = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
-        "stop_strings": tuple(stop or ()),
-    }  # fmt: skip
+    show: Callable[[Round], None] | None = None
     if trace and loaded.tokenizer is not None:
         tracer = Tracer(loaded.tokenizer, loaded.layer_count)
         if learned is not None:
             console.print(tracer.legend(learned.layers), end="\n\n")
         console.print(text, end="", style="dim", markup=False)
-        show = lambda round_: console.print(tracer.round(round_), end="")  # noqa: E731
-    else:
-        stream = Stream(loaded, lambda piece: (sys.stdout.write(piece), sys.stdout.flush()))
-        show = None if json else stream.round
-    done = run(loaded, text, learned, on_round=show, **options)
+
+        def show(round_: Round) -> None:
+            console.print(tracer.round(round_), end="")
+
+    elif not json:
+        show = Stream(loaded, lambda piece: print(piece, end="", flush=True)).round
+    done = run(
+        loaded, text, learned, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        seed=seed, stop_strings=tuple(stop or ()), on_round=show,
+    )  # fmt: skip
     if json:
         import json as encoder
 
@@ -86,7 +93,7 @@ def generate(
     errors.print(f"\n[dim]{closing_line(done)}[/]")
 
 
-def closing_line(done) -> str:
+def closing_line(done: "Generation") -> str:
     """Speed and the paper's measures of one generation."""
     parts = [f"{len(done.token_ids)} tokens", f"{done.tokens_per_s:.0f} tokens/s"]
     if done.drafted:

@@ -40,11 +40,11 @@ def learn(
         from learn.train import learn as run
     config = preset_config(preset, features=features, horizon=horizon, reward=reward, updates=updates, seed=seed)
     out = out or policy_path(dataset, preset)
-    with bar("learning", 1, quiet=json) as advance:
+    with bar("learning", 1000, quiet=json) as advance:
 
         def report(update: int, total: int, loss: float, mean_q: float, validation_reward: float) -> None:
             advance(
-                update / total,
+                round(update / total * 1000),
                 f"update {update:,}/{total:,}  loss {loss:.4f}  Q {mean_q:.3f}  validation {validation_reward:.3f}",
             )
 
@@ -58,5 +58,6 @@ def learn(
 
     console.print(learning_table(result))
     console.print(
-        f'policy in {out}; next: [bold]lede generate --policy {out} --prompt "def mean(values):"[/] or [bold]lede bench[/]'
+        f'policy in {out}; next: [bold]lede generate --policy {out} --prompt "def mean(values):"[/] '
+        "or [bold]lede bench[/]"
     )

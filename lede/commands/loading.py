@@ -13,12 +13,21 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
+def quiet_transformers() -> None:
+    """The library's own bars and warnings are for its direct users: the commands say what their users need to know."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
     """The model, on the device, with the number of CPU threads set."""
     with errors.status("loading torch and the model"):
         from decode.load import load_model
         from decode.threads import use_threads
 
+        quiet_transformers()
         loaded = load_model(model_path(model), dtype, device)
         use_threads(loaded, threads)
     return loaded

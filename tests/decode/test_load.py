@@ -12,8 +12,9 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 from decode.errors import ModelError
+from decode.facts import model_facts
 from decode.generate import generate
-from decode.load import check_architecture, check_layers, from_transformers, load_model, model_facts
+from decode.load import check_architecture, check_layers, from_transformers, load_model
 from decode.rules import LayerSkip
 from decode.sampling import Settings
 from tests.models import byte_llama, byte_tokenizer, library_text, llama

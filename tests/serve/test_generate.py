@@ -8,7 +8,8 @@ import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from decode.errors import ModelError
-from decode.load import from_transformers, model_facts
+from decode.facts import model_facts
+from decode.load import from_transformers
 from decode.round import Round
 from serve.errors import PolicyError
 from serve.generate import generate, policy_rule
