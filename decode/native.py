@@ -1,5 +1,5 @@
-"""The forward pass on a CPU as two calls into compiled code (native.c): no dispatch between operations, weights packed for
-a few rows at a time, and a row's result the same, bit for bit, whatever rows are beside it.
+"""The forward pass on a CPU as two calls into compiled code (native.c): no dispatch between operations, weights packed
+for a few rows at a time, and a row's result the same, bit for bit, whatever rows are beside it.
 """
 
 import ctypes
@@ -46,12 +46,9 @@ class Native:
         loaded = library()
         assert loaded is not None
         self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
-        self._planes = 2 * config.num_key_value_heads
-        self._head_size, self._layer_count, self._context = (
-            head_size,
-            config.num_hidden_layers,
-            config.max_position_embeddings,
-        )
+        self._planes = 2 * (config.num_key_value_heads or config.num_attention_heads)
+        self._head_size, self._layer_count = head_size, config.num_hidden_layers
+        self._context = config.max_position_embeddings
         self._kept: list[Tensor] = []  # what the structures point into
         self._bf16 = dtype == torch.bfloat16
         layers = (_Layer * config.num_hidden_layers)()
