@@ -23,6 +23,7 @@
 #define LANES 16 /* outputs in a block of packed weights, positions in a block of keys */
 #define TILE_ROWS 6
 #define TILE_BLOCKS 4
+#define ATTEND_ROWS 4
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(64)));
@@ -103,48 +104,60 @@ void lede_pack(const float *w, int64_t out, int64_t in, int32_t bf16, void *pack
             }
 }
 
-/* y[r][b·16…] = Σ_i w[b][i]·x[r][i] for `rows` rows and `blocks` blocks, both constants where it is called. */
+/* y[r][b·16…] = Σ_i w[b][i]·x[r][i] for `rows` rows and `blocks` blocks, both constants where it is called: the loops
+ * over them are unrolled whole, so that the sums stay in registers. */
+#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+#define EACH_BLOCK _Pragma("GCC unroll 8") for (int b = 0; b < blocks; b++)
+
 INLINE void tile_fp32(const float *w, const float *x, float *y, int in, int ldy, int rows, int blocks) {
     vec sum[TILE_ROWS][TILE_BLOCKS];
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) sum[r][b] = splat(0);
-    for (int i = 0; i < in; i++)
-        for (int b = 0; b < blocks; b++) {
-            vec weight = load(w + ((int64_t)b * in + i) * LANES);
-            for (int r = 0; r < rows; r++) sum[r][b] += weight * x[(int64_t)r * in + i];
+    EACH_ROW EACH_BLOCK sum[r][b] = splat(0);
+    for (int i = 0; i < in; i++) {
+        vec weight[TILE_BLOCKS];
+        EACH_BLOCK weight[b] = load(w + ((int64_t)b * in + i) * LANES);
+        EACH_ROW {
+            float value = x[(int64_t)r * in + i];
+            EACH_BLOCK sum[r][b] += weight[b] * value;
         }
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
+    }
+    EACH_ROW EACH_BLOCK store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
 }
 
 #ifdef __AVX512BF16__
 typedef uint16_t Input; /* activations are rounded to bf16, as the instruction takes them */
 INLINE void tile_bf16(const uint16_t *w, const Input *x, float *y, int in, int ldy, int rows, int blocks) {
     __m512 sum[TILE_ROWS][TILE_BLOCKS];
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) sum[r][b] = _mm512_setzero_ps();
+    EACH_ROW EACH_BLOCK sum[r][b] = _mm512_setzero_ps();
     for (int i = 0; i < in / 2; i++) {
         __m512bh weight[TILE_BLOCKS];
-        for (int b = 0; b < blocks; b++) weight[b] = (__m512bh)_mm512_loadu_si512(w + ((int64_t)b * in / 2 + i) * 2 * LANES);
-        for (int r = 0; r < rows; r++) {
+        EACH_BLOCK weight[b] = (__m512bh)_mm512_loadu_si512(w + ((int64_t)b * in / 2 + i) * 2 * LANES);
+        EACH_ROW {
             int32_t pair;
             memcpy(&pair, x + (int64_t)r * in + 2 * i, 4);
             __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
-            for (int b = 0; b < blocks; b++) sum[r][b] = _mm512_dpbf16_ps(sum[r][b], weight[b], value);
+            EACH_BLOCK sum[r][b] = _mm512_dpbf16_ps(sum[r][b], weight[b], value);
         }
     }
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) _mm512_storeu_ps(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
+    EACH_ROW EACH_BLOCK _mm512_storeu_ps(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
 }
 #else
 typedef float Input;
 INLINE void tile_bf16(const uint16_t *w, const Input *x, float *y, int in, int ldy, int rows, int blocks) {
     vec sum[TILE_ROWS][TILE_BLOCKS];
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) sum[r][b] = splat(0);
-    for (int i = 0; i < in; i++)
-        for (int b = 0; b < blocks; b++) {
+    EACH_ROW EACH_BLOCK sum[r][b] = splat(0);
+    for (int i = 0; i < in; i++) {
+        vec weight[TILE_BLOCKS];
+        EACH_BLOCK {
             hvec half;
             memcpy(&half, w + ((int64_t)b * in + i) * LANES, sizeof half);
-            vec weight = (vec)(__builtin_convertvector(half, uvec) << 16);
-            for (int r = 0; r < rows; r++) sum[r][b] += weight * x[(int64_t)r * in + i];
+            weight[b] = (vec)(__builtin_convertvector(half, uvec) << 16);
         }
-    for (int r = 0; r < rows; r++) for (int b = 0; b < blocks; b++) store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
+        EACH_ROW {
+            float value = x[(int64_t)r * in + i];
+            EACH_BLOCK sum[r][b] += weight[b] * value;
+        }
+    }
+    EACH_ROW EACH_BLOCK store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
 }
 #endif
 
@@ -157,11 +170,12 @@ INLINE void tile_bf16(const uint16_t *w, const Input *x, float *y, int in, int l
         }                                                                                                          \
     }                                                                                                              \
     static void span_##kind(const W *w, const X *x, float *y, int in, int ldy, int rows, int first, int last) {     \
+        const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles; /* even tiles */ \
         for (int block = first; block < last;) {                                                                   \
-            int blocks = last - block >= TILE_BLOCKS ? TILE_BLOCKS : 1;                                             \
+            const int blocks = last - block >= TILE_BLOCKS ? TILE_BLOCKS : 1;                                       \
             const W *weights = w + (int64_t)block * in * LANES;                                                     \
-            for (int r = 0; r < rows; r += TILE_ROWS) {                                                             \
-                int n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;                                                \
+            for (int r = 0; r < rows; r += height) {                                                                \
+                const int n = rows - r < height ? rows - r : height;                                                \
                 const X *input = x + (int64_t)r * in;                                                               \
                 float *output = y + (int64_t)r * ldy + block * LANES;                                               \
                 if (blocks == TILE_BLOCKS) rows_##kind(weights, input, output, in, ldy, n, TILE_BLOCKS);            \
@@ -205,42 +219,52 @@ static void rotate(float *head, const float *rotation, int size) {
     }
 }
 
-/* One query over `length` positions. keys: [position / 16][coordinate][16], values: [position][coordinate]. */
-static void attend(const float *query, const float *keys, const float *values, float *out, int length, int size, float *scores) {
-    int blocks = (length + LANES - 1) / LANES;
-    float scale = 1.0f / sqrtf((float)size), highest = -INFINITY;
+/* `rows` queries, one for each of the positions first…, over all positions up to their own. Keys and values are loaded once
+ * for all of them. keys: [position / 16][coordinate][16], values: [position][coordinate]; scores: rows × padded length.
+ * Positions behind a row's own weigh exactly nothing, so a row's bits are the same alone and among others. */
+INLINE void attend(const float *query, int ldq, const float *keys, const float *values, float *out, int ldo, int first,
+                   int rows, int size, float *scores) {
+    const int blocks = (first + rows + LANES - 1) / LANES, padded = blocks * LANES;
+    const float scale = 1.0f / sqrtf((float)size);
     for (int block = 0; block < blocks; block++) {
         const float *k = keys + (int64_t)block * size * LANES;
-        vec a = splat(0), b = splat(0), c = splat(0), d = splat(0);
-        for (int i = 0; i < size; i += 4) {
-            a += load(k + (i + 0) * LANES) * query[i + 0];
-            b += load(k + (i + 1) * LANES) * query[i + 1];
-            c += load(k + (i + 2) * LANES) * query[i + 2];
-            d += load(k + (i + 3) * LANES) * query[i + 3];
+        vec sum[ATTEND_ROWS][4];
+        EACH_ROW for (int j = 0; j < 4; j++) sum[r][j] = splat(0);
+        for (int i = 0; i < size; i += 4)
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                vec key = load(k + (i + j) * LANES);
+                EACH_ROW sum[r][j] += key * query[(int64_t)r * ldq + i + j];
+            }
+        EACH_ROW store(scores + r * padded + block * LANES, ((sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3])) * scale);
+    }
+    float norm[ATTEND_ROWS];
+    EACH_ROW {
+        float *own = scores + r * padded;
+        for (int t = first + r + 1; t < padded; t++) own[t] = -INFINITY;
+        vec most = load(own), sum = splat(0);
+        for (int block = 1; block < blocks; block++) {
+            vec v = load(own + block * LANES);
+            ivec larger = v > most;
+            most = (vec)(((ivec)v & larger) | ((ivec)most & ~larger));
         }
-        store(scores + block * LANES, ((a + b) + (c + d)) * scale);
+        float highest = most[0];
+        for (int i = 1; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
+        for (int block = 0; block < blocks; block++) {
+            vec e = expv(load(own + block * LANES) - highest);
+            store(own + block * LANES, e);
+            sum += e;
+        }
+        norm[r] = 1.0f / total(sum);
     }
-    for (int t = length; t < blocks * LANES; t++) scores[t] = -INFINITY; /* whatever lies behind is not looked at */
-    for (int t = 0; t < length; t++) highest = scores[t] > highest ? scores[t] : highest;
-    vec sum = splat(0);
-    for (int block = 0; block < blocks; block++) {
-        vec e = expv(load(scores + block * LANES) - highest);
-        store(scores + block * LANES, e);
-        sum += e;
-    }
-    float norm = 1.0f / total(sum);
     for (int i = 0; i < size; i += LANES) {
-        vec a = splat(0), b = splat(0), c = splat(0), d = splat(0);
-        int t = 0;
-        for (; t + 4 <= length; t += 4) {
-            const float *v = values + (int64_t)t * size + i;
-            a += load(v) * scores[t];
-            b += load(v + size) * scores[t + 1];
-            c += load(v + 2 * size) * scores[t + 2];
-            d += load(v + 3 * size) * scores[t + 3];
-        }
-        for (; t < length; t++) a += load(values + (int64_t)t * size + i) * scores[t];
-        store(out + i, ((a + b) + (c + d)) * norm);
+        vec sum[ATTEND_ROWS][4];
+        EACH_ROW for (int j = 0; j < 4; j++) sum[r][j] = splat(0);
+        for (int t = 0; t < padded; t += 4)
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                vec value = load(values + (int64_t)(t + j) * size + i);
+                EACH_ROW sum[r][j] += value * scores[r * padded + t + j];
+            }
+        EACH_ROW store(out + (int64_t)r * ldo + i, ((sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3])) * norm[r]);
     }
 }
 
@@ -255,7 +279,7 @@ static int64_t scratch_size(const Model *m, int rows, int length, Scratch *s, ch
     int64_t width = (int64_t)(m->heads + 2 * m->key_heads) * m->head_size;
     int64_t inputs = at_least(at_least(m->hidden, m->feed_forward), (int64_t)m->heads * m->head_size);
     int64_t floats[3] = {rows * width, (int64_t)rows * m->heads * m->head_size, (int64_t)rows * m->feed_forward};
-    int64_t private_floats = 2 * rows * inputs + 2 * (int64_t)rows * m->feed_forward + length + 2 * LANES;
+    int64_t private_floats = 2 * rows * inputs + 2 * (int64_t)rows * m->feed_forward + ATTEND_ROWS * (length + 2 * LANES);
     private_floats = (private_floats + 31) / 32 * 32;
     s->qkv = (float *)base;
     s->attention = s->qkv + floats[0];
@@ -309,12 +333,20 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
                     for (int i = 0; i < size; i++) slot[i * LANES] = key[i];
                     memcpy(values + h * plane + (int64_t)p * size, s.qkv + (int64_t)r * width + (m->heads + m->key_heads + h) * size, size * sizeof(float));
                 }
-                for (int q = h * groups; q < (h + 1) * groups; q++)
-                    for (int r = 0; r < rows; r++) {
-                        float *query = s.qkv + (int64_t)r * width + q * size;
-                        rotate(query, m->rotation + (int64_t)(position + r) * size, size);
-                        attend(query, keys + h * plane, values + h * plane, s.attention + (int64_t)r * attended + q * size, position + r + 1, size, scores);
+                for (int q = h * groups; q < (h + 1) * groups; q++) {
+                    for (int r = 0; r < rows; r++)
+                        rotate(s.qkv + (int64_t)r * width + q * size, m->rotation + (int64_t)(position + r) * size, size);
+                    for (int r = 0; r < rows; r += ATTEND_ROWS) {
+                        const float *query = s.qkv + (int64_t)r * width + q * size, *k = keys + h * plane, *v = values + h * plane;
+                        float *out = s.attention + (int64_t)r * attended + q * size;
+                        switch (rows - r) {
+                            case 1: attend(query, width, k, v, out, attended, position + r, 1, size, scores); break;
+                            case 2: attend(query, width, k, v, out, attended, position + r, 2, size, scores); break;
+                            case 3: attend(query, width, k, v, out, attended, position + r, 3, size, scores); break;
+                            default: attend(query, width, k, v, out, attended, position + r, 4, size, scores);
+                        }
                     }
+                }
             }
 #pragma omp barrier
             {
@@ -334,9 +366,9 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
                     for (int i = first * LANES; i < last * LANES; i += LANES) {
                         vec g = load(gate + (int64_t)r * ff + i), u = load(up + (int64_t)r * ff + i);
                         vec a = (vec)((ivec)g | (ivec)splat(-0.0f)), e = expv(a); /* e^-|g| */
-                        vec positive = g / (1.0f + e), negative = g * e / (1.0f + e);
+                        vec share = g / (1.0f + e);
                         ivec below = g < splat(0);
-                        store(s.mlp + (int64_t)r * ff + i, (vec)(((ivec)negative & below) | ((ivec)positive & ~below)) * u);
+                        store(s.mlp + (int64_t)r * ff + i, (vec)(((ivec)(share * e) & below) | ((ivec)share & ~below)) * u);
                     }
             }
 #pragma omp barrier

@@ -82,7 +82,8 @@ class Native:
     def cache(self, length: int) -> Tensor:
         """Room for `length` positions."""
         capacity = -(-length // LANES) * LANES
-        return torch.empty(self._layer_count, self._planes, capacity, self._head_size)
+        # zeros, not whatever was in memory: positions behind a row's own weigh nothing, but nothing times NaN is NaN
+        return torch.zeros(self._layer_count, self._planes, capacity, self._head_size)
 
     def embed(self, tokens: list[int]) -> Tensor:
         """(rows, hidden) fp32."""
