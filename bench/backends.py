@@ -1,4 +1,4 @@
-"""`python -m bench.backends lede/models/lede-tiny`: what a pass over 1…13 rows takes natively and in torch operations."""
+"""`python -m bench.backends lede/models/lede-tiny`: a pass over 1…13 rows, natively and in torch operations."""
 
 import sys
 import time
@@ -36,8 +36,8 @@ def main(path: str) -> None:
                 run()
                 seconds[key].append(time.perf_counter() - began)
     table = Table("backend", "dtype", *(f"{rows} rows" for rows in ROWS), title="ms a pass, one thread")
-    for name, dtype in dict.fromkeys((name, dtype) for name, dtype, _ in passes):
-        table.add_row(name, dtype, *(f"{median(seconds[name, dtype, rows]) * 1e3:.2f}" for rows in ROWS))
+    for name, kind in dict.fromkeys((name, kind) for name, kind, _ in passes):
+        table.add_row(name, kind, *(f"{median(seconds[name, kind, rows]) * 1e3:.2f}" for rows in ROWS))
     Console().print(table)
 
 
