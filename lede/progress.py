@@ -1,7 +1,7 @@
 """One progress bar for every command that takes longer than a second; on stderr, so that stdout can be piped."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,10 +14,13 @@ def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, s
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task(what, total=total, note="")
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    task = progress.add_task(what, total=total, note="")
+    with ExitStack() as shown:
 
         def advance(done: int, note: str = "") -> None:
+            if not (quiet or progress.live.is_started):  # not before: an error that comes first is said alone
+                shown.enter_context(progress)
             progress.update(task, completed=done, note=note)
 
         yield advance
