@@ -14,8 +14,8 @@ def test_costs_are_finite_positive_and_never_fall_with_rows():
         assert len(values) == MAX_ROWS
         assert np.isfinite(values).all()
         assert min(values) >= 0
-        assert (np.diff(values) >= 0).all()
-    assert costs.layer[0] > 0
+        assert (np.diff(values[1:]) >= 0).all()
+    assert 0 < costs.layer[0] <= costs.layer[1]  # the head of one row is a draft's, fitted apart from verifications
     assert 0 < costs.plain() < 1000  # milliseconds
     for name in ("features", "decision", "lookup", "round"):
         assert 0 <= getattr(costs, name) < 100
