@@ -40,7 +40,7 @@ class CollectConfig:
     layers: tuple[int, ...] | None = None  # candidates; None: `default_layers` of the model
     explore: Exploration = "uniform"
     epsilon: float = 0.2  # of `explore="epsilon"`
-    max_new_tokens: int = 128
+    max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     sweep: bool = False
@@ -151,8 +151,8 @@ def describe_source(prompts: Sequence[Prompt], policy: ValueFunction | None = No
 
 
 def default_layers(layer_count: int) -> tuple[int, ...]:
-    """Prompt lookup and four exits, evenly spaced in the lower half: (0, 2, 4, 6, 8) of 16, (0, 4, 8, 12, 16) of 32."""
-    return tuple(sorted({0, *(max(layer_count * eighth // 8, 1) for eighth in (1, 2, 3, 4))}))
+    """Prompt lookup and three exits around a quarter of the depth: (0, 3, 4, 6) of 16 layers, (0, 6, 8, 12) of 32."""
+    return tuple(sorted({0, *(max(layer_count * sixteenths // 16, 1) for sixteenths in (3, 4, 6))}))
 
 
 def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: ValueFunction | None) -> Exploring:

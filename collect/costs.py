@@ -7,7 +7,7 @@ the others.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -15,6 +15,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from decode.lookup import Lookup
 from decode.loop import Decoding
 from decode.model import Model
 from decode.round import Round
@@ -70,52 +71,66 @@ class _Timing:
     rest: float
 
 
+@torch.inference_mode()
 def measure(model: Model) -> Costs:
     """Measure this model on its device: some seconds for a small one."""
     lengths = range(1, MAX_DRAFTS + 1)
     shallow, deep = max(model.layer_count // 8, 1), max(model.layer_count // 2, 2)
     rules: dict[tuple[int, int], Rule] = {(e, d): _Probe(e, d) for e in (0, shallow, deep) for d in lengths}
     rounds = timings(model, rules)
-    one, many, per_row, head, head_per_row, step = fit(rounds, model.layer_count)
-    layers = (one, *(max(many + per_row * d, one) for d in lengths))
-    first = min(head, step)  # a verification's constant part is the head and what a pass costs beside its layers
-    heads = (first, *(head + head_per_row * d for d in lengths))
-    features = min(time_statistics(model), step - first)
-    decision = step - first - features
-    lookup = max(median(rounds[0, d].draft / d for d in lengths) - decision, 0.0)
+    one, step = drafting(rounds)
+    first, per_row, head, head_per_row = verifying(rounds, model.layer_count, deep)
+    layers = (one, *(max(first + per_row * d, one) for d in lengths))
+    # A lookup's draft runs no layer and no head: what it takes is the index, and what every decision takes.
+    looked = median(rounds[0, d].draft / d for d in lengths)
+    lookup = min(timed(lookup_step(model)), looked)
+    decision = min(looked - lookup, step)
+    logits = model.head(model.embed([0]))
+    features = min(timed(lambda: model.statistics(logits)), step - decision)
+    heads = (step - decision - features, *(head + head_per_row * d for d in lengths))
     return Costs(model.layer_count, layers, heads, features, decision, lookup, median(r.rest for r in rounds.values()))
 
 
-def fit(rounds: Mapping[tuple[int, int], _Timing], layer_count: int) -> list[float]:
-    """Least squares for what rounds are made of, relative errors weighing alike; none of it below zero.
+def drafting(rounds: Mapping[tuple[int, int], _Timing]) -> tuple[float, float]:
+    """Milliseconds of an early layer at one row, and of what a draft takes beside its layers (head, state, decision).
 
-    Returns the milliseconds of a layer at one row; of a layer at more rows, and for each row beyond the first; of the
-    head, and for each row beyond the first; of a step of drafting beside its layers (head, state, decision).
+    d drafts at layer E take d times the early layers and the rest, and the early layers of the last draft.
     """
-    rows, values = [], []
-    for (e, d), timing in rounds.items():
-        rows.append([0, layer_count - e, (layer_count - e) * d, 1, d, 0])
-        values.append(timing.verify)
-        if e > 0:  # d times the early layers and a step, and the early layers of the last draft
-            rows.append([(d + 1) * e, 0, 0, 0, 0, d])
-            values.append(timing.draft)
-    matrix, target = np.array(rows, float), np.array(values)
-    matrix /= target[:, None]
-    kept = list(range(matrix.shape[1]))
-    while True:  # what comes out negative is nothing: leave it out, fit again
-        found = np.linalg.lstsq(matrix[:, kept], np.ones(len(target)), rcond=None)[0]
-        if (found >= 0).all():
-            break
-        kept.pop(int(found.argmin()))
-    out = np.zeros(matrix.shape[1])
-    out[kept] = found
-    return [float(value) for value in out]
+    real = [((d + 1) * e, d, timing.draft) for (e, d), timing in rounds.items() if e > 0]
+    layer, step = line([row[:2] for row in real], [row[2] for row in real])
+    return max(layer, 0.0), max(step, 0.0)
+
+
+def verifying(
+    rounds: Mapping[tuple[int, int], _Timing], layer_count: int, deep: int
+) -> tuple[float, float, float, float]:
+    """Milliseconds of a later layer and what each draft adds to it; of head and pass, and what each draft adds to that.
+
+    The time of a verification is a line in the number of drafts, one from layer 0 on and one from `deep` on; their
+    difference is the layers between, so that both are met, and what lies between them is between.
+    """
+    lines = []
+    for exit_layer in (0, deep):
+        chosen = {d: timing.verify for (e, d), timing in rounds.items() if e == exit_layer}
+        lines.append(line([(1, d) for d in chosen], list(chosen.values())))
+    layer, per_draft = (
+        min(max((whole - upper) / deep, 0.0), max(whole, 0.0) / layer_count)
+        for whole, upper in zip(*lines, strict=True)
+    )
+    return layer, per_draft, lines[0][0] - layer_count * layer, max(lines[0][1], 0.0) - layer_count * per_draft
+
+
+def line(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[float, float]:
+    """The two factors that give `values` from `rows` by least squares, relative errors weighing alike."""
+    target = np.array(values)
+    found = np.linalg.lstsq(np.array(rows, float) / target[:, None], np.ones(len(target)), rcond=None)[0]
+    return float(found[0]), float(found[1])
 
 
 def timings(model: Model, rules: dict[tuple[int, int], Rule]) -> dict[tuple[int, int], _Timing]:
     """Rounds under each rule, going on from the same text; the rules take turns, so that a slow spell hits all."""
     room = max(model.context - TOKENS - 1, 1)
-    prompt = [int(t) for t in np.random.default_rng(0).integers(model.vocabulary, size=min(160, room))]
+    prompt = [int(t) for t in np.random.default_rng(0).integers(model.vocabulary, size=min(320, room))]
     settings = Settings(max_new_tokens=min(TOKENS, model.context - len(prompt)), stop_tokens=frozenset())
     seen: dict[tuple[int, int], list[Round]] = {key: [] for key in rules}
     for repeat in range(REPEATS + 1):
@@ -135,14 +150,25 @@ def timings(model: Model, rules: dict[tuple[int, int], Rule]) -> dict[tuple[int,
     }  # fmt: skip
 
 
-@torch.inference_mode()
-def time_statistics(model: Model) -> float:
-    """Milliseconds of one row's state from its logits."""
-    logits, seconds = model.head(model.embed([0])), []
-    for _ in range(50):
-        synchronise(model)
+def lookup_step(model: Model) -> Callable[[], None]:
+    """One draft's work on a lookup index: a token tried, a guess, and the token taken back."""
+    index = Lookup(int(t) for t in np.random.default_rng(0).integers(min(model.vocabulary, 64), size=256))
+    length = len(index)
+
+    def run() -> None:
+        index.push(0)
+        index.guess()
+        index.truncate(length)
+
+    return run
+
+
+def timed(operation: Callable[[], object], repeats: int = 50) -> float:
+    """Median milliseconds of something that runs on the host or waits for the device."""
+    seconds = []
+    for _ in range(repeats):
         began = time.perf_counter()
-        model.statistics(logits)
+        operation()
         seconds.append(time.perf_counter() - began)
     return median(seconds) * 1e3
 

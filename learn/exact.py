@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from learn.offpolicy import Score
@@ -45,6 +44,8 @@ class Texts:
 
 def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
     """The sweeps of these episodes (numbered as in `Columns.episodes`); None unless every one of them was swept."""
+    import polars as pl  # not before it is needed: importing it changes the process's environment
+
     number = pl.col("run").str.slice(1).str.to_integer(base=16).cast(pl.Int64) * 2**32 + pl.col("episode").cast(
         pl.Int64
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -23,27 +24,27 @@ def bench_table(report: "Report") -> Table:
         title=f"{facts['model']} · {facts['dtype']} · {facts['device']}, {facts['threads']} threads · "
         f"{facts['prompts']} held-out prompts",
         title_justify="left",
+        box=SIMPLE,
     )
     headings = (
         "method",
         "E",
         "d",
-        "acceptance",
-        "tokens/round",
-        "tokens/s",
-        "speedup",
-        "95 % interval",
-        "over transformers",
-        "identical",
+        "accept",
+        "tokens\n/round",
+        "tokens\n/s",
+        "speedup (95 %)",
+        "over trans-\nformers",
+        "same",
     )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for row in report.rows:
+        over = row.speedup_over_transformers
         table.add_row(
             row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance),
-            number(row.tokens_per_round), number(row.tokens_per_s, 0), f"{row.speedup:.2f}×",
-            f"{row.speedup_low:.2f}–{row.speedup_high:.2f}",
-            "–" if row.speedup_over_transformers is None else f"{row.speedup_over_transformers:.2f}×",
+            number(row.tokens_per_round), number(row.tokens_per_s, 0),
+            f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})", "–" if over is None else f"{over:.1f}×",
             "yes" if row.identical else "[red]no[/]",
             style="bold" if row.method == "lede" else "",
         )  # fmt: skip

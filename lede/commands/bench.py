@@ -28,7 +28,7 @@ def bench(
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
-    max_new_tokens: Annotated[int, typer.Option(min=2)] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=2)] = 256,
     plot: Annotated[Path | None, typer.Option(help="Draw the speedups into this PNG.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

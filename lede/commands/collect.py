@@ -19,7 +19,7 @@ def collect(
                      "the standard library that the embedded model never saw[/]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write for each prompt.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write for each prompt.")] = 256,
     candidates: Annotated[
         str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
     ] = None,

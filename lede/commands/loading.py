@@ -1,5 +1,6 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
+import gc
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,4 +31,8 @@ def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model
         quiet_transformers()
         loaded = load_model(model_path(model), dtype, device)
         use_threads(loaded, threads)
+    # What the imports left behind is millions of objects that live as long as the process. Without this the collector
+    # walks all of them now and then, and a generation stalls for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     return loaded

@@ -183,7 +183,7 @@ def test_candidates_are_checked_before_anything_is_written(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_default_candidates_are_the_lookup_and_the_lower_half():
-    assert default_layers(16) == (0, 2, 4, 6, 8)
-    assert default_layers(32) == (0, 4, 8, 12, 16)
+def test_default_candidates_are_the_lookup_and_exits_around_a_quarter():
+    assert default_layers(16) == (0, 3, 4, 6)
+    assert default_layers(32) == (0, 6, 8, 12)
     assert all(max(default_layers(n)) < n for n in range(2, 50))
