@@ -41,10 +41,11 @@ def bench_table(report: "Report") -> Table:
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for row in report.rows:
         over = row.speedup_over_transformers
+        speedup = f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
         table.add_row(
             row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance),
             number(row.tokens_per_round), number(row.tokens_per_s, 0),
-            f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})", "–" if over is None else f"{over:.1f}×",
+            speedup, "–" if over is None else f"{over:.1f}×",
             "yes" if row.identical else "[red]no[/]",
             style="bold" if row.method == "lede" else "",
         )  # fmt: skip
