@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -24,19 +23,10 @@ def bench_table(report: "Report") -> Table:
         title=f"{facts['model']} · {facts['dtype']} · {facts['device']}, {facts['threads']} threads · "
         f"{facts['prompts']} held-out prompts",
         title_justify="left",
-        box=SIMPLE,
+        box=None,
+        padding=(0, 1, 0, 0),
     )
-    headings = (
-        "method",
-        "E",
-        "d",
-        "accept",
-        "tokens\n/round",
-        "tokens\n/s",
-        "speedup (95 %)",
-        "over trans-\nformers",
-        "same",
-    )
+    headings = ["method", "E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "over\nlibrary", "same"]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for row in report.rows:
@@ -94,7 +84,7 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
         summary.add_row(f"run {run['id']}", f"{how}, started {run.get('started', '?')}")
     yield summary
     layers = Table(title="by layer (0 is prompt lookup)", title_justify="left")
-    for heading in ("layer", "visits", "agree", "exits", "share", "drafted", "accept", "d", "tokens/round"):
+    for heading in ("layer", "visits", "agree", "exits", "share", "drafted", "accept", "d", "tokens\n/round"):
         layers.add_column(heading, justify="right")
     for row in facts["layers"]:
         layers.add_row(

@@ -99,7 +99,7 @@ def collect(
     if collected.resumed:
         console.print(f"{collected.resumed} of {episodes} episodes were there already")
     if collected.skipped:
-        console.print(f"[yellow]{collected.skipped} prompts are longer than the model's context and were left out[/]")
+        console.print(f"[yellow]left out, longer than the model's context: {collected.skipped} of the prompts[/]")
     console.print(
         f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}; "
         f"recording took {collected.recording_share:.1%} of decoding time"
