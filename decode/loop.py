@@ -43,9 +43,8 @@ class Decoding:
 
     def rounds(self) -> Iterator[Round]:
         """Decode until a stop; every Round has already been committed to `tokens`."""
-        with torch.inference_mode():
-            while self.finish is None:
-                yield self._round()
+        while self.finish is None:
+            yield self._round()
 
     @torch.inference_mode()
     def _prefill(self, tokens: list[int]) -> None:
@@ -53,6 +52,7 @@ class Decoding:
             x = self.model.embed(tokens[start : start + LONGEST_BLOCK])
             self.model.run(0, self.model.layer_count, x, start, self._cache)
 
+    @torch.inference_mode()  # here and not around the loop above: a generator must not leave its mode to its caller
     def _round(self) -> Round:
         began = time.perf_counter()
         position = len(self.tokens) - 1

@@ -274,3 +274,10 @@ def test_another_model_s_text_is_not_the_same():
     assert generate(other, list(PROMPTS[1]), None, Settings(TOKENS)).token_ids != reference(
         "grouped", PROMPTS[1], TOKENS
     )
+
+
+def test_a_decoding_left_half_way_leaves_gradients_as_they_were():
+    model = from_transformers(llama(), torch.float32)
+    rounds = Decoding(model, [1, 2, 3], LayerSkip(1, 2), Settings(max_new_tokens=8)).rounds()
+    next(rounds)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
