@@ -103,5 +103,6 @@ def collect(
     console.print(
         f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}; "
         f"recording took {collected.recording_share:.1%} of decoding time"
+        + (f", sweeps {collected.sweep_seconds / collected.decode_seconds:.0%}" if collected.sweep_seconds else "")
     )
     console.print(f"next: [bold]lede inspect {out}[/] or [bold]lede learn --dataset {out}[/]")
