@@ -9,7 +9,6 @@ All texts are walked in step, so that each decision of the policy is one product
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,58 +16,13 @@ from numpy.typing import NDArray
 from learn.offpolicy import Score
 from learn.rate import Static
 from replay.costs import Costs
-from replay.reader import Dataset
 from replay.reward import CONTINUE_PENALTY, REJECTED
-from replay.schema import MAX_DRAFTS, STATE
+from replay.schema import MAX_DRAFTS
+from replay.texts import SWEPT, Texts
 
 ACCEPT_DECAY, ACCEPT_START = 0.85, 0.5  # of `accept_trace`, as the decoder keeps it
-SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
 
 Float = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """N texts of up to T tokens with C candidate layers; what lies behind a text's end is not looked at.
-
-    states: (N, T, C, 8) the swept state columns; found: (N, T, C), false where the lookup had no guess; right:
-    (N, T, C), whether the layer would have drafted the token that was committed; lengths: (N,).
-    """
-
-    layers: tuple[int, ...]
-    states: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    right: NDArray[np.bool_]
-    lengths: NDArray[np.int64]
-
-
-def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
-    """The sweeps of these episodes (numbered as in `Columns.episodes`); None unless every one of them was swept."""
-    import polars as pl  # not before it is needed: importing it changes the process's environment
-
-    number = pl.col("run").str.slice(1).str.to_integer(base=16).cast(pl.Int64) * 2**32 + pl.col("episode").cast(
-        pl.Int64
-    )
-    wanted = pl.DataFrame({"number": np.unique(episodes)}).lazy()
-    rows = dataset.sweeps.with_columns(number=number).join(wanted, on="number", how="semi").collect()
-    numbers, text = np.unique(rows["number"].to_numpy(), return_inverse=True)
-    if len(numbers) < len(np.unique(episodes)):
-        return None
-    layers = dataset.layers
-    position = rows["position"].to_numpy().astype(np.int64)
-    starts = np.full(len(numbers), np.iinfo(np.int64).max)
-    np.minimum.at(starts, text, position)  # a real layer has a row at every position
-    lengths = np.zeros(len(numbers), np.int64)
-    at = position - starts[text]
-    np.maximum.at(lengths, text, at + 1)
-    column = np.searchsorted(layers, rows["layer"].to_numpy())
-    shape = (len(numbers), int(lengths.max()), len(layers))
-    states = np.zeros((*shape, len(SWEPT)), np.float32)
-    states[text, at, column] = rows.select(SWEPT).to_numpy()
-    found, right = np.zeros(shape, bool), np.zeros(shape, bool)
-    found[text, at, column] = True
-    right[text, at, column] = (rows["draft_token"] == rows["target_token"]).to_numpy()
-    return Texts(layers, states, found, right, lengths)
 
 
 def simulate(
@@ -131,8 +85,9 @@ def simulate(
         choice = np.zeros(count, bool)
         index = np.flatnonzero(active)
         if len(index):
+            k = np.maximum(draft[index], 1)
             choice[index] = exits(
-                rows_of(index, at[index], candidate[index], np.maximum(draft[index], 1), logp[index], trace[index])
+                rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
             )
         # the walk
         leaving = walking & (choice | (candidate == last))
@@ -183,16 +138,19 @@ def _visit(costs: Costs, before: int, layer: int) -> float:
 
 def _row_builder(texts: Texts, features: tuple[str, ...]) -> Callable[..., NDArray[np.float32]]:
     """A function that fills rows of the policy's features."""
-    swept = [(i, SWEPT.index(name)) for i, name in enumerate(features) if name in SWEPT]
-    own = {name: i for i, name in enumerate(features) if name not in SWEPT}
+    constant = "conf_trace"  # it is over committed tokens, so a round's drafts leave it as it was
+    swept = [(i, SWEPT.index(name)) for i, name in enumerate(features) if name in SWEPT and name != constant]
+    own = {name: i for i, name in enumerate(features) if name not in SWEPT or name == constant}
     to, source = [i for i, _ in swept], [j for _, j in swept]
 
-    def rows(index: NDArray[np.int64], at: NDArray[np.int64], candidate: NDArray[np.int64], draft: NDArray[np.int64],
-             logp: Float, trace: Float) -> NDArray[np.float32]:  # fmt: skip
+    def rows(index: NDArray[np.int64], start: NDArray[np.int64], at: NDArray[np.int64], candidate: NDArray[np.int64],
+             draft: NDArray[np.int64], logp: Float, trace: Float) -> NDArray[np.float32]:  # fmt: skip
         out = np.zeros((len(index), len(features)), np.float32)
         out[:, to] = texts.states[index, at, candidate][:, source]
         for name, column in own.items():
-            if name == "draft_logp":
+            if name == constant:
+                out[:, column] = texts.states[index, start, candidate, SWEPT.index(name)]
+            elif name == "draft_logp":
                 out[:, column] = logp
             elif name == "accept_trace":
                 out[:, column] = trace

@@ -23,7 +23,7 @@ from learn import exact
 from learn.buffer import ColumnBuffer
 from learn.config import LearnConfig
 from learn.errors import LearnError
-from learn.exact import Texts, read_texts, simulate
+from learn.exact import simulate
 from learn.history import Point, draw, write_csv
 from learn.library import d3rlpy, quiet
 from learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, mean_weights
@@ -33,6 +33,7 @@ from learn.split import scaling, split
 from replay.costs import Costs
 from replay.errors import DatasetError
 from replay.reader import Columns, Dataset, open_dataset
+from replay.texts import Texts, read_texts
 from serve.policy import Policy
 
 DIVERGED = 1e4
