@@ -24,7 +24,8 @@ EXTRAS = {
     "fastapi": "server",
     "uvicorn": "server",
     "ray": "ray",
-    "rouge_score": "dev",
+    "datasets": "bench",
+    "rouge_score": "bench",
 }
 
 P = ParamSpec("P")
