@@ -8,8 +8,10 @@ One round (paper §3.3), with a key-value buffer shared by drafting and verifyin
 Rolling back is not an operation: positions behind the committed text are written over by the next round.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ class Decoding:
     """One generation under way. `rounds()` yields each round as it is committed; `tokens` is the text so far."""
 
     def __init__(self, model: Model, prompt: list[int], rule: ExitRule, settings: Settings):
+        rule.start()
         check_request(model, prompt, rule)
         self.model, self.rule, self.tokens = model, rule, list(prompt)
         self.stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
@@ -38,8 +41,8 @@ class Decoding:
         self._lookup = Lookup(prompt) if rule.needs_lookup or 0 in rule.layers else None
         self._traces = Traces()
         self._cache = model.cache(self.limit)
+        self._kept: dict[int, list[Tensor]] = {}  # for shadow tokens: outputs of those layers in this round
         self._prefill(prompt[:-1])
-        rule.start()
 
     def rounds(self) -> Iterator[Round]:
         """Decode until a stop; every Round has already been committed to `tokens`."""
@@ -60,43 +63,52 @@ class Decoding:
         self._decisions: list[Decision] = []
         self._drafts: list[int] = []
         self._distributions: list[Tensor | None] = []  # what each draft was drawn from
-        self._draft_logp = 0.0
-        exit_layer, states = self._walk(position) if most > 0 and self.rule.layers else (None, [])
+        self._draft_logp = self._deciding = 0.0
+        self._kept = {layer: [] for layer in self.rule.shadow_layers}
+        exit_layer, reached, states = self._walk(position) if most > 0 and self.rule.layers else (None, 0, [])
         if exit_layer is not None:
             self._draft(exit_layer, states, position, most)
         drafts = tuple(self._drafts)
         verifying = time.perf_counter()
-        logits = self._verification(exit_layer or 0, states, position)
+        logits = self._verification(reached, states, position)
         accepted, targets = self._choose.verify(logits, self.tokens, self._drafts, self._distributions)
+        shadow = self._shadow(accepted + 1)
         verified = time.perf_counter()
         committed = self._commit(targets[: accepted + 1], logits, accepted)
         cut = exit_layer is not None and (len(drafts) == most < self.rule.max_drafts or drafts[-1] in self.stops)
         round_ = Round(
             position, exit_layer, drafts, tuple(targets), accepted, committed, tuple(self._decisions), cut,
             seconds=time.perf_counter() - began, draft_seconds=verifying - began, verify_seconds=verified - verifying,
+            decision_seconds=self._deciding, shadow=shadow,
         )  # fmt: skip
         self.rule.finish(round_)
         return round_
 
-    def _walk(self, position: int) -> tuple[int | None, list[Tensor]]:
-        """The depth phase. Returns the exit layer (None: layer 0 alone, and no match) and the exit state of x_p."""
+    def _walk(self, position: int) -> tuple[int | None, int, list[Tensor]]:
+        """The depth phase. Returns the exit layer, how many layers have run, and the state of x_p behind them.
+
+        The exit layer is None where nothing is drafted: at the bypass, or where no candidate is left but a lookup
+        without a match.
+        """
         x, reached, last = None, 0, self.rule.layers[-1]
         self._guess = self._lookup.guess() if self._lookup is not None else None
         for layer in self.rule.layers:
+            if layer == self.model.layer_count:
+                break
             if layer > 0:
                 x = self.model.embed(self.tokens[-1:]) if x is None else x
-                x = self.model.run(reached, layer, x, position, self._cache)
+                x = self._run(reached, layer, x, position)
                 reached = layer
             if layer == 0 and self._guess is None:
                 continue
             state = self._observe(layer, x, 1)
             forced = layer == last
-            exits = forced or self.rule.exit_here(state)
+            exits = forced or self._ask(self.rule.exit_here, state)
             self._note(state, exits, forced)
             if exits:
                 self._take(layer, x, state)
-                return layer, [] if x is None else [x]
-        return None, []
+                return layer, reached, [] if x is None else [x]
+        return None, reached, [] if x is None else [x]
 
     def _draft(self, layer: int, states: list[Tensor], position: int, most: int) -> None:
         """The draft phase at `layer`; appends to the drafts and to `states`, the kept outputs of that layer."""
@@ -105,16 +117,26 @@ class Decoding:
             stopped = len(drafts) == most or drafts[-1] in self.stops
             if layer > 0:
                 x = self.model.embed(drafts[-1:])
-                states.append(self.model.run(0, layer, x, position + len(drafts), self._cache))
+                states.append(self._run(0, layer, x, position + len(drafts)))
             if stopped:  # the last draft's own early pass, for the token after it, is all that was left to do
                 return
             if self._lookup is not None:
                 self._lookup.push(drafts[-1])
                 self._guess = self._lookup.guess()  # never None here: the draft itself occurred before
-            state = self._observe(layer, states[-1] if states else None, len(drafts) + 1)
-            self._take(layer, states[-1] if states else None, state)
+            x_last = states[-1] if states else None
+            state = self._observe(layer, x_last, len(drafts) + 1)
+            if not self.rule.keeps_last:
+                # Dropped unseen: the rule looks at the state, never at what is drawn from it, so that what is drafted
+                # when sampling still has the distribution q.
+                goes_on = self._ask(self.rule.draft_on, state)
+                self._note(state, goes_on, False)
+                if not goes_on:
+                    return
+                self._take(layer, x_last, state)
+                continue
+            self._take(layer, x_last, state)
             forced = len(drafts) == most or drafts[-1] in self.stops
-            goes_on = not forced and self.rule.draft_on(state)
+            goes_on = not forced and self._ask(self.rule.draft_on, state)
             self._note(state, goes_on, forced)
             most = most if goes_on else len(drafts)
 
@@ -154,14 +176,37 @@ class Decoding:
         self._drafts.append(token)
         self._distributions.append(q)
 
+    def _ask(self, question: Callable[[State], bool], state: State) -> bool:
+        began = time.perf_counter()
+        answer = question(state)
+        self._deciding += time.perf_counter() - began
+        return answer
+
     def _note(self, state: State, exits: bool, forced: bool) -> None:
         if self.rule.needs_state:
             self._decisions.append(Decision(state, int(exits), forced))
 
-    def _verification(self, exit_layer: int, states: list[Tensor], position: int) -> Tensor:
-        """The full model's logits (drafts + 1, vocabulary) at x_p and every draft."""
-        x = torch.cat(states) if exit_layer > 0 else self.model.embed(self.tokens[-1:] + self._drafts)
-        return self.model.head(self.model.run(exit_layer, self.model.layer_count, x, position, self._cache))
+    def _verification(self, reached: int, states: list[Tensor], position: int) -> Tensor:
+        """The full model's logits (drafts + 1, vocabulary) at x_p and every draft, the first `reached` layers done."""
+        x = torch.cat(states) if reached > 0 else self.model.embed(self.tokens[-1:] + self._drafts)
+        return self.model.head(self._run(reached, self.model.layer_count, x, position))
+
+    def _run(self, lo: int, hi: int, x: Tensor, position: int) -> Tensor:
+        """Model.run, stopping by to keep what the shadow layers give."""
+        for layer in self._kept:
+            if lo < layer <= hi:
+                x = self.model.run(lo, layer, x, position, self._cache)
+                self._kept[layer].append(x)
+                lo = layer
+        return self.model.run(lo, hi, x, position, self._cache) if lo < hi else x
+
+    def _shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
+        """Round.shadow, of the round's first `rows` positions: every row has passed every layer once, in order."""
+        seen = {}
+        for layer, outputs in self._kept.items():
+            logits = self.model.head(torch.cat(outputs)[:rows])
+            seen[layer] = tuple((s.token, math.exp(s.top1_logp)) for s in self.model.statistics(logits))
+        return seen
 
     def _commit(self, tokens: list[int], logits: Tensor, accepted: int) -> tuple[int, ...]:
         """Append `tokens`, cut behind the first stop; update what the next states are made of."""
@@ -195,10 +240,20 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
         raise ModelError(f"the prompt has {len(prompt)} tokens, the model's context is {model.context}: shorten it")
     if min(prompt) < 0 or max(prompt) >= model.vocabulary:
         raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
-    if any(not 0 <= layer < model.layer_count for layer in rule.layers):
+    exits, last = range(model.layer_count), rule.layers[-1:]
+    early = rule.layers[:-1] if last == (model.layer_count,) else rule.layers
+    if any(layer not in exits for layer in early) or any(a >= b for a, b in pairwise(rule.layers)):
         raise ModelError(
             f"the rule exits at layers {', '.join(map(str, rule.layers))}; "
-            f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup)"
+            f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup, as the first, "
+            f"and {model.layer_count}, no draft, as the last), and they must ascend"
+        )
+    if any(layer not in exits[1:] for layer in rule.shadow_layers) or any(
+        a >= b for a, b in pairwise(rule.shadow_layers)
+    ):
+        raise ModelError(
+            f"the rule wants shadow tokens of layers {', '.join(map(str, rule.shadow_layers))}; "
+            f"this model has 1…{model.layer_count - 1}, and they must ascend"
         )
 
 

@@ -19,7 +19,7 @@ class Round:
     """One round: some drafts, one verification, and what it committed."""
 
     position: int  # of the last token committed before it
-    exit_layer: int | None  # None: nothing was drafted
+    exit_layer: int | None  # None: nothing was drafted (a bypass, no guess, or no room for a draft)
     drafts: tuple[int, ...]
     targets: tuple[int, ...]  # the full model's token at each of the drafts + 1 positions, given the drafts before it
     accepted: int  # drafts committed, before any stop cut them
@@ -28,7 +28,11 @@ class Round:
     cut: bool  # ended by the token limit or an end of text in the drafts, not by the rule
     seconds: float
     draft_seconds: float  # of which: the walk and the drafts, decisions included
-    verify_seconds: float  # and the verification
+    verify_seconds: float  # and the verification, shadow tokens included
+    decision_seconds: float = 0.0  # of draft_seconds: inside the rule's own code
+    # For rules with `shadow_layers`: layer → (token, probability) at the positions of `targets` up to and including the
+    # first mismatch, which are accepted + 1.
+    shadow: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
