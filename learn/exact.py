@@ -31,9 +31,11 @@ def simulate(
     exits: Callable[[NDArray[np.float32]], NDArray[np.bool_]],
     costs: Costs,
     rate: float | None,
+    bypass: bool = False,
 ) -> Score:
     """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
 
+    bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there all the same.
     The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
     its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
     """
@@ -52,6 +54,7 @@ def simulate(
     redraft = np.array([costs.draft(int(layer)) for layer in layers])
     finish = np.array([[costs.finish(int(layer), d) for d in range(1, MAX_DRAFTS + 1)] for layer in layers])
     earned = np.zeros(count)  # the paper's reward
+    bare_finish = costs.finish(texts.layers[-1], 0) if bypass else 0.0
     plain, arrived = costs.plain(), np.zeros(count, bool)  # whether the walk's current candidate was paid for
 
     while (active := position < texts.lengths).any():
@@ -90,6 +93,14 @@ def simulate(
                 rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
             )
         # the walk
+        passing = walking & (candidate == last) & ~choice & bypass
+        spent[passing] += bare_finish
+        earned[passing] += CONTINUE_PENALTY + 1
+        rounds[passing] += 1
+        position[passing] += 1
+        candidate[passing] = 0
+        arrived[passing] = False
+        walking &= ~passing
         leaving = walking & (choice | (candidate == last))
         deeper = walking & ~leaving
         earned[deeper] += CONTINUE_PENALTY
