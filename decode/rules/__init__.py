@@ -1,11 +1,17 @@
 """Exit rules: who decides how deep to draft and when to stop. One protocol (base.py), one loop that runs them all."""
 
+from decode.rules.ablations import FixedExit, FixedLength
 from decode.rules.base import MAX_DRAFTS, Autoregressive, ExitRule, Rule
 from decode.rules.chance import RandomRule
+from decode.rules.draft_verify import DraftVerify
+from decode.rules.dynamic_exit import Del
+from decode.rules.heuristic import LengthHeuristic
 from decode.rules.layerskip import LayerSkip
 from decode.rules.learned import QPolicy, ValueFunction, feature_row
+from decode.rules.lite import Lite
+from decode.rules.lookup import PromptLookup
 
 __all__ = [
-    "MAX_DRAFTS", "Autoregressive", "ExitRule", "LayerSkip", "QPolicy", "RandomRule", "Rule", "ValueFunction",
-    "feature_row",
+    "MAX_DRAFTS", "Autoregressive", "Del", "DraftVerify", "ExitRule", "FixedExit", "FixedLength", "LayerSkip",
+    "LengthHeuristic", "Lite", "PromptLookup", "QPolicy", "RandomRule", "Rule", "ValueFunction", "feature_row",
 ]  # fmt: skip

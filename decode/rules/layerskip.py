@@ -1,10 +1,15 @@
-"""LayerSkip's self-speculative decoding, and with exit layer 0 plain prompt lookup: nothing is decided."""
+"""LayerSkip's self-speculative decoding: a fixed exit layer and draft length, nothing is decided.
+
+Source: LayerSkip (arXiv 2404.16710), §4.3: draft a set number of tokens with the first E layers, verify with the rest,
+the key-value cache shared; its public code calls them `exit_layer` and `num_speculations`. No deviation. Parameters:
+both, tuned on training prompts by `bench.tune`.
+"""
 
 from decode.rules.base import Rule
 
 
 class LayerSkip(Rule):
-    """A fixed exit layer and draft length (arXiv 2404.16710, §4.3). exit_layer 0 is plain prompt lookup."""
+    """A fixed exit layer and draft length. Exit layer 0 is plain prompt lookup."""
 
     name = "layerskip"
 
