@@ -1,7 +1,6 @@
 """Whatever a rule does, the text is the model's own: that of `transformers`, or bit for bit that of plain decoding."""
 
 import random
-from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -17,9 +16,10 @@ from decode.generate import generate
 from decode.load import from_transformers
 from decode.loop import Decoding
 from decode.model import Model
-from decode.round import Round
-from decode.rules import Autoregressive, LayerSkip, RandomRule, Rule
+from decode.rules import Autoregressive, Del, DraftVerify, LayerSkip, LengthHeuristic, Lite, QPolicy, RandomRule, Rule
 from decode.sampling import Settings
+from tests.decode.rounds import timeless
+from tests.decode.values import Values
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant
 
 TOKENS = 40
@@ -29,8 +29,8 @@ PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (4, 4, 4, 4), (11, 12, 13) * 4, tuple(rang
 class Walker(Rule):
     """Exits at the first candidate, at none before the last, or at another one each round; drafts as long as it may."""
 
-    def __init__(self, layers, exits, most=12, state=False):
-        self.layers, self._exits, self.max_drafts = layers, exits, most
+    def __init__(self, layers, exits, most=12, state=False, shadow=()):
+        self.layers, self._exits, self.max_drafts, self.shadow_layers = layers, exits, most, shadow
         self.needs_state = self.needs_lookup = state
 
     def start(self):
@@ -46,8 +46,10 @@ class Walker(Rule):
 
 
 def rules(layer_count: int) -> list[Rule]:
-    """Adversarial rules for a model of so many layers."""
+    """Adversarial rules, and every real one, for a model of so many layers."""
     inner, every = tuple(range(1, layer_count)), tuple(range(layer_count))
+    drops = RandomRule((*every, layer_count), seed=4)
+    drops.keeps_last = False
     return [
         Autoregressive(),
         Rule(),  # has no candidates, so it never drafts
@@ -60,17 +62,34 @@ def rules(layer_count: int) -> list[Rule]:
         LayerSkip(layer_count - 1, 1),
         RandomRule(every, seed=1),
         RandomRule(inner, seed=2, exit_chance=0.2, draft_chance=0.95),
+        RandomRule((*every, layer_count), seed=3, exit_chance=0.2),
+        drops,
+        Walker((*every, layer_count), "alternate", state=True, shadow=inner),
+        Walker((layer_count,), "never"),  # always the full model
+        Lite(dict.fromkeys(inner, 0.5), 7),
+        Lite(dict.fromkeys(inner, 0.8), 7, layer_count),
+        DraftVerify(1, 0.3, step=0.2),
+        DraftVerify(2, 0.5, keeps_last=False),
+        LengthHeuristic(1, 3),
+        Del(inner, layer_count, max_drafts=18),
+        Del(inner[:2], layer_count, keeps_last=False),
+        QPolicy(Values(every)),
+        QPolicy(Values((*every, layer_count))),
     ]
 
 
-@pytest.mark.parametrize("kind", ["native", "eager", "float64"])
+KINDS = ["native", "eager", "float64"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_rule_writes_what_transformers_writes(name, kind):
     dtype = torch.float64 if kind == "float64" else torch.float32
     model = ours(name, dtype, native=kind != "eager")
     assert model.native == (kind == "native" and name != "odd")
-    # each rule with another prompt, so that all meet in a few generations; the eager backend is slow
-    for number, rule in enumerate(rules(model.layer_count)):
+    # each rule with another prompt, and every third rule a case, so that all meet in a few generations
+    turn = (list(VARIANTS).index(name) + KINDS.index(kind)) % 3
+    for number, rule in list(enumerate(rules(model.layer_count)))[turn::3]:
         prompt = PROMPTS[number % len(PROMPTS)]
         expected = reference(name, prompt, TOKENS, dtype)
         assert generate(model, list(prompt), rule, Settings(TOKENS)).token_ids == expected, rule
@@ -99,9 +118,10 @@ def requests(draw, layer_count=4, vocabulary=61):
     prompt = draw(st.sampled_from(PROMPTS))
     candidates = tuple(sorted(draw(st.sets(st.integers(0, layer_count - 1), min_size=1))))
     seed, exits, drafts = draw(st.integers(0, 99)), draw(st.floats(0, 1)), draw(st.floats(0, 1))
-    rule = RandomRule(candidates, seed, exits, drafts)
-    rule.max_drafts = draw(st.integers(1, 14))
+    rule = RandomRule(candidates + draw(st.sampled_from([(), (layer_count,)])), seed, exits, drafts)
+    rule.max_drafts, rule.keeps_last = draw(st.integers(1, 14)), draw(st.booleans())
     rule.needs_state = rule.needs_lookup = draw(st.booleans())
+    rule.shadow_layers = tuple(sorted(draw(st.sets(st.integers(1, layer_count - 1)))))
     stops = frozenset(draw(st.sets(st.integers(0, vocabulary - 1), max_size=3)))
     return prompt, rule, Settings(draw(st.integers(1, TOKENS)), stop_tokens=stops)
 
@@ -231,12 +251,6 @@ def test_prompts_longer_than_a_block_are_read_in_blocks():
             from_transformers(library, torch.float32, native=native), list(prompt), LayerSkip(2, 4), Settings(6)
         )
         assert done.token_ids == library_text(library, prompt, max_new_tokens=6)
-
-
-def timeless(rounds):
-    """Rounds without what a clock said."""
-    clocks = {field.name: 0.0 for field in fields(Round) if field.name.endswith("seconds")}
-    return [replace(round_, **clocks) for round_ in rounds]
 
 
 def observed(model: Model, prompt: tuple[int, ...], rule: Rule):

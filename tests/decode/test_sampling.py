@@ -66,11 +66,22 @@ def agreement(rule, settings: Settings, samples: int) -> float:
     return min(p_value(counts.sum(axis), probabilities.sum(axis)) for axis in ((0,), (2,), ()))
 
 
+class Drops(RandomRule):
+    """Drops the token at which it stops; which one that is depends on what the layer thinks of it."""
+
+    keeps_last, needs_state = False, True
+
+    def draft_on(self, state):
+        return state.token % 2 == 0 or state.top1_logp > -0.7
+
+
 CASES = {
     "plain": (Autoregressive(), Settings(temperature=1.0)),
     "lookup": (LayerSkip(0, 2), Settings(temperature=1.0)),
     "poor drafts": (LayerSkip(1, 4), Settings(temperature=0.9)),
     "top-k": (RandomRule((0, 1, 2), seed=3), Settings(temperature=1.3, top_k=4)),
+    "drops the last": (Drops((1, 2), seed=5), Settings(temperature=1.0)),
+    "bypass": (RandomRule((0, 1, 3), seed=6, exit_chance=0.4), Settings(temperature=1.0)),
     "top-p": (LayerSkip(2, 2), Settings(temperature=1.1, top_p=0.8)),
 }
 

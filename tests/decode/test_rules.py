@@ -1,0 +1,309 @@
+"""Each rule against what its source says, on real rounds and on made-up ones; and no rule remembers the last text."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decode.errors import ModelError
+from decode.generate import generate
+from decode.round import Generation, Round
+from decode.rules import (
+    Autoregressive,
+    Del,
+    DraftVerify,
+    ExitRule,
+    FixedExit,
+    FixedLength,
+    LayerSkip,
+    LengthHeuristic,
+    Lite,
+    PromptLookup,
+    QPolicy,
+    RandomRule,
+    Rule,
+)
+from decode.rules.dynamic_exit import best_exit
+from decode.sampling import Settings
+from decode.state import DEPTH, DRAFT, State
+from tests.decode.rounds import timeless
+from tests.decode.values import Values
+from tests.models import FIXED, ours, variant
+
+L = 4  # layers of `ours("grouped")`
+PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (11, 12, 13) * 4, (4, 4, 4, 4), tuple(range(40, 8, -1))]
+
+RULES = {
+    "autoregressive": Autoregressive,
+    "layerskip": lambda: LayerSkip(1, 4),
+    "prompt-lookup": lambda: PromptLookup(5),
+    "lite": lambda: Lite({1: 0.6, 2: 0.5, 3: 0.4}, 6),
+    "lite, bypass": lambda: Lite({1: 0.6, 2: 0.5}, 6, L),
+    "draft-verify": lambda: DraftVerify(1, 0.4, step=0.3),
+    "draft-verify, drops": lambda: DraftVerify(1, 0.4, step=0.3, keeps_last=False),
+    "length-heuristic": lambda: LengthHeuristic(1, 2),
+    "del": lambda: Del((1, 2, 3), L),
+    "del, drops": lambda: Del((1, 3), L, 0.8, first=3, max_drafts=18, keeps_last=False),
+    "lede": lambda: QPolicy(Values((0, 1, 3))),
+    "lede, bypass": lambda: QPolicy(Values((0, 1, 3, L))),
+    "lede-fixed-exit": lambda: FixedExit(Values((0, 1, 3)), 1),
+    "lede-fixed-length": lambda: FixedLength(Values((0, 1, 3)), 4),
+    "random": lambda: RandomRule((0, 1, 2), seed=5),
+}
+
+
+def decoded(rule: ExitRule, prompt: tuple[int, ...], tokens: int = 40) -> Generation:
+    return generate(ours("grouped"), list(prompt), rule, Settings(tokens))
+
+
+def finished(drafts: int, accepted: int, **more) -> Round:
+    """A round as a rule sees it when it ends."""
+    targets = tuple(range(drafts + 1))
+    wrong = tuple(t if t < accepted else -1 for t in range(drafts))
+    return Round(0, 1, wrong, targets, accepted, targets[: accepted + 1], (), False, 0.0, 0.0, 0.0, **more)
+
+
+def state(layer: int, probability: float, draft_index: int = 1) -> State:
+    phase = DEPTH if draft_index == 1 else DRAFT
+    return State(layer, draft_index, phase, 0, top1_logp=math.log(probability))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_that_served_before_decides_as_a_fresh_one(name):
+    make = RULES[name]
+    used = make()
+    once = [timeless(decoded(used, prompt).rounds) for prompt in PROMPTS]
+    again = [timeless(decoded(used, prompt).rounds) for prompt in reversed(PROMPTS)]
+    fresh = [timeless(decoded(make(), prompt).rounds) for prompt in PROMPTS]
+    assert once == again[::-1] == fresh
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [DraftVerify(1, 0.4, step=0.5), LengthHeuristic(1, 2), Del((1, 2, 3), L)],
+    ids=lambda rule: rule.name,
+)
+def test_the_adaptive_rules_do_adapt_within_a_text(rule):
+    """Or the test above would prove nothing of them."""
+    seen, changed = set(), 0
+    for prompt in PROMPTS:
+        rule.start()
+        before = vars(rule).copy()
+        seen.update(len(round_.drafts) for round_ in decoded(rule, prompt).rounds[:-1])
+        changed += vars(rule) != before
+    assert len(seen) > 2 and changed > 2
+
+
+def test_the_lookup_is_layer_0_of_a_fixed_length():
+    rounds = decoded(PromptLookup(3), PROMPTS[2]).rounds
+    assert [r.exit_layer for r in rounds if r.drafts] and {r.exit_layer for r in rounds} <= {0, None}
+    assert {len(r.drafts) for r in rounds[:-1]} <= {0, 3}
+
+
+def test_lite_leaves_at_the_first_layer_that_is_sure_enough():
+    for bypass in (None, L):
+        rule = Lite({1: 0.6, 2: 0.5, 3: 0.9}, 6, bypass)
+        exits = set()
+        for prompt in PROMPTS:
+            for round_ in decoded(rule, prompt).rounds:
+                walk = [d for d in round_.decisions if d.state.phase == DEPTH]
+                sure = [math.exp(d.state.top1_logp) >= {1: 0.6, 2: 0.5, 3: 0.9}[d.state.layer] for d in walk]
+                assert not any(sure[:-1])
+                if walk and round_.exit_layer is not None:
+                    assert sure[-1] or (bypass is None and walk[-1].forced and round_.exit_layer == 3)
+                    assert walk[-1].state.layer == round_.exit_layer
+                    exits.add(round_.exit_layer)
+                elif walk:
+                    assert bypass and not sure[-1] and [d.state.layer for d in walk] == [1, 2, 3]
+                    exits.add(None)
+        assert len(exits) > 2
+
+
+def test_draft_and_verify_stops_behind_an_unlikely_token_and_adapts_as_its_authors_code():
+    # γ, then the acceptance rate, written out from the paper's formulae: 0.5 · 0 + 0.5 · 2/4 = 0.25 < 0.9 and so on
+    rule = DraftVerify(1, 0.6, 0.9, max_drafts=8)
+    assert rule.draft_on(state(1, 0.61)) and not rule.draft_on(state(1, 0.59))
+    rule.finish(finished(4, 2))
+    assert (rule.acceptance, rule.threshold) == pytest.approx((0.25, 0.9 * 0.6 + 0.1 * 0.61))
+    for _ in range(3):
+        rule.finish(finished(5, 5))
+    assert rule.acceptance == pytest.approx(1 - 0.75 / 8)
+    raised = 0.601 + 0.001 + 0.001  # at 0.625 and 0.8125 it rose, at 0.90625 it fell
+    assert rule.threshold == pytest.approx(raised - 0.001)
+    rule.finish(finished(8, 8))  # at the limit it stays
+    assert rule.threshold == pytest.approx(raised - 0.001)
+    assert rule.draft_on(state(1, 0.603)) and not rule.draft_on(state(1, 0.601))
+
+
+@pytest.mark.parametrize("keeps_last", [True, False])
+def test_draft_and_verify_in_decoding(keeps_last):
+    rule = DraftVerify(1, 0.5, step=0.0, keeps_last=keeps_last)
+    stopped = 0
+    for prompt in PROMPTS:
+        for round_ in decoded(rule, prompt).rounds:
+            drafting = [d for d in round_.decisions if d.state.phase == DRAFT]
+            likely = [math.exp(d.state.top1_logp) >= 0.5 for d in drafting]
+            assert all(likely[:-1])
+            if drafting and not round_.cut and not likely[-1]:
+                assert len(round_.drafts) == len(drafting) + keeps_last
+                stopped += 1
+    assert stopped > 10
+
+
+def test_the_length_heuristic_counts_up_and_down():
+    rule = LengthHeuristic(2, 3, most=4)
+    lengths = []
+    for drafts, accepted in [(3, 3), (4, 4), (4, 3), (3, 0), (2, 1), (1, 0), (1, 0), (1, 1)]:
+        assert drafts == rule.max_drafts
+        rule.finish(finished(drafts, accepted))
+        lengths.append(rule.max_drafts)
+    assert lengths == [4, 4, 3, 2, 1, 1, 1, 2]
+    library = LengthHeuristic(2, 5, up=2)
+    library.finish(finished(5, 5))
+    assert library.max_drafts == 7
+
+
+@settings(FIXED, max_examples=80)
+@given(st.dictionaries(st.integers(1, 15), st.floats(0, 1), min_size=1), st.integers(1, 18))
+def test_del_takes_the_most_tokens_a_layer(acceptance, most):
+    def tpl(layer, drafts):
+        alpha = acceptance[layer]
+        tokens = drafts + 1 if alpha == 1 else (1 - alpha ** (drafts + 1)) / (1 - alpha)
+        return tokens / (16 - layer + (drafts + 1) * layer)
+
+    layer, drafts = best_exit(acceptance, 16, most)
+    assert 1 <= drafts <= most
+    assert tpl(layer, drafts) >= max(tpl(e, d) for e in acceptance for d in range(1, most + 1)) - 1e-9
+
+
+def test_del_remembers_matches_and_mismatches_and_forgets_them_slowly():
+    rule = Del((1, 2), L, 0.5, first=2)
+    assert (rule.layers, rule.max_drafts) == ((2,), 1)
+    assert rule.draft_on(state(2, 0.01))  # nothing known: nothing stops
+    # targets are 0, 1, 2 …: layer 1 is right, wrong, right, layer 2 right
+    shadow = {1: ((0, 0.9), (7, 0.3), (2, 0.7)), 2: ((0, 0.8), (1, 0.8), (2, 0.8))}
+    rule.finish(finished(2, 2, shadow=shadow))
+    assert (rule.layers, rule.max_drafts) == ((2,), 12)  # always right: (d + 1) / (2 + 2 (d + 1)) grows with d
+    rule.finish(finished(1, 0, shadow={1: ((0, 0.5),), 2: ((9, 0.2),)}))
+    alpha = {1: (0.5 * 2 + 1) / (0.5 * 3 + 1), 2: 0.5 * 3 / (0.5 * 3 + 1)}
+    assert (*rule.layers, rule.max_drafts) == best_exit(alpha, L, 12)
+    matched, mismatched = (0.5 * 1.6 + 0.5) / (0.5 * 2 + 1), 0.3
+    assert rule.layers == (1,)
+    middle = (matched + mismatched) / 2
+    assert rule.draft_on(state(1, middle + 0.001)) and not rule.draft_on(state(1, middle - 0.001))
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 3), (0, 1, 3, L)])
+def test_half_a_policy_decides_half(layers):
+    whole = [r for p in PROMPTS for r in decoded(QPolicy(Values(layers)), p).rounds]
+    assert len({r.exit_layer for r in whole}) > 2 and len({len(r.drafts) for r in whole}) > 2
+    depth = [r for p in PROMPTS for r in decoded(FixedLength(Values(layers), 4), p).rounds]
+    assert len({r.exit_layer for r in depth}) > 2
+    assert all(len(r.drafts) == 4 for r in depth if r.drafts and not r.cut)
+    length = [r for p in PROMPTS for r in decoded(FixedExit(Values(layers), 1), p).rounds]
+    assert {r.exit_layer for r in length} <= {1, None} and len({len(r.drafts) for r in length}) > 2
+    with pytest.raises(ValueError, match="not a candidate"):
+        FixedExit(Values(layers), 2)
+
+
+class Shadowed(RandomRule):
+    shadow_layers = (1, 2, 3)
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 2), (2, L), (0, L)])
+@pytest.mark.parametrize("name", ["grouped", "odd"])  # native, eager
+def test_shadow_tokens_are_what_every_layer_says_of_the_verified_positions(name, layers):
+    prompt = [5, 9, 2, 9, 2, 30, 7, 1]
+    rule = Shadowed(layers, seed=3, exit_chance=0.6)
+    model, library = ours(name), variant(name)
+    layers_seen = tuple(layer for layer in (1, 2, 3) if layer < model.layer_count)
+    rule.shadow_layers = layers_seen
+    done = generate(model, prompt, rule, Settings(30))
+    text = [*prompt, *done.token_ids]
+    with torch.no_grad():
+        hidden = library.model(torch.tensor([text]), output_hidden_states=True).hidden_states
+        p = {e: torch.softmax(library.lm_head(library.model.norm(hidden[e]))[0], -1) for e in layers_seen}
+    assert len({round_.exit_layer for round_ in done.rounds}) > 1
+    for round_ in done.rounds:
+        assert tuple(round_.shadow) == layers_seen
+        for layer, tokens in round_.shadow.items():
+            assert len(tokens) == round_.accepted + 1
+            for at, (token, probability) in enumerate(tokens[: len(text) - 1 - round_.position], round_.position):
+                assert token == int(p[layer][at].argmax())
+                assert probability == pytest.approx(float(p[layer][at].max()), abs=1e-3)
+
+
+def test_rules_without_shadow_layers_get_none():
+    assert all(round_.shadow == {} for round_ in decoded(RandomRule((0, 1, 2)), PROMPTS[1]).rounds)
+
+
+def test_a_bypass_drafts_nothing_and_goes_on_where_the_walk_ended():
+    class Bypass(Rule):
+        layers, needs_state = (0, 1, 3, L), True
+
+        def exit_here(self, state):
+            return False
+
+    ran = []
+    model = ours("grouped")
+    run = model.run
+
+    def counted(lo, hi, x, position, cache):
+        ran.append((lo, hi, len(x)))
+        return run(lo, hi, x, position, cache)
+
+    model.run = counted
+    try:
+        done = decoded(Bypass(), PROMPTS[3], 6)
+    finally:
+        model.run = run
+    assert ran[1:4] == [(0, 1, 1), (1, 3, 1), (3, 4, 1)]  # the prompt, then x_p once through every layer
+    for round_ in done.rounds[:-1]:
+        assert (round_.exit_layer, round_.drafts, round_.cut, len(round_.committed)) == (None, (), False, 1)
+        assert [(d.state.layer, d.action, d.forced) for d in round_.decisions][-2:] == [(1, 0, False), (3, 0, False)]
+
+
+def test_a_rule_that_drops_can_draft_one_token_and_is_never_forced():
+    class One(Rule):
+        layers, needs_state, keeps_last = (1,), True, False
+
+        def draft_on(self, state):
+            return False
+
+    for round_ in decoded(One(), PROMPTS[1]).rounds[:-1]:
+        assert len(round_.drafts) == 1 and not round_.cut
+        assert [(d.state.draft_index, d.action, d.forced) for d in round_.decisions] == [(1, 1, True), (2, 0, False)]
+
+    class All(One):
+        max_drafts = 3
+
+        def draft_on(self, state):
+            return True
+
+    drafted = [round_ for round_ in decoded(All(), PROMPTS[1]).rounds if not round_.cut]
+    assert drafted and all([d.state.draft_index for d in r.decisions] == [1, 2, 3] for r in drafted)
+
+
+def test_the_time_inside_a_rule_is_told():
+    class Slow(RandomRule):
+        def draft_on(self, state):
+            torch.arange(200_000).sum()  # something that takes longer than a clock's step
+            return super().draft_on(state)
+
+    asked = [round_ for round_ in decoded(Slow((1,)), PROMPTS[1]).rounds if len(round_.drafts) > 1 and not round_.cut]
+    assert asked and all(0 < round_.decision_seconds < round_.draft_seconds for round_ in asked)
+    assert all(round_.decision_seconds == 0 for round_ in decoded(LayerSkip(1, 1), PROMPTS[1]).rounds)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shadow", "message"),
+    [((L, L + 1), (), "exits at layers"), ((L, 1), (), "ascend"), ((1, 1), (), "ascend"), ((-1, 2), (), "exits"),
+     ((1,), (0, 2), "shadow"), ((1,), (L,), "shadow"), ((1,), (2, 1), "shadow")],
+)  # fmt: skip
+def test_rules_that_cannot_be_are_refused(layers, shadow, message):
+    rule = Rule()
+    rule.layers, rule.shadow_layers = layers, shadow
+    with pytest.raises(ModelError, match=message):
+        decoded(rule, (1, 2))
