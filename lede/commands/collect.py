@@ -8,18 +8,26 @@ import typer
 from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, parse_layers
 from lede.errors import said_plainly
 
+MOST_PROMPTS = 10_000  # of a task; behind them the first come again
+
 
 @said_plainly
 def collect(
     episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
     model: ModelOption = None,
+    task: Annotated[
+        str,
+        typer.Option(help="Training prompts by name: stdlib (functions that the embedded model never saw), or the "
+                     "paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval."),
+    ] = "stdlib",
     prompts: Annotated[
         Path | None,
-        typer.Option(help="JSON lines with prompt (or turns), optional id, task, reference. [dim]Default: functions of "
-                     "the standard library that the embedded model never saw[/]"),
+        typer.Option(help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write for each prompt.")] = 256,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
+    ] = None,
     candidates: Annotated[
         str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
     ] = None,
@@ -30,7 +38,9 @@ def collect(
         bool,
         typer.Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (if greedy)."),
     ] = True,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     device: DeviceOption = "auto",
@@ -43,35 +53,46 @@ def collect(
     Stop it whenever you like: the same command goes on where it was.
 
     [dim]lede collect --episodes 200[/]
-    [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl --episodes 500 --sweep[/]
+    [dim]lede collect --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --episodes 500[/]
+    [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl[/]
     [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
     """
-    from lede.commands.loading import console, load
+    from collect.prompts import load_prompts
+    from collect.tasks import TASKS, load_task
     from lede.paths import dataset_path
-    from lede.progress import bar
 
     if explore not in ("uniform", "noisy", "epsilon"):
         raise typer.BadParameter(f"--explore {explore}: give uniform, noisy or epsilon")
     if (policy is not None) != (explore == "epsilon"):
         raise typer.BadParameter("--policy and --explore epsilon go together")
+    if prompts is not None and task != "stdlib":
+        raise typer.BadParameter("--task names prompts, and so does --prompts: give one of them")
     layers = parse_layers(candidates)
     if policy is not None and layers is not None:
         raise typer.BadParameter("--candidates are the policy's own with --policy")
     out = out or dataset_path(model)
 
+    # As many whatever the number of episodes, so that more of them continue a run.
+    chosen = load_prompts(prompts) if prompts else load_task(task, "train", MOST_PROMPTS, seed)
+    usual = TASKS[task]
+
     from collect.collector import CollectConfig, Collected, describe_source
     from collect.collector import collect as run
-    from collect.prompts import load_prompts, stdlib_prompts
+    from lede.commands.loading import console, load
+    from lede.progress import bar
     from serve.policy import check_fits, load_policy
 
-    chosen = load_prompts(prompts) if prompts else stdlib_prompts("train", limit=None, seed=seed)
     learned = load_policy(policy) if policy else None
     loaded = load(model, dtype, device, threads)
     if learned is not None:
         from decode.facts import model_facts
 
         check_fits(learned, model_facts(loaded))
-    config = CollectConfig(episodes, layers, explore, epsilon, max_new_tokens, temperature, seed, sweep)  # type: ignore[arg-type]
+    config = CollectConfig(
+        episodes, layers, explore, epsilon,  # type: ignore[arg-type]
+        usual.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        usual.temperature if temperature is None else temperature, seed, sweep,
+    )  # fmt: skip
     with bar("collecting", episodes, quiet=json) as advance:
 
         def report(c: Collected) -> None:

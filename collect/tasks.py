@@ -1,0 +1,227 @@
+"""Prompts by the name of a task: the paper's five (§4.1), from public data sets, and functions of the standard library.
+
+The data come through the `datasets` library (the extra `bench`), from the hub or from files: where the environment
+variable LEDE_DATASETS names a folder that has a subfolder called like the task, the task is read there,
+from `<split>.jsonl` or `<split>.parquet` (or parts of one, `train-00000-of-00003.parquet`).
+
+Formats are those of LayerSkip's benchmark, on which the paper's is built; LayerSkip has no Alpaca, which has its own.
+What the paper does not say is chosen here: the summary gets one solved example (LayerSkip's published one-shot
+setting), the other tasks none.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from collect.errors import PromptError
+from collect.prompts import SPLITS, Prompt, Split, stdlib_prompts
+from collect.stdlib import bucket
+
+FOLDER = "LEDE_DATASETS"
+KINDS = ("parquet", "jsonl")
+LM_WORDS = 100  # of an article, to go on from
+SHOT_CHOICE = 50  # the example is the shortest of so many, so that it leaves room in the context
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: where its rows come from, how a row becomes a prompt, and how the paper decodes it.
+
+    `splits` gives the data set's split for each of ours. Where all are one, that one is divided by a hash of the
+    prompt, 60 % train, 10 % validation, 30 % test; otherwise train leaves out what validation or test hold as well.
+    `read` takes the strings of `columns` and returns a prompt and its reference.
+    """
+
+    name: str
+    description: str
+    temperature: float = 0.0  # 0: greedy
+    max_new_tokens: int = 512
+    dataset: str | None = None  # on the hub; None: the running interpreter's standard library
+    config: str | None = None
+    splits: tuple[str, str, str] = ("train", "validation", "test")  # for train, validation, test
+    columns: tuple[str, ...] = ()
+    read: Callable[..., tuple[str, str]] | None = None
+    shots: int = 0  # solved examples from the train split in front of every prompt
+
+    @property
+    def divided(self) -> bool:
+        """Whether our splits are parts of one split of the data set."""
+        return len(set(self.splits)) == 1
+
+    def source_split(self, split: Split) -> str:
+        """The data set's name for our split."""
+        return dict(zip(SPLITS, self.splits, strict=True))[split]
+
+
+def _summary(article: str, highlights: str) -> tuple[str, str]:
+    return f"Article: {article}\nSummary:", " " + " ".join(highlights.split())
+
+
+def _beginning(article: str) -> tuple[str, str]:
+    words = article.split()
+    return " ".join(words[:LM_WORDS]), " ".join(words[LM_WORDS:])
+
+
+def _instruction(instruction: str, context: str, output: str) -> tuple[str, str]:
+    """Stanford Alpaca's two templates, with an input and without."""
+    kind = ", paired with an input that provides further context" if context else ""
+    middle = f"### Input:\n{context}\n\n" if context else ""
+    return (
+        f"Below is an instruction that describes a task{kind}. Write a response that appropriately completes the "
+        f"request.\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n",
+        output,
+    )
+
+
+def _as_is(prompt: str, reference: str) -> tuple[str, str]:
+    return prompt, reference
+
+
+CNN_DM, CNN_DM_CONFIG = "abisee/cnn_dailymail", "3.0.0"
+TASKS = {
+    task.name: task
+    for task in (
+        Task("stdlib", "write the body of a held-out function of Python's standard library", max_new_tokens=256),
+        Task("cnn_dm_summarization", "summarise a news article, one example given", dataset=CNN_DM,
+             config=CNN_DM_CONFIG, columns=("article", "highlights"), read=_summary, shots=1),
+        Task("cnn_dm_lm", f"go on from the first {LM_WORDS} words of a news article, sampled", temperature=0.6,
+             dataset=CNN_DM, config=CNN_DM_CONFIG, columns=("article",), read=_beginning),
+        Task("topv2", "go on from a request to an assistant (TOPv2), whose reference is its parse",
+             dataset="WillHeld/top_v2", splits=("train", "eval", "test"), columns=("utterance", "semantic_parse"),
+             read=_as_is),
+        Task("alpaca", "follow an instruction (Stanford Alpaca); it has one split, which is divided by a hash",
+             dataset="tatsu-lab/alpaca", splits=("train", "train", "train"),
+             columns=("instruction", "input", "output"), read=_instruction),
+        Task("humaneval", "write the body of a function (HumanEval); its 164 problems are divided by a hash",
+             dataset="openai/openai_humaneval", splits=("test", "test", "test"),
+             columns=("prompt", "canonical_solution"), read=_as_is),
+    )
+}  # fmt: skip
+
+
+def load_task(name: str, split: Split, limit: int | None = None, seed: int = 0) -> list[Prompt]:
+    """The prompts of a task's split, in an order drawn from `seed`: the first `limit` of them, or all.
+
+    No text is in two splits, or twice in one. A prompt's id is task, the data set's split and its row there. Raises
+    PromptError for a task or split that there is not, for data that cannot be loaded or have other columns;
+    ModuleNotFoundError where a task needs the library `datasets` and it is not installed.
+    """
+    if name not in TASKS:
+        raise PromptError(f"no task {name!r}: choose one of {', '.join(TASKS)}")
+    if split not in SPLITS:
+        raise PromptError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+    task = TASKS[name]
+    if task.dataset is None:
+        return stdlib_prompts(split, limit, seed)
+    shots = _shots(task)
+    before = "".join(f"{text}{answer}\n" for text, answer in shots) + "\n" * bool(shots)
+    seen = {_fingerprint(text) for text, _ in shots}
+    if not task.divided:
+        for later in list(SPLITS)[list(SPLITS).index(split) + 1 :]:
+            if _folder(task) is not None and not _files(task, later):
+                continue  # a copy without them
+            seen |= {_fingerprint(text) for _, text, _ in _texts(task, later)}
+    prompts: list[Prompt] = []
+    for row, text, reference in _texts(task, split, seed):
+        if limit is not None and len(prompts) >= limit:
+            break
+        if not text.strip() or (mark := _fingerprint(text)) in seen:
+            continue
+        seen.add(mark)
+        if task.divided and bucket(f"split of {text}", 10) not in SPLITS[split]:
+            continue
+        prompt_id = f"{name}:{task.source_split(split)}:{row}"
+        prompts.append(Prompt(prompt_id, name, before + text, reference if reference.strip() else None))
+    if not prompts and limit != 0:
+        raise PromptError(f"the task {name} has no prompts in its split {split}")
+    return prompts
+
+
+def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str]]:
+    """(row, prompt, reference) of every row of the split's data, in their order or one drawn from `seed`."""
+    assert task.read is not None
+    rows = _load(task, split)
+    order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda i: _draw(seed, i))
+    for number in order:
+        row = rows[number]
+        values = [row[column] for column in task.columns]
+        if not all(isinstance(value, str) for value in values):
+            raise PromptError(f"row {number} of {_described(task, split)}: {', '.join(task.columns)} must be strings")
+        yield number, *task.read(*values)
+
+
+def _shots(task: Task) -> list[tuple[str, str]]:
+    """The solved examples in front of every prompt, the same for every split and seed: the shortest of a few."""
+    if task.shots == 0:
+        return []
+    drawn = islice(_texts(task, "train", seed=0), SHOT_CHOICE * task.shots)
+    return sorted(((text, reference) for _, text, reference in drawn), key=lambda shot: sum(map(len, shot)))[
+        : task.shots
+    ]
+
+
+def _load(task: Task, split: Split) -> Any:
+    """The data set's split that holds ours, as a `datasets.Dataset` of the task's columns."""
+    import datasets  # an optional extra, and slow
+
+    source, folder = task.source_split(split), _folder(task)
+    files = _files(task, split)
+    if folder is not None and not files:
+        raise PromptError(f"{folder} holds neither {source}.jsonl nor {source}.parquet")
+    try:
+        if files:
+            datasets.disable_progress_bars()
+            kind = "json" if files[0].endswith(".jsonl") else "parquet"
+            rows = datasets.load_dataset(kind, data_files=files, split="train")  # what the library calls plain files
+        else:
+            rows = datasets.load_dataset(task.dataset, task.config, split=source)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if files:
+            raise PromptError(f"cannot read {', '.join(files)}: {error.__cause__ or error}") from error
+        raise PromptError(
+            f"cannot load {_described(task, split)}: {error}. Give a copy, {' and '.join(dict.fromkeys(task.splits))} "
+            f"as .jsonl or .parquet files in a folder {task.name} inside the folder that {FOLDER} names, or prompts of "
+            "your own with --prompts"
+        ) from error
+    if missing := [column for column in task.columns if column not in rows.column_names]:
+        have = ", ".join(rows.column_names)
+        raise PromptError(f"{_described(task, split)} has no column {', '.join(missing)}, only {have}")
+    return rows.select_columns(list(task.columns))
+
+
+def _folder(task: Task) -> Path | None:
+    """The folder of the task's local copy; None where there is none. Raises PromptError for a wrong LEDE_DATASETS."""
+    root = os.environ.get(FOLDER)
+    if not root:
+        return None
+    if not Path(root).is_dir():
+        raise PromptError(f"{FOLDER} names {root}, which is not a folder")
+    folder = Path(root, task.name)
+    return folder if folder.is_dir() else None
+
+
+def _files(task: Task, split: Split) -> list[str]:
+    """The local copy's files of a split, of one kind; none where there is no copy, or it lacks the split."""
+    folder, source = _folder(task), task.source_split(split)
+    if folder is None:
+        return []
+    kinds = ([*folder.glob(f"{source}.{kind}"), *sorted(folder.glob(f"{source}-*.{kind}"))] for kind in KINDS)
+    return [str(path) for path in next(filter(None, kinds), [])]
+
+
+def _described(task: Task, split: Split) -> str:
+    """The data of one split, for a message."""
+    source = task.source_split(split)
+    config = f" {task.config}" if task.config else ""
+    return f"the task {task.name} ({task.dataset}{config}, split {source})"
+
+
+def _fingerprint(text: str) -> int:
+    return bucket(text, 2**64)
+
+
+def _draw(seed: int, row: int) -> int:
+    return bucket(f"{seed}:{row}", 2**64)
