@@ -1,12 +1,9 @@
 """Methods interleaved prompt by prompt in one process, so that a slow spell of the machine hits all of them."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from collect.costs import synchronise
 from decode.generate import generate
@@ -20,101 +17,128 @@ WARM_UP = 2  # prompts decoded by every method before anything is timed
 
 @dataclass(frozen=True)
 class Sample:
-    """One method on one prompt."""
+    """One method on one prompt. Seconds are wall time; a method that is not ours has no rounds and no split."""
 
     method: str
     prompt_id: str
     task: str
     token_ids: tuple[int, ...]
-    seconds: float
-    rounds: int
-    drafting_rounds: int
-    exit_layers: int  # summed over the rounds that drafted
-    drafted: int
-    accepted: int
-    verify_seconds: float
-    text: str
+    seconds: float  # the prompt's reading included
+    prompt_seconds: float = 0.0
+    draft_seconds: float = 0.0  # the walks and the drafts, decisions included
+    decision_seconds: float = 0.0  # of which: inside the rule
+    verify_seconds: float = 0.0
+    exits: tuple[int | None, ...] = ()  # a round each: the exit layer, None where nothing was drafted
+    drafts: tuple[int, ...] = ()  # a round each: tokens drafted
+    accepts: tuple[int, ...] = ()  # a round each: of those, accepted
+    commits: tuple[int, ...] = ()  # a round each: tokens written
+    text: str = ""
+
+    @property
+    def rounds(self) -> int:
+        """Verifications."""
+        return len(self.exits)
+
+    @property
+    def drafting_rounds(self) -> int:
+        """Rounds that drafted."""
+        return sum(layer is not None for layer in self.exits)
+
+    @property
+    def exit_layers(self) -> int:
+        """Summed over the rounds that drafted."""
+        return sum(layer for layer in self.exits if layer is not None)
+
+    @property
+    def drafted(self) -> int:
+        """Tokens drafted."""
+        return sum(self.drafts)
+
+    @property
+    def accepted(self) -> int:
+        """Drafts that the full model confirmed."""
+        return sum(self.accepts)
+
+    @property
+    def host_seconds(self) -> float:
+        """What is neither prompt, draft nor verification: committing, indices, the loop itself."""
+        return self.seconds - self.prompt_seconds - self.draft_seconds - self.verify_seconds if self.rounds else 0.0
+
+
+Run = Callable[[list[int], int], tuple[tuple[int, ...], Generation | None]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A name and how it decodes one prompt: token ids in, new token ids out, with our Generation where it is ours."""
+    """A name and how it decodes one prompt: token ids and a seed in; new token ids out, and our Generation if ours."""
 
     name: str
-    run: Callable[[list[int]], tuple[tuple[int, ...], Generation | None]]
+    run: Run
 
 
 def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | None = None) -> Method:
     """Our decoder under an exit rule."""
 
-    def run(ids: list[int]) -> tuple[tuple[int, ...], Generation | None]:
-        done = generate(model, ids, rule, settings)
+    def run(ids: list[int], seed: int) -> tuple[tuple[int, ...], Generation | None]:
+        done = generate(model, ids, rule, replace(settings, seed=seed))
         return done.token_ids, done
 
     return Method(name or rule.name, run)
 
 
-def library_method(model: Model, path: str, settings: Settings) -> Method:
-    """`transformers`' own generate on the same checkpoint, dtype and device, with the threads that suit it best."""
-    theirs: Any = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
-    theirs = theirs.to(model.device).eval()
+def measure(
+    model: Model,
+    methods: Sequence[Method],
+    prompts: Sequence[tuple[str, str, list[int]]],
+    done: Container[tuple[str, str]] = (),
+    starting: Callable[[str, int], None] = lambda method, number: None,
+) -> Iterator[Sample]:
+    """Yield a Sample for every prompt (id, task, token ids) and method; the methods' order turns with the prompts.
 
-    def write(ids: list[int], tokens: int) -> tuple[int, ...]:
-        inputs = torch.tensor([ids], device=model.device)
-        mask = torch.ones_like(inputs)
-        out = theirs.generate(inputs, attention_mask=mask, do_sample=False, max_new_tokens=tokens, pad_token_id=0)
-        return tuple(out[0, len(ids) :].tolist())
-
-    ours = torch.get_num_threads()
-    threads = best_threads(lambda: write(list(range(1, 33)), 24), ours)
-
-    def run(ids: list[int]) -> tuple[tuple[int, ...], Generation | None]:
-        torch.set_num_threads(threads)
-        try:
-            return write(ids, min(settings.max_new_tokens, model.context - len(ids))), None
-        finally:
-            torch.set_num_threads(ours)
-
-    return Method("transformers", run)
-
-
-def best_threads(work: Callable[[], object], ours: int) -> int:
-    """The faster of the decoder's number of threads and every core, on `work`."""
-    choices = sorted({ours, torch.multiprocessing.cpu_count()})
-    seconds = dict.fromkeys(choices, float("inf"))
-    for _ in range(3):
-        for threads in choices:
-            torch.set_num_threads(threads)
-            began = time.perf_counter()
-            work()
-            seconds[threads] = min(seconds[threads], time.perf_counter() - began)
-    torch.set_num_threads(ours)
-    return min(choices, key=seconds.__getitem__)
-
-
-def measure(model: Model, methods: Sequence[Method], prompts: Sequence[tuple[str, str, list[int]]]) -> Iterator[Sample]:
-    """Yield a Sample for every prompt (id, task, token ids) and method; the methods' order turns with the prompts."""
-    for _, _, ids in prompts[:WARM_UP]:
+    What is in `done`, as (method, prompt id), was measured before and is left out.
+    `starting` hears of each run before it begins: the method, and the prompt's number (-1: it warms up).
+    """
+    left = [(m, p) for p in prompts for m in methods if (m.name, p[0]) not in done]
+    due = {method.name for method, _ in left}
+    for prompt_id, _, ids in prompts[:WARM_UP]:
         for method in methods:
-            method.run(ids)
+            if method.name in due:
+                starting(method.name, -1)
+                method.run(ids, seed_of(prompt_id))
     for number, (prompt_id, task, ids) in enumerate(prompts):
         shift = number % len(methods)
         for method in [*methods[shift:], *methods[:shift]]:
+            if (method.name, prompt_id) in done:
+                continue
+            starting(method.name, number)
             synchronise(model)
             began = time.perf_counter()
-            tokens, done = method.run(ids)
+            tokens, generation = method.run(ids, seed_of(prompt_id))
             synchronise(model)
-            yield sample(method.name, prompt_id, task, tokens, time.perf_counter() - began, done)
+            yield sample(model, method.name, prompt_id, task, tokens, time.perf_counter() - began, generation)
 
 
 def sample(
-    name: str, prompt_id: str, task: str, tokens: tuple[int, ...], seconds: float, done: Generation | None
+    model: Model, name: str, prompt_id: str, task: str, tokens: tuple[int, ...], seconds: float, done: Generation | None
 ) -> Sample:
     """Put what a run returned into a Sample."""
-    rounds = done.rounds if done is not None else ()
-    layers = [r.exit_layer for r in rounds if r.exit_layer is not None]
+    if done is None:
+        text = str(model.tokenizer.decode(list(tokens), skip_special_tokens=True)) if model.tokenizer else ""
+        return Sample(name, prompt_id, task, tokens, seconds, text=text)
+    rounds = done.rounds
     return Sample(
-        name, prompt_id, task, tokens, seconds, len(rounds), len(layers), sum(layers),
-        sum(len(r.drafts) for r in rounds), sum(r.accepted for r in rounds), sum(r.verify_seconds for r in rounds),
-        done.text if done is not None else "",
+        name, prompt_id, task, tokens, seconds, done.prefill_seconds,
+        draft_seconds=sum(r.draft_seconds for r in rounds),
+        decision_seconds=sum(r.decision_seconds for r in rounds),
+        verify_seconds=sum(r.verify_seconds for r in rounds),
+        exits=tuple(r.exit_layer for r in rounds),
+        drafts=tuple(len(r.drafts) for r in rounds),
+        accepts=tuple(r.accepted for r in rounds),
+        commits=tuple(len(r.committed) for r in rounds),
+        text=done.text,
     )  # fmt: skip
+
+
+def seed_of(prompt_id: str) -> int:
+    """What every method samples this prompt with."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:7], "big")

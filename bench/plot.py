@@ -1,27 +1,173 @@
-"""The bench as a picture: how much faster each method writes than plain decoding."""
+"""A bench as pictures: speedups, exit depth against acceptance, and what adaptive rules choose round by round."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.summary import BASELINE, Row
+import numpy as np
+
+from bench.limit import implied
+from bench.names import BASELINE
+from bench.run import Report
+from bench.summary import Row
+
+OURS, THEIRS, INK = "#1f6fb4", "#9aa5b1", "#333333"
+DPI = 150
 
 
-def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Bars of the speedups with their 95 % intervals, tokens/s beside them; written to `path` as PNG."""
+def draw(path: Path, reports: Sequence[Report]) -> list[Path]:
+    """Into a PNG the speedups of all tables; into a folder (no .png) all three pictures of each. What was written."""
+    if path.suffix.lower() == ".png":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        speedups(path, reports)
+        return [path]
+    written = []
+    for report in reports:
+        folder = path if len(reports) == 1 else path / report.facts["model"] / report.facts["task"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in (("speedup", speedups), ("acceptance", acceptance), ("choices", choices)):
+            target = folder / f"{name}.png"
+            picture(target, [report])
+            written.append(target)
+    return written
+
+
+def speedups(path: Path, reports: Sequence[Report]) -> None:
+    """Bars of the speedups with their 95 % intervals, tokens/s beside them; a panel a table."""
+    heights = [0.42 * len(report.rows) + 1.0 for report in reports]
+    figure = _figure(9, sum(heights) + 0.3)
+    panels = figure.subplots(len(reports), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, report in zip(panels, reports, strict=True):
+        rows = report.rows
+        spans = [[row.speedup - row.speedup_low for row in rows], [row.speedup_high - row.speedup for row in rows]]
+        axes.barh(
+            [row.method for row in rows], [row.speedup for row in rows], xerr=spans, color=[_colour(r) for r in rows],
+            error_kw={"capsize": 3, "ecolor": INK, "elinewidth": 1}, height=0.72,
+        )  # fmt: skip
+        widest = max(row.speedup_high for row in rows)
+        for i, row in enumerate(rows):
+            label = f"{row.speedup:.2f}×   {row.tokens_per_s:.0f} tokens/s"
+            axes.text(row.speedup_high + 0.015 * widest, i, label, va="center", fontsize=8.5, color=INK)
+        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlim(0, widest * 1.3)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_title(_title(report), loc="left", fontsize=10)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    panels[-1].set_xlabel(f"speedup over {BASELINE} decoding, 95 % interval over prompts")
+    figure.savefig(path, dpi=DPI)
+
+
+def acceptance(path: Path, reports: Sequence[Report]) -> None:
+    """Where each method stands between depth and acceptance; lines of equal implied speedup at a usual draft length."""
+    (report,) = reports
+    rows = [row for row in report.rows if row.exit_layer is not None and row.acceptance is not None]
+    figure = _figure(8, 5.4)
+    axes = figure.subplots()
+    lengths = [row.draft_length for row in rows if row.draft_length]
+    length = float(np.median(lengths)) if lengths else 4.0
+    last = report.costs.layers - 1
+    depth = np.linspace(0, min(max([row.exit_layer or 0 for row in rows], default=1) + 1.5, last), 90)
+    share = np.linspace(min([row.acceptance or 0 for row in rows], default=0.5) * 0.85, 1, 60)
+    grid = np.array([[implied(report.costs, e, length, a) for e in depth] for a in share])
+    axes.contourf(depth, share, grid, levels=12, cmap="Greys", alpha=0.28)
+    lines = axes.contour(depth, share, grid, levels=12, colors="#7a8591", linewidths=0.7)
+    axes.clabel(lines, fmt="%.2f×", fontsize=7.5)
+    for row in rows:
+        axes.scatter(row.exit_layer, row.acceptance, color=_colour(row), s=46, zorder=3, edgecolor="white")
+    _labels(axes, rows)
+    axes.set_xlabel("E, mean exit layer (0: prompt lookup)")
+    axes.set_ylabel("acceptance, accepted / drafted")
+    axes.set_title(
+        f"{_title(report)}\nlines: speedup implied at d = {length:.1f}; beside a method: its own d, and its speedup",
+        loc="left", fontsize=9.5,
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=DPI)
+
+
+def _labels(axes: Any, rows: Sequence[Row]) -> None:
+    """Each method's name beside its point, moved up or down where two would lie on each other."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda row: -(row.acceptance or 0)):
+        x, y = row.exit_layer or 0.0, row.acceptance or 0.0
+        at, line = y, 0.042 * (high - low)
+        while any(abs(x - other_x) < 0.34 * (right - left) and abs(at - other) < line for other_x, other in taken):
+            at -= line / 4
+        taken.append((x, at))
+        flip = x > left + 0.68 * (right - left)
+        axes.annotate(
+            f"{row.method}  d {row.draft_length:.1f}, {row.speedup:.2f}×", (x, y),
+            (x + (-1 if flip else 1) * 0.012 * (right - left), at), fontsize=8, va="center", zorder=4,
+            ha="right" if flip else "left", color=_colour(row, dark=True),
+        )  # fmt: skip
+
+
+def choices(path: Path, reports: Sequence[Report]) -> None:
+    """How often adaptive rules draft from each layer, and how long; a row of two histograms a method."""
+    (report,) = reports
+    seen: dict[str, tuple[Counter[int], Counter[int]]] = {}
+    for s in report.samples:
+        layers, lengths = seen.setdefault(s.method, (Counter(), Counter()))
+        for layer, drafts in zip(s.exits, s.drafts, strict=True):
+            if layer is not None:
+                layers[layer] += 1
+                lengths[drafts] += 1
+    adaptive = {name: both for name, both in seen.items() if any(_varies(counts) for counts in both)}
+    figure = _figure(8, 1.25 * max(len(adaptive), 1) + 1.0)
+    figure.suptitle(_title(report), x=0.01, ha="left", fontsize=10)
+    if not adaptive:
+        figure.text(0.5, 0.5, "no method here chooses", ha="center", va="center")
+        figure.savefig(path, dpi=DPI)
+        return
+    grid = figure.subplots(len(adaptive), 2, squeeze=False, sharex="col")
+    for (name, both), panels in zip(adaptive.items(), grid, strict=True):
+        colour = OURS if name.startswith("lede") else THEIRS
+        for axes, counts in zip(panels, both, strict=True):
+            total = sum(counts.values())
+            axes.bar(list(counts), [100 * n / total for n in counts.values()], color=colour, width=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+            axes.yaxis.set_major_locator(_ticks())
+        panels[0].set_ylabel("% of rounds", fontsize=8)
+        panels[0].set_title(name, loc="left", fontsize=9, color=_ink(name))
+    for axes, label in zip(grid[-1], ("exit layer (0: prompt lookup)", "drafts in a round"), strict=True):
+        axes.set_xlabel(label)
+    for column, index in ((0, 0), (1, 1)):
+        values = sorted({value for both in adaptive.values() for value in both[index]})
+        grid[0][column].set_xticks(range(values[0], values[-1] + 1, 1 if values[-1] - values[0] < 20 else 4))
+    figure.savefig(path, dpi=DPI)
+
+
+def _varies(counts: Counter[int]) -> bool:
+    """Whether more than the end of a text (a twentieth of the rounds) is anything but the most frequent value."""
+    total = sum(counts.values())
+    return total > 0 and max(counts.values()) < 0.95 * total
+
+
+def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    figure = Figure(figsize=(9, 0.6 * len(rows) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    names = [row.method for row in rows]
-    colours = ["#1f77b4" if name.startswith("lede") else "#9aa5b1" for name in names]
-    spans = [[row.speedup - row.speedup_low for row in rows], [row.speedup_high - row.speedup for row in rows]]
-    axes.barh(names, [row.speedup for row in rows], xerr=spans, color=colours, capsize=3, ecolor="#333333")
-    for i, row in enumerate(rows):
-        axes.text(row.speedup_high + 0.03, i, f"{row.speedup:.2f}×  {row.tokens_per_s:.0f} tokens/s", va="center")
-    axes.axvline(1, color="#333333", linewidth=0.8, linestyle=":")
-    axes.set_xlim(0, max(row.speedup_high for row in rows) * 1.35)
-    axes.set_xlabel(f"speedup over {BASELINE} decoding (95 % interval over prompts)")
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(3, integer=True)
+
+
+def _title(report: Report) -> str:
+    facts = report.facts
+    device = facts["device"].removesuffix(")").removeprefix("cpu (")
+    return f"{facts['model']} · {facts['task']} · {facts['dtype']} · {device} · {facts['prompts']} prompts"
+
+
+def _colour(row: Row, dark: bool = False) -> str:
+    return OURS if row.method.startswith("lede") else INK if dark else THEIRS
+
+
+def _ink(name: str) -> str:
+    return OURS if name.startswith("lede") else INK

@@ -1,44 +1,77 @@
-"""`lede bench`: the methods, their parameters set on training prompts, measured on held-out ones."""
+"""`lede bench`: one table. Methods, their parameters set on training prompts, measured on held-out ones, resumable."""
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.measure import Sample, library_method, measure, rule_method
-from bench.static import Static, best_static
-from bench.summary import Row, differences, paired, summarise
+from bench.differences import Difference, differences, measured
+from bench.measure import Method, Sample, measure
+from bench.methods import Progress, prepare
+from bench.names import BASELINE, METHODS
+from bench.paper import PaperRow, paper_row
+from bench.rouge import rouge_l
+from bench.store import Store, code_hash, policy_hash, prompts_hash
+from bench.summary import Row, by_name, paired, summarise
 from collect.prompts import Prompt
+from decode.facts import model_facts
 from decode.generate import encode
 from decode.model import Model
-from decode.rules import Autoregressive
 from decode.sampling import Settings
-from serve.generate import policy_rule
+from replay.costs import Costs
 
 EXACT = (torch.float32, torch.float64)
+TUNING_SHARE = 0.3  # of the progress bar
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one table is to show.
+
+    `prompts` are measured on, `training` only tuned on; `policies`: the folders of `lede` and `lede-paper`, where they
+    are wanted; `threads` as asked for, 0 for what was fastest.
+    """
+
+    task: str
+    prompts: Sequence[Prompt]
+    training: Sequence[Prompt]
+    settings: Settings
+    methods: Sequence[str]
+    policies: dict[str, Path] = field(default_factory=dict)
+    threads: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a bench found."""
+    """What a bench found: one table."""
 
     rows: list[Row]
     samples: list[Sample]
-    static: Static
+    differences: list[Difference]
+    tuned: dict[str, Any]
+    costs: Costs
     facts: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `lede bench --json` prints."""
+        """The object that `lede bench --json` prints for one model and task."""
+        paper = {row.method: found for row in self.rows if (found := self.paper(row.method)) is not None}
         return {
             **self.facts,
-            "static": {"exit_layer": self.static.exit_layer, "draft_length": self.static.draft_length},
+            "static": self.tuned.get("layerskip", {}).get("parameters"),
+            "costs": self.costs.to_json(),
+            "tuning": {name: self.tuned[name] for name in METHODS if name in self.tuned},
             "rows": [asdict(row) for row in self.rows],
-            "differences": differences(self.samples),
+            "paper": {method: asdict(row) for method, row in paper.items()},
+            "differences": [asdict(difference) for difference in self.differences],
         }
+
+    def paper(self, method: str) -> PaperRow | None:
+        """What the paper prints for this model, task and method."""
+        return paper_row(self.facts["model"], self.facts["task"], method)
 
     def lead(self, method: str, other: str) -> tuple[float, float, float] | None:
         """`bench.summary.paired`, or None where one of the two was not run."""
@@ -49,38 +82,97 @@ class Report:
 def bench(
     model: Model,
     path: str,
-    prompts: Sequence[Prompt],
-    training: Sequence[Prompt],
-    policies: dict[str, Path],
-    settings: Settings,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    job: Job,
+    out: Path,
+    fresh: bool = False,
+    progress: Progress = lambda share, note: None,
 ) -> Report:
-    """Measure `transformers`, plain decoding, the best static LayerSkip and each policy (name → folder).
+    """Measure one table, or what is left of it: every sample is on disk below `out` as soon as it is taken.
 
-    `path` is where `transformers` finds the same checkpoint. Static parameters are tuned on `training`, never on
-    `prompts`. Prompts that leave no room in the model's context are left out.
+    `path` is where `transformers` finds the same checkpoint. Rivals are tuned on `job.training`, never on
+    `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
+    that are not a bench's, PolicyError for a policy of another model.
     """
-    rules = {name: policy_rule(model, folder, name) for name, folder in policies.items()}
-    tuning = [ids for _, _, ids in tokenised(model, training)]
-    static = best_static(model, tuning, settings, progress=lambda done, total: progress("tuning", done, total))
-    methods = [
-        library_method(model, path, settings),
-        rule_method(model, Autoregressive(), settings),
-        rule_method(model, static.rule, settings),
-        *(rule_method(model, rule, settings, name) for name, rule in rules.items()),
-    ]
-    chosen = tokenised(model, prompts)
-    samples: list[Sample] = []
-    for sample in measure(model, methods, chosen):
-        samples.append(sample)
-        progress("measuring", len(samples), len(methods) * len(chosen))
+    methods = [name for name in METHODS if name in job.methods or name == BASELINE]
+    chosen = tokenised(model, job.prompts)
+    store = Store(out, question(model, job, methods), fresh)
+    wanted = {(method, prompt_id) for method in methods for prompt_id, _, _ in chosen}
+    samples = [s for s in store.samples(methods, model.name) if (s.method, s.prompt_id) in wanted]
+    resumed = len(samples)
+    if resumed < len(wanted):
+        if threads := store.tuned().get("threads"):
+            model.use_threads(threads)  # what was fastest may be another number today: one run keeps to one
+        store.remember("threads", torch.get_num_threads())
+        training = [ids for _, _, ids in tokenised(model, job.training)]
+        prepared = prepare(
+            model, path, methods, training, job.settings, job.policies, store,
+            lambda share, note: progress(share * TUNING_SHARE, note),
+        )  # fmt: skip
+        samples += _measured(model, prepared, chosen, samples, store, progress)
+    tuned = store.tuned()
+    costs = Costs.from_json(tuned["costs"])
+    greedy = job.settings.temperature == 0
+    tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
+    order = {method: number for number, method in enumerate(methods)}
+    samples.sort(key=lambda s: order[s.method])
     facts = {
-        "model": model.name, "device": device_name(model), "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(), "prompts": len(chosen), "max_new_tokens": settings.max_new_tokens,
+        "model": model.name, "task": job.task, "device": device_name(model),
+        "dtype": str(model.dtype).removeprefix("torch."), "threads": tuned["threads"], "prompts": len(chosen),
+        "left_out": len(job.prompts) - len(chosen), "training_prompts": len(job.training),
+        "max_new_tokens": job.settings.max_new_tokens, "temperature": job.settings.temperature,
         "versions": {name: version(name) for name in ("lede", "torch", "transformers")}
         | {"python": platform.python_version()},
+        "run": str(store.folder), "samples": len(samples), "resumed": resumed,
     }  # fmt: skip
-    return Report(summarise(samples, model.dtype in EXACT), samples, static, facts)
+    rows = summarise(
+        samples, model.dtype in EXACT, costs, rouge_of(samples, job.prompts),
+        {name: tuned[name]["parameters"] for name in methods if name in tuned}, greedy,
+    )  # fmt: skip
+    found = measured(model, differences(samples), samples, tokens) if greedy else []
+    return Report(rows, samples, found, tuned, costs, facts)
+
+
+def _measured(
+    model: Model, methods: Sequence[Method], chosen: Sequence[tuple[str, str, list[int]]], before: Sequence[Sample],
+    store: Store, progress: Progress,
+) -> list[Sample]:  # fmt: skip
+    """Take the samples that are not there yet, each written down at once."""
+    done = {(s.method, s.prompt_id) for s in before}
+    total = len(methods) * len(chosen)
+    new: list[Sample] = []
+    for sample in measure(
+        model, methods, chosen, done,
+        lambda name, number: progress(
+            TUNING_SHARE + (1 - TUNING_SHARE) * (len(before) + len(new)) / total,
+            f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}",
+        ),
+    ):  # fmt: skip
+        store.append(sample, model.name)
+        new.append(sample)
+    progress(1.0, "")
+    return new
+
+
+def question(model: Model, job: Job, methods: Sequence[str]) -> dict[str, Any]:
+    """Everything that decides the numbers: two runs with the same may be put together, no others."""
+    settings = job.settings
+    policies = {name: policy_hash(folder) for name, folder in job.policies.items()}
+    return {
+        "model": model_facts(model), "task": job.task, "methods": list(methods), "policies": policies,
+        "prompts": prompts_hash(job.prompts), "training": prompts_hash(job.training),
+        "max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_k": settings.top_k,
+        "top_p": settings.top_p, "device": device_name(model), "dtype": str(model.dtype), "native": model.native,
+        "threads": job.threads, "code": code_hash(),
+    }  # fmt: skip
+
+
+def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, float | None]:
+    """{method: mean ROUGE-L over the prompts with a reference}."""
+    references = {prompt.id: prompt.reference for prompt in prompts}
+    return {
+        method: rouge_l([s.text for s in runs.values()], [references[p] for p in runs])
+        for method, runs in by_name(samples).items()
+    }
 
 
 def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, list[int]]]:

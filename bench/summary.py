@@ -1,16 +1,18 @@
-"""From samples to one row a method: the paper's measures, tokens/s, and speedups with intervals over prompts."""
+"""From samples to one row a method: the paper's measures, tokens/s, speedups with intervals, and where time goes."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bench.limit import limit
 from bench.measure import Sample
+from bench.names import BASELINE, LIBRARY
+from replay.costs import Costs
 
 RESAMPLES = 2000
-BASELINE, LIBRARY = "autoregressive", "transformers"
 
 
 @dataclass(frozen=True)
@@ -27,24 +29,45 @@ class Row:
     speedup_low: float  # 95 % bootstrap interval over prompts
     speedup_high: float
     speedup_over_transformers: float | None
-    identical: bool  # every token is the plain decoder's (and in fp32 also the library's)
+    identical: bool | None  # every token is the plain decoder's (and in fp32 also the library's); None when sampling
+    limit: float | None  # the speedup that its E, d and acceptance imply (bench.limit)
+    decoding_speedup: float | None  # like `speedup`, reading prompts not included
+    share_of_limit: float | None  # decoding_speedup / limit
+    prompt_share: float | None  # of all its time, reading prompts
+    draft_share: float | None  # of decoding time, prompts not included: walks and drafts without decisions
+    decision_share: float | None
+    verify_share: float | None
+    host_share: float | None  # the rest
+    rouge_l: float | None
+    parameters: dict[str, Any] | None  # what tuning set
 
 
-def summarise(samples: Sequence[Sample], exact_library: bool) -> list[Row]:
-    """Rows in the order in which the methods first appear. `exact_library`: in this dtype ours must equal it."""
-    by_method: dict[str, dict[str, Sample]] = defaultdict(dict)
-    for sample in samples:
-        by_method[sample.method][sample.prompt_id] = sample
+def summarise(
+    samples: Sequence[Sample],
+    exact_library: bool,
+    costs: Costs | None = None,
+    rouge: Mapping[str, float | None] | None = None,
+    parameters: Mapping[str, dict[str, Any]] | None = None,
+    greedy: bool = True,
+) -> list[Row]:
+    """Rows in the order in which the methods first appear, over the prompts that all of them have.
+
+    `exact_library`: in this dtype ours must equal the library's. Without `costs` there are no limits; `rouge` and
+    `parameters` are by method; `greedy` False: outputs are samples, and `identical` is None.
+    """
+    by_method = by_name(samples)
     shared = sorted(set.intersection(*(set(runs) for runs in by_method.values())))
-    reference = [by_method[BASELINE][p].token_ids for p in shared]
-    library = by_method.get(LIBRARY)
+    reference = [by_method[BASELINE][p] for p in shared]
+    library = [by_method[LIBRARY][p] for p in shared] if LIBRARY in by_method else None
     rows = []
     for method, runs in by_method.items():
         mine = [runs[p] for p in shared]
-        same = [s.token_ids == r for s, r in zip(mine, reference, strict=True)]
+        low, high = interval(mine, reference)
+        same = all(s.token_ids == r.token_ids for s, r in zip(mine, reference, strict=True))
         if exact_library and library is not None:
-            same += [s.token_ids == library[p].token_ids for s, p in zip(mine, shared, strict=True)]
-        low, high = interval(mine, [by_method[BASELINE][p] for p in shared])
+            same &= all(s.token_ids == r.token_ids for s, r in zip(mine, library, strict=True))
+        bound = limit(costs, mine) if costs is not None else None
+        decoding = decoding_speed(mine) / decoding_speed(reference) if bound else None
         rows.append(
             Row(
                 method,
@@ -55,32 +78,55 @@ def summarise(samples: Sequence[Sample], exact_library: bool) -> list[Row]:
                 if (total := sum(s.rounds for s in mine))
                 else None,
                 tokens_per_s=speed(mine),
-                speedup=speed(mine) / speed([by_method[BASELINE][p] for p in shared]),
+                speedup=speed(mine) / speed(reference),
                 speedup_low=low,
                 speedup_high=high,
-                speedup_over_transformers=speed(mine) / speed([library[p] for p in shared]) if library else None,
-                identical=all(same),
+                speedup_over_transformers=speed(mine) / speed(library) if library else None,
+                identical=same if greedy else None,
+                limit=bound,
+                decoding_speedup=decoding,
+                share_of_limit=decoding / bound if bound and decoding else None,
+                rouge_l=(rouge or {}).get(method),
+                parameters=(parameters or {}).get(method),
+                **shares(mine),
             )
         )
     return rows
 
 
-def differences(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Prompts on which a method's tokens are not the plain decoder's, with the first position that differs."""
-    reference = {s.prompt_id: s.token_ids for s in samples if s.method == BASELINE}
-    found = []
-    for s in samples:
-        theirs = reference.get(s.prompt_id)
-        if theirs is not None and s.token_ids != theirs:
-            pairs = zip(s.token_ids, theirs, strict=False)
-            first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(s.token_ids), len(theirs)))
-            found.append({"method": s.method, "prompt": s.prompt_id, "position": first})
-    return found
+def by_name(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
+    """{method: {prompt id: sample}}."""
+    out: dict[str, dict[str, Sample]] = defaultdict(dict)
+    for sample in samples:
+        out[sample.method][sample.prompt_id] = sample
+    return out
+
+
+def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Where the time of a method went; nothing is known of one that is not ours."""
+    if not any(s.rounds for s in samples):
+        names = ("prompt_share", "draft_share", "decision_share", "verify_share", "host_share")
+        return dict.fromkeys(names)
+    prompt, deciding = sum(s.prompt_seconds for s in samples), sum(s.decision_seconds for s in samples)
+    whole = sum(s.seconds for s in samples)
+    decoding = whole - prompt
+    return {
+        "prompt_share": prompt / whole,
+        "draft_share": (sum(s.draft_seconds for s in samples) - deciding) / decoding,
+        "decision_share": deciding / decoding,
+        "verify_share": sum(s.verify_seconds for s in samples) / decoding,
+        "host_share": sum(s.host_seconds for s in samples) / decoding,
+    }
 
 
 def speed(samples: Sequence[Sample]) -> float:
     """Σtokens/Σseconds."""
     return sum(len(s.token_ids) for s in samples) / sum(s.seconds for s in samples)
+
+
+def decoding_speed(samples: Sequence[Sample]) -> float:
+    """The same without the time of reading prompts."""
+    return sum(len(s.token_ids) for s in samples) / sum(s.seconds - s.prompt_seconds for s in samples)
 
 
 def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float | None:
@@ -103,10 +149,7 @@ def interval(samples: Sequence[Sample], baseline: Sequence[Sample]) -> tuple[flo
 
 def paired(samples: Sequence[Sample], method: str, other: str) -> tuple[float, float, float]:
     """How much faster `method` is than `other`, with the interval of that ratio itself (tighter than two speedups')."""
-    runs: dict[str, dict[str, Sample]] = {method: {}, other: {}}
-    for s in samples:
-        if s.method in runs:
-            runs[s.method][s.prompt_id] = s
+    runs = by_name(samples)
     shared = sorted(runs[method].keys() & runs[other].keys())
     a, b = [runs[method][p] for p in shared], [runs[other][p] for p in shared]
     return (speed(a) / speed(b), *interval(a, b))

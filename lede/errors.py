@@ -16,6 +16,7 @@ USER_ERRORS = (
     ("learn.errors", "LearnError"),
     ("serve.errors", "PolicyError"),
     ("adapt.errors", "AdaptError"),
+    ("bench.errors", "BenchError"),
 )
 # What a missing optional package is installed with.
 EXTRAS = {

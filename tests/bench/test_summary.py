@@ -3,27 +3,17 @@
 import numpy as np
 import pytest
 
-from bench.measure import Sample
-from bench.summary import BASELINE, LIBRARY, differences, interval, paired, summarise
-
-TEXT = (1, 2, 3, 4)
-
-
-def sample(method: str, prompt: str = "a", tokens=TEXT, seconds=1.0, **counts) -> Sample:
-    """Two rounds of which one drafted three tokens at layer 5, two of them rightly."""
-    usual = {"rounds": 2, "drafting_rounds": 1, "exit_layers": 5, "drafted": 3, "accepted": 2}
-    return Sample(method, prompt, "t", tuple(tokens), seconds, **usual | counts, verify_seconds=0.0, text="")
-
-
-def plain(method: str, prompt: str = "a", **more) -> Sample:
-    return sample(method, prompt, rounds=4, drafting_rounds=0, exit_layers=0, drafted=0, accepted=0, **more)
+from bench.differences import differences
+from bench.names import BASELINE, LIBRARY
+from bench.summary import interval, paired, summarise
+from tests.bench.samples import TEXT, plain, sample
 
 
 def test_a_row_is_sums_over_prompts_not_means_of_ratios():
     samples = [
         plain(BASELINE, "a", seconds=2.0), plain(BASELINE, "b", tokens=TEXT * 3, seconds=6.0),
-        sample("lede", "a", seconds=1.0), sample("lede", "b", tokens=TEXT * 3, seconds=1.0, rounds=3, drafting_rounds=3,
-                                                 exit_layers=21, drafted=10, accepted=9),
+        sample("lede", "a", seconds=1.0), sample("lede", "b", tokens=TEXT * 3, seconds=1.0, exits=(6, 7, 8),
+                                                 drafts=(2, 4, 4), accepts=(2, 3, 4), commits=(3, 4, 5)),
     ]  # fmt: skip
     baseline, mine = summarise(samples, exact_library=True)
     assert (baseline.method, mine.method) == (BASELINE, "lede")
@@ -56,8 +46,10 @@ def test_one_prompt_that_differs_is_enough():
         sample("lede", p, tokens=(1, 2) if p == "b" else TEXT) for p in "abc"
     ]
     assert not summarise(samples, exact_library=False)[1].identical
-    assert differences(samples) == [{"method": "lede", "prompt": "b", "position": 2}]
-    assert differences([plain(BASELINE), sample("x", tokens=(1, 9, 3, 4))])[0]["position"] == 1
+    (found,) = differences(samples)
+    assert (found.method, found.prompt, found.position, found.token, found.other) == ("lede", "b", 2, 3, None)
+    (found,) = differences([plain(BASELINE), sample("x", tokens=(1, 9, 3, 4))])
+    assert (found.position, found.token, found.other) == (1, 2, 9)
 
 
 def test_only_prompts_that_every_method_has_count():
@@ -97,3 +89,18 @@ def test_a_paired_ratio_is_of_the_two_methods_and_tighter_than_of_two_speedups()
     assert paired(samples, "fast", "slow") == pytest.approx((2.0, 2.0, 2.0))
     rows = {row.method: row for row in summarise(samples, True)}
     assert rows["fast"].speedup_low < 0.9 * rows["fast"].speedup
+
+
+def test_samples_at_a_temperature_are_not_compared():
+    rows = summarise([plain(BASELINE), sample("lede", tokens=(9, 9))], exact_library=True, greedy=False)
+    assert [row.identical for row in rows] == [None, None]
+
+
+def test_time_is_split_over_all_of_it():
+    parts = {"prompt_seconds": 2.0, "draft_seconds": 4.0, "decision_seconds": 1.0, "verify_seconds": 3.0}
+    timed = sample("lede", seconds=10.0, **parts)
+    row = summarise([plain(BASELINE, seconds=20.0, prompt_seconds=4.0, verify_seconds=16.0), timed], True)[1]
+    assert (row.prompt_share, row.draft_share, row.decision_share) == (0.2, 3 / 8, 1 / 8)
+    assert (row.verify_share, row.host_share) == (3 / 8, 1 / 8)
+    library = summarise([plain(BASELINE), sample(LIBRARY, exits=(), drafts=(), accepts=(), commits=())], True)[1]
+    assert (library.prompt_share, library.host_share, library.tokens_per_round) == (None, None, None)

@@ -1,0 +1,114 @@
+"""`transformers`' own decoding of the same checkpoint: plain, and with its early-exit drafts."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from bench.measure import Method
+from decode.model import Model
+from decode.round import Generation
+from decode.sampling import Settings
+
+LENGTHS = (2, 4, 8)  # values of num_assistant_tokens that are tried
+TRIED_ON = 3  # training prompts
+TRIED_TOKENS = 64
+
+
+class Library:
+    """The library's model on the decoder's dtype and device, with the number of threads that suits it best."""
+
+    def __init__(self, model: Model, path: str, settings: Settings):
+        self.model, self.settings = model, settings
+        theirs: Any = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
+        self.theirs = theirs.to(model.device).eval()
+        self._ours = torch.get_num_threads()
+        probe = [i % model.vocabulary for i in range(1, 33)]
+        self._threads = best_threads(lambda: self._write(probe, min(24, model.context - 32), 0), self._ours)
+
+    def write(self, ids: list[int], seed: int, most: int | None = None, **early: int) -> tuple[int, ...]:
+        """The new tokens of `generate`; `early`: exit_layer and drafts of its self-speculative decoding."""
+        torch.set_num_threads(self._threads)
+        tokens = min(most or self.settings.max_new_tokens, self.model.context - len(ids))
+        try:
+            if not early:
+                return self._write(ids, tokens, seed)
+            with drafting(self.theirs, early["drafts"]):
+                return self._write(ids, tokens, seed, assistant_early_exit=early["exit_layer"])
+        finally:
+            torch.set_num_threads(self._ours)
+
+    def _write(self, ids: list[int], tokens: int, seed: int, **more: Any) -> tuple[int, ...]:
+        inputs = torch.tensor([ids], device=self.model.device)
+        how: dict[str, Any] = {"do_sample": False}
+        if self.settings.temperature > 0:
+            torch.manual_seed(seed)
+            how = {
+                "do_sample": True, "temperature": self.settings.temperature, "top_k": self.settings.top_k,
+                "top_p": self.settings.top_p,
+            }  # fmt: skip
+        mask = torch.ones_like(inputs)
+        out = self.theirs.generate(inputs, attention_mask=mask, max_new_tokens=tokens, pad_token_id=0, **how, **more)
+        return tuple(out[0, len(ids) :].tolist())
+
+    def method(self, name: str, **early: int) -> Method:
+        """A row of the bench."""
+
+        def run(ids: list[int], seed: int) -> tuple[tuple[int, ...], Generation | None]:
+            return self.write(ids, seed, **early), None
+
+        return Method(name, run)
+
+    def tune(self, prompts: Sequence[list[int]], progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """The fastest of a few exit layers and draft lengths on training prompts; they take turns."""
+        deep = self.model.layer_count
+        layers = sorted({max(deep // 8, 1), max(deep // 4, 1), max(deep // 2, 1)})
+        pairs = list(itertools.product(layers, LENGTHS))
+        seconds, tokens = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0)
+        most = min(TRIED_TOKENS, self.settings.max_new_tokens)
+        chosen = prompts[:TRIED_ON]
+        for number, (ids, (exit_layer, drafts)) in enumerate(itertools.product(chosen, pairs)):
+            began = time.perf_counter()
+            text = self.write(ids, 0, most, exit_layer=exit_layer, drafts=drafts)
+            seconds[exit_layer, drafts] += time.perf_counter() - began
+            tokens[exit_layer, drafts] += len(text)
+            progress(number + 1, len(chosen) * len(pairs))
+        best = max(pairs, key=lambda pair: tokens[pair] / seconds[pair])
+        return {
+            "parameters": {"exit_layer": best[0], "drafts": best[1]},
+            "measured": tokens[best] / seconds[best], "configurations": len(pairs),
+        }  # fmt: skip
+
+
+@contextmanager
+def drafting(theirs: Any, drafts: int) -> Iterator[None]:
+    """Have the library draft so many tokens a round; its model is as it was afterwards, even after an interrupt.
+
+    The library takes `num_assistant_tokens` from the drafting model's own configuration and not from `generate`'s
+    arguments, and shortens `config.num_hidden_layers` while it drafts.
+    """
+    before, layers = theirs.generation_config.num_assistant_tokens, theirs.config.num_hidden_layers
+    theirs.generation_config.num_assistant_tokens = drafts
+    try:
+        yield
+    finally:
+        theirs.generation_config.num_assistant_tokens = before
+        theirs.config.num_hidden_layers = layers
+
+
+def best_threads(work: Callable[[], object], ours: int) -> int:
+    """The faster of the decoder's number of threads and every core, on `work`."""
+    choices = sorted({ours, torch.multiprocessing.cpu_count()})
+    seconds = dict.fromkeys(choices, float("inf"))
+    for _ in range(3):
+        for threads in choices:
+            torch.set_num_threads(threads)
+            began = time.perf_counter()
+            work()
+            seconds[threads] = min(seconds[threads], time.perf_counter() - began)
+    torch.set_num_threads(ours)
+    return min(choices, key=seconds.__getitem__)

@@ -1,0 +1,54 @@
+"""The speedup that a method's own drafts imply: what it would reach if deciding and the host's work were free.
+
+A round of d drafts at depth E costs d early passes with their heads, one early pass more for the last draft, and the
+other layers and the head over d + 1 rows; it commits acceptance · d + 1 tokens. With the costs measured on this device,
+and the measured time of a token of plain decoding above, that is a speedup which no exit policy with these E, d and
+acceptance can pass; prompts are left out of it.
+"""
+
+from collections.abc import Sequence
+from math import floor
+
+from bench.measure import Sample
+from replay.costs import MAX_ROWS, Costs
+
+
+def implied(costs: Costs, exit_layer: float, draft_length: float, acceptance: float) -> float:
+    """The speedup over plain decoding of rounds with these means; layer 0 is the lookup, 0 drafts plain decoding."""
+    tokens = acceptance * draft_length + 1
+    return tokens * costs.plain() / round_cost(costs, exit_layer, draft_length)
+
+
+def limit(costs: Costs, samples: Sequence[Sample]) -> float | None:
+    """The same for a method's rounds, layer by layer with its own mean number of drafts there; None without rounds."""
+    rounds: dict[int | None, int] = {}
+    drafted: dict[int | None, int] = {}
+    for s in samples:
+        for layer, drafts in zip(s.exits, s.drafts, strict=True):
+            rounds[layer] = rounds.get(layer, 0) + 1
+            drafted[layer] = drafted.get(layer, 0) + drafts
+    if not rounds:
+        return None
+    tokens = sum(s.accepted + s.rounds for s in samples)
+    spent = sum(
+        count * (costs.plain() if layer is None else round_cost(costs, layer, drafted[layer] / count))
+        for layer, count in rounds.items()
+    )
+    return tokens * costs.plain() / spent
+
+
+def round_cost(costs: Costs, exit_layer: float, draft_length: float) -> float:
+    """Milliseconds of the model's own work in a round; between whole layers and lengths, on a straight line."""
+    if draft_length == 0:
+        return costs.plain()
+    low = floor(exit_layer)
+    share = exit_layer - low
+    below = _whole_layer(costs, low, draft_length)
+    return below if not share else (1 - share) * below + share * _whole_layer(costs, low + 1, draft_length)
+
+
+def _whole_layer(costs: Costs, layer: int, draft_length: float) -> float:
+    low = max(min(floor(draft_length), MAX_ROWS - 2), 1)
+    below, above = costs.fixed(layer, low), costs.fixed(layer, low + 1)
+    host = costs.round + (costs.index if layer == 0 else 0.0)
+    return below + (draft_length - low) * (above - below) - host

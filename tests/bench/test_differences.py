@@ -1,0 +1,56 @@
+"""Where texts part, and by how much: on a real decoder, with a method that is wrong on purpose."""
+
+import pytest
+import torch
+
+from bench.differences import differences, measured, next_logits
+from bench.measure import Method, measure, rule_method
+from decode.generate import generate
+from decode.rules import Autoregressive, LayerSkip
+from decode.sampling import Settings
+from tests.models import ours, variant
+
+SETTINGS = Settings(16)
+PROMPTS = [("a", "t", [3, 1, 4]), ("b", "t", [5, 9, 2, 30, 7, 1])]
+
+
+def wrong(model, position: int, token: int) -> Method:
+    """Plain decoding with one token exchanged, and what the model writes after it."""
+
+    def run(ids, seed):
+        text = list(generate(model, ids, None, SETTINGS).token_ids)
+        text[position] = token
+        rest = generate(model, [*ids, *text[: position + 1]], None, Settings(SETTINGS.max_new_tokens - position - 1))
+        return (*text[: position + 1], *rest.token_ids), None
+
+    return Method("wrong", run)
+
+
+def test_a_wrong_token_is_found_and_its_margin_is_that_of_the_logits():
+    model, theirs = ours("grouped"), variant("grouped")
+    methods = [rule_method(model, Autoregressive(), SETTINGS), rule_method(model, LayerSkip(2, 3), SETTINGS),
+               wrong(model, 5, 60)]  # fmt: skip
+    samples = list(measure(model, methods, PROMPTS))
+    found = measured(model, differences(samples), samples, {p: ids for p, _, ids in PROMPTS})
+    assert [(d.method, d.prompt, d.position, d.other) for d in found] == [("wrong", p, 5, 60) for p in "ab"]
+    for d, (_, _, ids) in zip(found, PROMPTS, strict=True):
+        plain = next(s for s in samples if (s.method, s.prompt_id) == ("autoregressive", d.prompt)).token_ids
+        logits = theirs(torch.tensor([[*ids, *plain[:5]]])).logits[0, -1]
+        assert d.token == plain[5] == int(logits.argmax())
+        assert d.margin == pytest.approx(float(logits[d.token] - logits[60]), abs=1e-3)
+        assert d.margin > 0
+
+
+def test_a_text_that_ended_has_a_position_and_no_margin():
+    model = ours("grouped")
+    short = Method("short", lambda ids, seed: (generate(model, ids, None, SETTINGS).token_ids[:7], None))
+    samples = list(measure(model, [rule_method(model, Autoregressive(), SETTINGS), short], PROMPTS[:1]))
+    (found,) = measured(model, differences(samples), samples, {"a": PROMPTS[0][2]})
+    assert (found.position, found.other, found.margin) == (7, None, None)
+
+
+def test_logits_of_one_token_and_of_a_text_longer_than_a_block():
+    model, theirs = ours("grouped"), variant("grouped")
+    for length in (1, 2, 100):
+        ids = [(7 * i) % 61 for i in range(length)]
+        assert torch.allclose(next_logits(model, ids), theirs(torch.tensor([ids])).logits[0, -1], atol=1e-3)

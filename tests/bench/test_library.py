@@ -1,0 +1,64 @@
+"""The library's own decoding, plain and with early-exit drafts."""
+
+import pytest
+
+from bench.library import Library, drafting
+from decode.generate import generate
+from decode.load import load_model
+from decode.rules import Autoregressive
+from decode.sampling import Settings
+
+SETTINGS = Settings(12)
+
+
+@pytest.fixture(scope="module")
+def library(checkpoint) -> Library:
+    return Library(load_model(checkpoint, "float32", "cpu"), str(checkpoint), SETTINGS)
+
+
+def test_its_early_exit_writes_its_own_text_and_ours(library):
+    ids = [100, 101, 102, 32, 109]
+    text = library.write(ids, seed=0)
+    assert text == generate(library.model, ids, Autoregressive(), SETTINGS).token_ids
+    assert library.write(ids, seed=0, exit_layer=1, drafts=3) == text
+    assert library.write(ids, seed=0, most=4) == text[:4]
+
+
+def test_it_drafts_as_many_tokens_from_as_many_layers_as_asked(library, monkeypatch):
+    depths, rows = [], []
+    layers = library.theirs.model.layers
+    hooks = [layers[i].register_forward_hook(lambda m, a, o, i=i: depths.append(i)) for i in (0, 3)]
+    hooks.append(layers[3].register_forward_hook(lambda m, a, o: rows.append(a[0].shape[1])))
+    try:
+        library.write([100, 101, 102], seed=0, exit_layer=1, drafts=3)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert depths.count(0) > depths.count(3)  # drafts run the first layer alone
+    assert max(rows[1:]) in (3, 4)  # a verification: the drafts, and the token before them
+
+
+def test_an_interrupt_leaves_the_library_s_model_whole(library):
+    layers = library.theirs.config.num_hidden_layers
+    with pytest.raises(KeyboardInterrupt), drafting(library.theirs, 3):
+        library.theirs.config.num_hidden_layers = 1  # as the library does while it drafts
+        raise KeyboardInterrupt
+    assert library.theirs.config.num_hidden_layers == layers
+    assert library.theirs.generation_config.num_assistant_tokens is None
+
+
+def test_tuning_returns_one_of_what_it_tried(library):
+    seen = []
+    tuned = library.tune([[100, 101], [102, 103]], lambda done, total: seen.append((done, total)))
+    assert tuned["parameters"]["exit_layer"] in (1, 2)
+    assert tuned["parameters"]["drafts"] in (2, 4, 8)
+    assert tuned["measured"] > 0
+    assert seen[-1] == (12, 12)
+    assert tuned["configurations"] == 6
+
+
+def test_sampling_follows_the_seed(library):
+    sampling = Library(library.model, library.model.config._name_or_path, Settings(12, temperature=1.0))
+    texts = [sampling.write([100, 101, 102], seed=seed) for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
