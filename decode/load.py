@@ -21,6 +21,8 @@ from decode.model import Model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# What a checkpoint is read in where that is not the dtype asked for: fp16 cannot hold all that it is identified by.
+LOADED_AS: dict[torch.dtype, torch.dtype | str] = {torch.float64: torch.float32, torch.float16: "auto"}
 
 
 def load_model(
@@ -40,9 +42,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         check_architecture(name, config)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=torch.float32 if kind == torch.float64 else kind
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=LOADED_AS.get(kind, kind))
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision) if has_tokenizer(name) else None
     except ModelError:
         raise

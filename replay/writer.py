@@ -45,8 +45,9 @@ Rows = Mapping[str, Sequence[Any] | np.ndarray]
 def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
     """Create a dataset, or check that the one at `path` can take rows described by `header`.
 
-    `header`: model {name, revision, config_hash, layers, vocab}, tokenizer_hash, layers (candidates), top_k, trace.
-    Raises `DatasetError` naming every field that differs, or if `path` holds something else; `OSError`.
+    `header`: model {name, revision, config_hash, layers, vocab, …}, tokenizer_hash, layers (candidates), top_k, trace.
+    What a dataset of an older version does not say of its model is not compared. Raises `DatasetError` naming every
+    field that differs, or if `path` holds something else; `OSError`.
     """
     root = Path(path)
     wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
@@ -55,6 +56,7 @@ def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) ->
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
         write_json(root, root / HEADER, wanted)
     found = load_header(root)
+    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in found.get("model", {})}
     if differences := describe_differences(wanted, found):
         raise DatasetError(f"{root} holds other data: {'; '.join(differences)}. Choose another --out")
 

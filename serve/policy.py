@@ -132,8 +132,9 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
 def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
     """Raise PolicyError unless the policy was trained on this model.
 
-    model_facts: `name`, `config_hash` and `layers` (L) of the model at hand. The name alone may differ: the same model
-    is called one thing on a hub and another in a local folder.
+    model_facts: `name`, `config_hash`, `layers` (L) and, where they are known, `config_hash_v2` and `weights_hash` of
+    the model at hand; these two are compared where the policy has them as well, which older ones have not. The name
+    alone may differ: the same model is called one thing on a hub and another in a local folder.
     """
     trained = policy.info.get("model", {})
     theirs, ours = trained.get("name", "an unnamed model"), model_facts["name"]
@@ -146,6 +147,10 @@ def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
             f"the policy is for {theirs} (config {trained.get('config_hash')}), "
             f"but this is {ours} (config {model_facts['config_hash']}); {advice}"
         )
+    for key, what in (("config_hash_v2", "another head size or rotary embedding"), ("weights_hash", "other weights")):
+        wanted, have = trained.get(key), model_facts.get(key)
+        if wanted and have and wanted != have:
+            raise PolicyError(f"the policy is for {theirs} with {what} ({wanted}) than {ours} has ({have}); {advice}")
     if max(policy.layers) > model_facts["layers"]:
         raise PolicyError(f"the policy exits at layer {max(policy.layers)}, but {ours} has {model_facts['layers']}")
 

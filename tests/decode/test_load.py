@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 from decode.errors import ModelError
-from decode.facts import model_facts
+from decode.facts import config_hash, config_hash_v2, model_facts
 from decode.generate import generate
 from decode.load import check_architecture, check_layers, from_transformers, load_model
 from decode.rules import LayerSkip
@@ -105,13 +105,29 @@ def test_half_precision_checkpoints_load_in_any_dtype(tmp_path, stored):
 
 
 def test_facts_name_the_checkpoint_whatever_its_dtype(checkpoint):
-    facts = [model_facts(load_model(checkpoint, dtype)) for dtype in ("float32", "bfloat16", "float64")]
-    assert facts[0] == facts[1] == facts[2]
+    facts = [model_facts(load_model(checkpoint, dtype)) for dtype in ("float32", "bfloat16", "float64", "float16")]
+    assert facts[0] == facts[1] == facts[2] == facts[3]
     other = model_facts(from_transformers(byte_llama(seed=1), torch.float32, name="tiny"))
     assert other["config_hash"] == facts[0]["config_hash"]
     assert other["weights_hash"] != facts[0]["weights_hash"]
     deeper = model_facts(from_transformers(byte_llama(num_hidden_layers=5), torch.float32))
     assert deeper["config_hash"] != facts[0]["config_hash"]
+
+
+def test_the_second_config_hash_adds_the_head_size_and_the_rotary_embedding():
+    scaled = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 64}  # fmt: skip
+    changed = ({}, {"head_dim": 64}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+               {"rope_parameters": scaled})  # fmt: skip
+    configs = [LlamaConfig(**changes) for changes in changed]
+    assert len({config_hash(config) for config in configs}) == 1  # as it always was
+    assert len({config_hash_v2(config) for config in configs}) == 4
+    again = LlamaConfig()
+    again.rope_parameters = {"rope_theta": 10000, "rope_type": "default", "attention_factor": None, "new": True}
+    again.head_dim = None
+    assert config_hash_v2(again) == config_hash_v2(configs[0])
+    wider = LlamaConfig(intermediate_size=96)
+    assert config_hash(wider) != config_hash(again) and config_hash_v2(wider) != config_hash_v2(again)
 
 
 def test_candidate_layers_are_checked_and_sorted():

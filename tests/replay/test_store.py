@@ -168,6 +168,20 @@ def test_a_dataset_takes_only_what_fits(tmp_path: Path) -> None:
         replay.open_dataset(path)
 
 
+def test_a_dataset_of_an_older_version_that_says_less_of_its_model_takes_more(tmp_path: Path) -> None:
+    older, newer = header(), header()
+    newer["model"]["weights_hash"] = "1" * 16
+    replay.open_for_writing(tmp_path / "older", older)
+    replay.open_for_writing(tmp_path / "older", newer)
+    replay.open_for_writing(tmp_path / "newer", newer)
+    newer["model"]["weights_hash"] = "2" * 16
+    with pytest.raises(replay.DatasetError, match=r"model\.weights_hash is"):
+        replay.open_for_writing(tmp_path / "newer", newer)
+    newer["model"]["layers"] += 1
+    with pytest.raises(replay.DatasetError, match=r"model\.layers is"):
+        replay.open_for_writing(tmp_path / "older", newer)
+
+
 def test_one_writer_a_number(tmp_path: Path) -> None:
     run = start(tmp_path / "data")
     with replay.EpisodeWriter(run, 1) as writer, replay.EpisodeWriter(run, 11):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -154,6 +155,23 @@ def test_fits_its_own_model_only():
         check_fits(make(info={}), MODEL)
     with pytest.raises(PolicyError, match="exits at layer 9"):
         check_fits(make(layers=(2, 9)), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [
+        ("weights_hash", "for toy with other weights (one) than ./toy has (two)"),
+        ("config_hash_v2", "for toy with another head size or rotary embedding (one) than ./toy has (two)"),
+    ],
+)
+def test_what_both_sides_know_of_the_model_must_agree(key, complaint):
+    policy = make(info={"model": MODEL | {key: "one"}})
+    check_fits(policy, MODEL | {key: "one", "name": "./toy"})
+    check_fits(policy, MODEL)  # facts of a model that does not say
+    check_fits(make(), MODEL | {key: "two"})  # a policy of an older version
+    check_fits(make(info={"model": MODEL | {key: ""}}), MODEL | {key: "two"})
+    with pytest.raises(PolicyError, match=re.escape(complaint)):
+        check_fits(policy, MODEL | {key: "two", "name": "./toy"})
 
 
 def test_needs_neither_torch_nor_d3rlpy():
