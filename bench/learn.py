@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from learn.algorithms import make_algorithm
 from learn.buffer import ColumnBuffer
 from learn.config import PRESETS, LearnConfig
 from learn.library import d3rlpy, quiet
 from learn.split import scaling
-from learn.train import make_algorithm
 from replay.reader import Columns, open_dataset
 
 SLICES = 5

@@ -1,10 +1,13 @@
-"""What can be chosen when learning, and the two recipes people start from."""
+"""What can be chosen when learning, and the recipes people start from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from learn.errors import LearnError
+from learn.rewards import check_reward
+
+ALGORITHMS = ("dqn", "double_dqn", "cql", "bcq", "qr_dqn", "iqn", "fitted")
 
 # Offline, the paper's one update every 4 steps (§4.1) becomes one update for every 4 logged decisions.
 STEPS_PER_UPDATE = 4
@@ -14,10 +17,16 @@ STEPS_PER_UPDATE = 4
 class LearnConfig:
     """Everything a training run depends on besides the dataset. The defaults are the preset `default`.
 
+    algorithm: `dqn` (the paper's), `double_dqn`, `cql`, `bcq`, `qr_dqn` and `iqn` are d3rlpy's, see
+        `learn.algorithms`; `fitted` learns from sweeps instead of logged decisions, see `learn.fitted`.
     horizon: `walk`, a chain is one layer walk and exit ends it (the paper's); `round`, the walk, then the draft phase,
         until verification.
-    reward: `paper` (§3.1.3), or `time`: tokens committed minus rate * milliseconds, the rate being the one to beat.
+    reward: `paper` (§3.1.3); `accepted`, +1 a committed draft and -1 one that is not; `time`, tokens committed minus
+        rate * milliseconds, the rate being the one to beat; or a file of one's own: see `learn.rewards`.
     features: `paper`, three numbers; `extended`, everything that is free to know.
+    candidates: layers that the policy may exit at, some of the dataset's; None: all of them. Layer 0 may be added to a
+        swept dataset that was collected without it.
+    bypass: whether a walk may go on past its last candidate: no draft at all, one token of the full model's.
     gamma, n_steps: the target is the n-step return + gamma^n * max over actions of the target network (§3.2).
     learning_rate: of Adam. batch_size: transitions an update.
     updates: in total, over all outer rounds; None: one for every 4 training rows.
@@ -33,9 +42,12 @@ class LearnConfig:
     seed: of initial weights, noise and batches.
     """
 
+    algorithm: str = "dqn"
     horizon: Literal["walk", "round"] = "round"
-    reward: Literal["paper", "time"] = "time"
+    reward: str = "time"
     features: Literal["paper", "extended"] = "extended"
+    candidates: tuple[int, ...] | None = None
+    bypass: bool = False
     gamma: float = 1.0
     n_steps: int = 3
     learning_rate: float = 3e-4
@@ -51,11 +63,16 @@ class LearnConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("horizon", ("walk", "round")), ("reward", ("paper", "time"))):
+        choices = (
+            ("algorithm", ALGORITHMS), ("horizon", ("walk", "round")), ("features", ("paper", "extended")),
+        )  # fmt: skip
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise LearnError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(allowed)}")
-        if self.features not in ("paper", "extended"):
-            raise LearnError(f"features is {self.features!r}; choose paper or extended")
+        check_reward(self.reward)
+        chosen = self.candidates
+        if chosen is not None and (not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0):
+            raise LearnError(f"candidates must be layers in ascending order, not {list(chosen)}")
         if self.reward == "time" and self.horizon == "walk":
             raise LearnError("the time reward counts whole rounds; use --horizon round with --reward time")
         for name in ("n_steps", "batch_size", "target_interval", "outer", "score_every"):
@@ -78,7 +95,8 @@ class LearnConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `policy.json`."""
-        return asdict(self) | {"hidden": list(self.hidden)}
+        layers = None if self.candidates is None else list(self.candidates)
+        return asdict(self) | {"hidden": list(self.hidden), "candidates": layers}
 
 
 PRESETS: Mapping[str, LearnConfig] = {

@@ -35,7 +35,7 @@ def simulate(
 ) -> Score:
     """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
 
-    bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there all the same.
+    bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there anyway.
     The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
     its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
     """
@@ -55,7 +55,8 @@ def simulate(
     finish = np.array([[costs.finish(int(layer), d) for d in range(1, MAX_DRAFTS + 1)] for layer in layers])
     earned = np.zeros(count)  # the paper's reward
     bare_finish = costs.finish(texts.layers[-1], 0) if bypass else 0.0
-    plain, arrived = costs.plain(), np.zeros(count, bool)  # whether the walk's current candidate was paid for
+    plain = costs.plain() + costs.trace + costs.index  # what networks keep from round to round
+    arrived = np.zeros(count, bool)  # whether the walk's current candidate was paid for
 
     while (active := position < texts.lengths).any():
         room = texts.lengths - position
@@ -201,28 +202,31 @@ def _score(
 
 
 def best_static(texts: Texts, costs: Costs) -> Static:
-    """The fixed (E, d) with the highest rate on these texts; with no drafts at all where none is faster.
+    """The fixed (E, d) with the highest rate on these texts; with no drafts at all where none is faster."""
+    rules = [static(texts, costs, layer, drafts) for layer in texts.layers for drafts in range(1, MAX_DRAFTS + 1)]
+    return max([Static(0, 0, 1.0, 1 / costs.plain()), *rules], key=lambda rule: rule.rate)
+
+
+def static(texts: Texts, costs: Costs, layer: int, drafts: int) -> Static:
+    """What always drafting `drafts` tokens at `layer` gives on these texts.
 
     A fixed rule reads no features and decides nothing, so it pays for neither.
     """
-    best = Static(0, 0, 1.0, 1 / costs.plain())
-    for c, layer in enumerate(texts.layers):
-        first = costs.lookup if layer == 0 else layer * costs.layer[0] + costs.head[0]
-        for drafts in range(1, MAX_DRAFTS + 1):
-            spent, rounds = 0.0, 0
-            for n, length in enumerate(texts.lengths):
-                t = 0
-                while t < length:
-                    most = min(drafts, int(length) - t - 1)
-                    rounds += 1
-                    if most == 0 or not texts.found[n, t, c]:
-                        spent += costs.plain() + (costs.lookup if layer == 0 else 0)
-                        t += 1
-                        continue
-                    hits = texts.right[n, t : t + most, c]
-                    t += (most if hits.all() else int(hits.argmin())) + 1
-                    spent += most * first + costs.finish(layer, most)
-            rate = texts.lengths.sum() / spent
-            if rate > best.rate:
-                best = Static(layer, drafts, float(texts.lengths.sum() / rounds), float(rate))
-    return best
+    if drafts == 0:
+        return Static(0, 0, 1.0, 1 / costs.plain())
+    c = texts.layers.index(layer)
+    spending = [costs.fixed(layer, count) for count in range(drafts + 1)]
+    spent, rounds = 0.0, 0
+    for n, length in enumerate(texts.lengths):
+        t = 0
+        while t < length:
+            most = min(drafts, int(length) - t - 1)
+            rounds += 1
+            if most == 0 or not texts.found[n, t, c]:
+                spent += spending[0]
+                t += 1
+                continue
+            hits = texts.right[n, t : t + most, c]
+            t += (most if hits.all() else int(hits.argmin())) + 1
+            spent += spending[most]
+    return Static(layer, drafts, float(texts.lengths.sum() / rounds), float(texts.lengths.sum() / spent))

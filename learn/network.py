@@ -112,11 +112,12 @@ class SquaredErrorForwarder(_torch.DiscreteQFunctionForwarder):  # type: ignore[
     def compute_target(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """The value (B, 1) of `action` (B,), or all of them, on the draw the action was chosen with.
 
-        Within an update that is the tensor just asked about, so the answer is there already.
+        Within an update of DQN that is the tensor just asked about, so the answer is there already; where another
+        network chose the action (double DQN), this is the first question, on a fresh draw.
         """
         asked, values = self._answered
         if asked is not x:
-            values = self._q_func(x).q_value
+            values = self.compute_expected_q(x)
         return values if action is None else values.gather(1, action.view(-1, 1))
 
     def compute_error(
@@ -192,5 +193,9 @@ d3rlpy.optimizers.optimizers.register_optimizer_factory(FusedAdamFactory)
 
 def mean_weights(q_func: NoisyQFunction) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
     """Copies of ((W, b), ...) without noise: what a `serve.policy.Policy` is made of."""
-    pairs = ((layer.weight, layer.bias) for layer in q_func.noisy_layers)
-    return tuple((weight.detach().numpy().copy(), bias.detach().numpy().copy()) for weight, bias in pairs)
+    return tuple(as_arrays(layer.weight, layer.bias) for layer in q_func.noisy_layers)
+
+
+def as_arrays(weight: Tensor, bias: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Copies of a layer's parameters."""
+    return weight.detach().numpy().copy(), bias.detach().numpy().copy()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learn.errors import LearnError
+from learn.views import bypassed
 from replay.costs import Costs
 from replay.reader import Columns
 from replay.reward import time_reward
@@ -55,12 +56,10 @@ def static_rules(rounds: Columns, costs: Costs) -> list[Static]:
         survival = np.cumprod(right)
         for drafts in range(1, MAX_DRAFTS + 1):
             tokens = 1 + float(survival[:drafts].sum())
+            spent = costs.fixed(layer, drafts)
             if layer == 0:
-                spent = drafts * costs.lookup + costs.finish(0, drafts)
                 tokens = found * tokens + (1 - found)
-                spent = found * spent + (1 - found) * (costs.lookup + costs.plain())
-            else:
-                spent = drafts * (layer * costs.layer[0] + costs.head[0]) + costs.finish(layer, drafts)
+                spent = found * spent + (1 - found) * costs.fixed(0, 0)
             rules.append(Static(layer, drafts, tokens, tokens / spent))
     return rules
 
@@ -99,6 +98,7 @@ def tokens_and_time(rounds: Columns, costs: Costs) -> tuple[Float, Float]:
     """What each row of the `round` horizon adds to the tokens committed and to the milliseconds spent, (N,) each.
 
     The time reward at a rate is tokens - rate * milliseconds, the time to reach the first candidate left out of it.
+    A walk that goes on past its last candidate verifies no draft there.
     """
     last = np.zeros(len(rounds.actions), bool)
     last[rounds.chain_starts[1:] - 1] = True
@@ -109,7 +109,10 @@ def tokens_and_time(rounds: Columns, costs: Costs) -> tuple[Float, Float]:
         ).astype(np.float64)
         for rate in (0.0, 1.0)
     ]
-    return at_rate[0], at_rate[0] - at_rate[1]
+    tokens, milliseconds = at_rate[0], at_rate[0] - at_rate[1]
+    if (passed := bypassed(rounds)).any():
+        milliseconds[passed] = costs.finish(rounds.layers[-1], 0)
+    return tokens, milliseconds
 
 
 def first_step(rounds: Columns, costs: Costs) -> Float:

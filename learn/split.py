@@ -20,7 +20,7 @@ def held_out(episodes: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
         raise LearnError(
             f"the dataset has {len(unique)} episode(s); one is kept for validation, so collect at least two"
         )
-    hashes = _mix(unique.astype(np.uint64))
+    hashes = hashed(unique)
     held = hashes < np.uint64(share * 2**64)
     held[hashes.argmin()] = True
     held[hashes.argmax()] = False
@@ -62,9 +62,9 @@ def scaling(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDA
     return np.where(as_is, 0, mean).astype(np.float32), np.where(as_is, 1, scale).astype(np.float32)
 
 
-def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def hashed(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: neighbouring numbers become unrelated ones. Wraps around on purpose."""
-    z = numbers + np.uint64(0x9E3779B97F4A7C15)
+    z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -109,7 +109,8 @@ def test_the_target_is_valued_on_the_draw_its_action_was_chosen_with():
     chosen = forwarder.compute_expected_q(x)
     values = forwarder.compute_target(x, chosen.argmax(dim=1))
     assert torch.equal(values, chosen.max(dim=1, keepdim=True).values)
-    assert torch.allclose(forwarder.compute_target(x.clone()), chosen)  # another tensor, still the same draw
+    other = forwarder.compute_target(y := x.clone())  # another tensor is the first question of another update
+    assert not torch.allclose(other, chosen) and torch.equal(forwarder.compute_target(y), other)
     assert not torch.equal(forwarder.compute_expected_q(x), chosen)
 
 

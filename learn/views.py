@@ -1,0 +1,160 @@
+"""Views of logged decisions: other features, another horizon, other candidate layers, one more action.
+
+All start from the columns of the `round` horizon with `extended` features, so that many variants share one reading of
+the files. Rewards are not kept up: they are computed on the view (`learn.rewards`).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learn.errors import LearnError
+from learn.split import hashed
+from replay.reader import Columns
+from replay.schema import CONTINUE, EXIT, PAPER_STATE, WALK
+
+Mask = NDArray[np.bool_]
+
+
+def select(columns: Columns, rows: Mask, truncated: Mask | None = None) -> Columns:
+    """The marked rows (N,) of every chain, in order; chains without any vanish. truncated: (C,), if it changes."""
+    lengths = np.add.reduceat(rows, columns.chain_starts[:-1], dtype=np.int64)
+    left = lengths > 0
+    cut = columns.truncated if truncated is None else truncated
+    starts = np.concatenate([[0], np.cumsum(lengths[left])]).astype(np.int64)
+    terminals = np.zeros(int(starts[-1]), bool)
+    terminals[starts[1:] - 1] = ~cut[left]
+    return replace(
+        columns,
+        observations=columns.observations[rows],
+        actions=columns.actions[rows],
+        rewards=columns.rewards[rows],
+        terminals=terminals,
+        chain_starts=starts,
+        truncated=cut[left],
+        propensities=columns.propensities[rows],
+        episodes=columns.episodes[rows],
+        raw={name: values[rows] for name, values in columns.raw.items()},
+    )
+
+
+def walks(columns: Columns) -> Columns:
+    """The `walk` horizon: a chain is one layer walk, which its exit (or bypass) ends; drafting is left out."""
+    rows = columns.raw["phase"] == WALK
+    last = np.maximum.reduceat(np.where(rows, np.arange(len(rows)), -1), columns.chain_starts[:-1])
+    ended = (columns.actions[last] == EXIT) | bypassed(columns)[last]
+    return select(columns, rows, truncated=~ended)
+
+
+def with_features(columns: Columns, features: str) -> Columns:
+    """Only the observations that the feature set names."""
+    if features == "extended":
+        return columns
+    at = [columns.feature_names.index(name) for name in PAPER_STATE]
+    return replace(columns, observations=np.ascontiguousarray(columns.observations[:, at]), feature_names=PAPER_STATE)
+
+
+def bypassed(columns: Columns) -> Mask:
+    """Rows (N,) at which a walk went on past its last candidate: no draft, the full model's own token alone."""
+    nothing = np.zeros(len(columns.actions), bool)
+    return np.asarray(columns.raw.get("bypass", nothing), bool)
+
+
+def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
+    """One more candidate, the full model of so many `layers`: at the last real one going on becomes a choice.
+
+    What it leads to is known without having been logged: one token, at the cost of the upper layers. So each round that
+    reached the last candidate stands for two, one that exits there, as logged, and one that goes on: both=True has
+    both, for training; both=False one of them, by a hash of the round, which is a log of fair coins, for estimates.
+    Rows at which a walk goes on are marked in `raw["bypass"]`.
+    """
+    raw, starts = columns.raw, columns.chain_starts
+    lengths = np.diff(starts)
+    choice = (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == EXIT)
+    reached = np.logical_or.reduceat(choice, starts[:-1])
+    heads = hashed(columns.episodes[starts[:-1]] * (1 << 20) + raw["round"][starts[:-1]].astype(np.int64)) % 2 == 0
+    stay = np.repeat(~reached | both | heads, lengths)
+    copied = np.repeat(reached & (both | ~heads), lengths) & (raw["phase"] == WALK)
+    rows = np.concatenate([np.flatnonzero(stay), np.flatnonzero(copied)])
+    is_copy = np.arange(len(rows)) >= stay.sum()
+    goes_on = is_copy & choice[rows]
+    chain = np.repeat(np.arange(len(lengths)), lengths)[rows] + is_copy * len(lengths)
+    firsts = np.flatnonzero(np.diff(chain, prepend=-1))
+    ends = np.append(firsts[1:], len(rows)) - 1
+    truncated = np.where(is_copy[firsts], False, columns.truncated[chain[firsts] % len(lengths)])
+    terminals = np.zeros(len(rows), bool)
+    terminals[ends] = ~truncated
+    observations, names = columns.observations[rows], columns.feature_names
+    if any(name.startswith("layer=") for name in names):
+        observations = np.concatenate([observations, np.zeros((len(rows), 1), np.float32)], axis=1)
+        names = (*names, f"layer={layers}")
+    chosen = {name: values[rows] for name, values in raw.items()}
+    return replace(
+        columns,
+        observations=observations,
+        actions=np.where(goes_on, CONTINUE, columns.actions[rows]).astype(columns.actions.dtype),
+        rewards=columns.rewards[rows],
+        terminals=terminals,
+        chain_starts=np.append(firsts, len(rows)).astype(np.int64),
+        truncated=truncated,
+        propensities=columns.propensities[rows] * np.where(choice[rows], np.float32(0.5), np.float32(1)),
+        episodes=columns.episodes[rows],
+        feature_names=names,
+        raw=chosen | {"forced": chosen["forced"].astype(bool) & ~choice[rows], "bypass": goes_on},
+    )
+
+
+def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
+    """Rounds as a walk over fewer candidates would have logged them.
+
+    Rows at other layers leave the walk; the rows around them meet, so the walk's next state is that of the next
+    candidate left. A round that exits at another layer, or walks past the deepest candidate left, is not one that such
+    a policy can have: it is cut (truncated) before that. The deepest candidate left is forced. The chance with which
+    the behaviour came past the rows that were left out goes into the propensity of the row before them, or after them
+    at a round's start, so that off-policy weights stay right.
+
+    Raises LearnError if a candidate was not logged.
+    """
+    if candidates == columns.layers:
+        return columns
+    if not set(candidates) <= set(columns.layers):
+        raise LearnError(f"the decisions logged are at layers {_named(columns.layers)}, not at {_named(candidates)}")
+    raw, starts = columns.raw, columns.chain_starts
+    lengths = np.diff(starts)
+    walking, exits = raw["phase"] == WALK, columns.actions == EXIT
+    inside = np.isin(raw["layer"], candidates)
+    past = walking & inside & (raw["layer"] == candidates[-1]) & ~exits
+    cuts = past | (walking & ~inside & exits)
+    before = np.cumsum(cuts)
+    gone = before - np.repeat(before[starts[:-1]] - cuts[starts[:-1]], lengths) > 0
+    rows = inside & ~gone
+    truncated = columns.truncated | np.logical_or.reduceat(cuts, starts[:-1])
+
+    chain = np.repeat(np.arange(len(lengths)), lengths)
+    kept, skipped = np.flatnonzero(rows), np.flatnonzero(~inside & ~gone)
+    propensities = columns.propensities.astype(np.float64)
+    if len(kept):
+        after = np.searchsorted(kept, skipped)
+        owner = kept[np.maximum(after - 1, 0)]
+        first = (after == 0) | (chain[owner] != chain[skipped])
+        owner[first] = kept[np.minimum(after[first], len(kept) - 1)]
+        own = chain[owner] == chain[skipped]
+        np.multiply.at(propensities, owner[own], propensities[skipped[own]])
+    forced = np.where(walking & (raw["layer"] == candidates[-1]), True, raw["forced"].astype(bool))
+    names = [name for name in columns.feature_names if not name.startswith("layer=")]
+    names += [f"layer={layer}" for layer in candidates if f"layer={layer}" in columns.feature_names]
+    at = [columns.feature_names.index(name) for name in names]
+    changed = replace(
+        columns,
+        observations=np.ascontiguousarray(columns.observations[:, at]),
+        propensities=propensities.astype(np.float32),
+        feature_names=tuple(names),
+        layers=candidates,
+        raw=raw | {"forced": forced},
+    )
+    return select(changed, rows, truncated)
+
+
+def _named(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers))
