@@ -4,7 +4,6 @@ The collector is the decoder with an exploring rule and a recorder, so what is l
 """
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import replay
 from collect import record
+from collect.calibrate import device_facts
 from collect.costs import measure
 from collect.errors import PromptError
 from collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
@@ -191,14 +190,9 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
 
 def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
     """What a run was collected with; costs are measured now, on this device."""
-    name = (
-        torch.cuda.get_device_name(model.device)
-        if model.device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
     return {
         "versions": {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")},
-        "device": {"type": model.device.type, "name": name, "threads": torch.get_num_threads()},
+        "device": device_facts(model),
         "behaviour": {"explore": config.explore, "epsilon": config.epsilon},
         "costs": measure(model).to_json(),
     }  # fmt: skip

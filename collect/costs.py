@@ -1,176 +1,182 @@
 """What the operations of a round cost on this device, in milliseconds: the base of the time reward.
 
-They are taken from real rounds, not from operations timed alone: rounds of 1…12 drafts at several exit layers are
-decoded, and what each layer, row, head, decision and round adds is fitted to their times. Timed alone an operation
-looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache) than it is between
-the others.
+They are taken from real rounds, not from operations timed alone: a few texts are written by rules that change exit
+layer and draft length from round to round, and what each operation adds is fitted to the times of all rounds. Timed
+alone an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache)
+than it is between the others. Neighbouring rounds are of different kinds, so a slow spell of the machine hits all.
 """
 
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from decode.lookup import Lookup
+from collect.fit import Sample, fit
 from decode.loop import Decoding
 from decode.model import Model
 from decode.round import Round
-from decode.rules import MAX_DRAFTS, QPolicy, Rule
+from decode.rules import QPolicy, Rule
 from decode.sampling import Settings
 from decode.state import State
-from replay.costs import Costs
+from replay.costs import MAX_ROWS, Costs
 
-REPEATS = 3
-TOKENS = 40  # decoded for each rule and repeat
+SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer
+STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are met
+TOKENS = 160  # written behind each
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, MAX_ROWS - 1)
+FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
+PLAIN = 6  # rounds of plain decoding at a time
+
+Plan = Sequence[tuple[int, int]]
 
 
-class _Probe(Rule):
-    """Drafts a fixed number of tokens from one layer, but looks and thinks each time as a learned policy would."""
+class _Turns:
+    """Gives a rule another exit layer and draft length each round, in turn through a plan."""
 
-    needs_state = True
-    needs_lookup = True
+    layers: tuple[int, ...]
+    max_drafts: int
 
-    def __init__(self, layer: int, drafts: int):
-        self.layers, self.max_drafts = (layer,), drafts
-        self._policy = QPolicy(_Network(layer))
+    def take_turns(self, plan: Plan) -> None:
+        self._plan = cycle(plan)
+        self._next()
 
-    def exit_here(self, state: State) -> bool:
-        """Evaluate the network, then exit."""
-        self._policy.exit_here(state)
-        return True
+    def finish(self, round_: Round) -> None:
+        self._next()
 
-    draft_on = exit_here
+    def _next(self) -> None:
+        exit_layer, self.max_drafts = next(self._plan)
+        self.layers = (exit_layer,) if self.max_drafts else ()
+
+
+class _Fixed(_Turns, Rule):
+    """Drafts as planned, and looks at no more than it is told to."""
+
+    def __init__(self, plan: Plan, states: bool = False, lookup: bool = False):
+        self.needs_state, self.needs_lookup = states, lookup
+        self.take_turns(plan)
+
+
+class _Probe(_Turns, QPolicy):
+    """Drafts as planned, but looks and thinks each time as a learned policy would."""
+
+    def __init__(self, plan: Plan):
+        QPolicy.__init__(self, _Network(tuple(sorted({exit_layer for exit_layer, _ in plan}))))
+        self.take_turns(plan)
 
 
 class _Network:
-    """A policy of the usual size with arbitrary weights."""
+    """A policy of the usual size with arbitrary weights, which always drafts on."""
 
-    def __init__(self, layer: int):
-        self.layers = (layer,)
-        self.features = (*State._fields[4:], "draft_index", f"layer={layer}")
+    def __init__(self, layers: tuple[int, ...]):
+        self.layers = layers
+        self.features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
         sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
         self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
+        self._exit = np.array([0, 1], np.float32)
 
     def values(self, row: np.ndarray) -> np.ndarray:
-        """Two numbers that nobody uses."""
+        """What continue and exit are worth; the network's own opinion is not asked."""
         for weight in self._weights[:-1]:
             row = np.maximum(row @ weight, 0)
-        return row @ self._weights[-1]
+        return row @ self._weights[-1] * 0 + self._exit
 
 
-@dataclass(frozen=True)
-class _Timing:
-    """Median milliseconds of one kind of round."""
+class _Synchronised:
+    """A model on a GPU that waits for each early pass, so that no round's drafting is counted as its verification."""
 
-    draft: float
-    verify: float
-    rest: float
+    def __init__(self, model: Model):
+        self._model = model
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
-@torch.inference_mode()
-def measure(model: Model) -> Costs:
-    """Measure this model on its device: some seconds for a small one."""
-    lengths = range(1, MAX_DRAFTS + 1)
-    shallow, deep = max(model.layer_count // 8, 1), max(model.layer_count // 2, 2)
-    rules: dict[tuple[int, int], Rule] = {(e, d): _Probe(e, d) for e in (0, shallow, deep) for d in lengths}
-    rounds = timings(model, rules)
-    one, step = drafting(rounds)
-    first, per_row, head, head_per_row = verifying(rounds, model.layer_count, deep)
-    layers = (one, *(max(first + per_row * d, one) for d in lengths))
-    # A lookup's draft runs no layer and no head: what it takes is the index, and what every decision takes.
-    looked = median(rounds[0, d].draft / d for d in lengths)
-    lookup = min(timed(lookup_step(model)), looked)
-    decision = min(looked - lookup, step)
-    logits = model.head(model.embed([0]))
-    features = min(timed(lambda: model.statistics(logits)), step - decision)
-    heads = (step - decision - features, *(head + head_per_row * d for d in lengths))
-    return Costs(model.layer_count, layers, heads, features, decision, lookup, median(r.rest for r in rounds.values()))
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
+        out = self._model.run(lo, hi, x, position, cache)
+        if hi < self._model.layer_count:
+            synchronise(self._model)
+        return out
 
 
-def drafting(rounds: Mapping[tuple[int, int], _Timing]) -> tuple[float, float]:
-    """Milliseconds of an early layer at one row, and of what a draft takes beside its layers (head, state, decision).
-
-    d drafts at layer E take d times the early layers and the rest, and the early layers of the last draft.
-    """
-    real = [((d + 1) * e, d, timing.draft) for (e, d), timing in rounds.items() if e > 0]
-    layer, step = line([row[:2] for row in real], [row[2] for row in real])
-    return max(layer, 0.0), max(step, 0.0)
+def measure(model: Model, seconds: float = SECONDS, progress: Callable[[float], None] = lambda share: None) -> Costs:
+    """Measure this model on its device. `progress` is told which share of the time has passed."""
+    samples, prompts = gather(model, seconds, progress)
+    return fit(samples, prompts, model.layer_count)
 
 
-def verifying(
-    rounds: Mapping[tuple[int, int], _Timing], layer_count: int, deep: int
-) -> tuple[float, float, float, float]:
-    """Milliseconds of a later layer and what each draft adds to it; of head and pass, and what each draft adds to that.
-
-    The time of a verification is a line in the number of drafts, one from layer 0 on and one from `deep` on; their
-    difference is the layers between, so that both are met, and what lies between them is between.
-    """
-    lines = []
-    for exit_layer in (0, deep):
-        chosen = {d: timing.verify for (e, d), timing in rounds.items() if e == exit_layer}
-        lines.append(line([(1, d) for d in chosen], list(chosen.values())))
-    layer, per_draft = (
-        min(max((whole - upper) / deep, 0.0), max(whole, 0.0) / layer_count)
-        for whole, upper in zip(*lines, strict=True)
-    )
-    return layer, per_draft, lines[0][0] - layer_count * layer, max(lines[0][1], 0.0) - layer_count * per_draft
-
-
-def line(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[float, float]:
-    """The two factors that give `values` from `rows` by least squares, relative errors weighing alike."""
-    target = np.array(values)
-    found = np.linalg.lstsq(np.array(rows, float) / target[:, None], np.ones(len(target)), rcond=None)[0]
-    return float(found[0]), float(found[1])
+def gather(
+    model: Model, seconds: float = SECONDS, progress: Callable[[float], None] = lambda share: None
+) -> tuple[list[Sample], list[tuple[int, float]]]:
+    """Timed rounds, and timed readings of prompts (tokens, milliseconds): rules and prompts' lengths take turns."""
+    samples: list[Sample] = []
+    prompts: list[tuple[int, float]] = []
+    kinds = rules(model.layer_count)
+    for rule in kinds:  # to warm up
+        list(_write(model, rule, STARTS[0], []))
+    began = time.perf_counter()
+    for turn, start in enumerate(cycle(STARTS)):
+        for number, rule in enumerate(kinds):
+            samples += _write(model, rule, start, prompts)
+            share = (time.perf_counter() - began) / max(seconds, 1e-9)
+            progress(min(share, (turn * len(kinds) + number + 1) / (len(STARTS) * len(kinds)), 1.0))
+        if turn + 1 >= len(STARTS) and time.perf_counter() - began >= seconds:
+            return samples, prompts
+    raise AssertionError("there is always another turn")
 
 
-def timings(model: Model, rules: dict[tuple[int, int], Rule]) -> dict[tuple[int, int], _Timing]:
-    """Rounds under each rule, going on from the same text; the rules take turns, so that a slow spell hits all."""
-    room = max(model.context - TOKENS - 1, 1)
-    prompt = [int(t) for t in np.random.default_rng(0).integers(model.vocabulary, size=min(320, room))]
-    settings = Settings(max_new_tokens=min(TOKENS, model.context - len(prompt)), stop_tokens=frozenset())
-    seen: dict[tuple[int, int], list[Round]] = {key: [] for key in rules}
-    for repeat in range(REPEATS + 1):
-        for key, rule in rules.items():
-            rounds = [r for r in Decoding(model, prompt, rule, settings).rounds() if len(r.drafts) == rule.max_drafts]
-            seen[key] += rounds if repeat else []
+def rules(layer_count: int) -> list[Rule]:
+    """Rules that see nothing, that copy, that see states, and that think, with what each drafts in a random order."""
+    exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
+    shallow = exits[:4]
+    shuffled = random.Random(0).sample
 
-    def typical(rounds: list[Round], name: str) -> float:
-        return median(getattr(r, name) for r in rounds) * 1e3
+    def plan(layers: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+        cells = [(layer, length) for layer in layers for length in lengths]
+        return shuffled(cells, len(cells))
 
-    return {
-        key: _Timing(
-            typical(rounds, "draft_seconds"), typical(rounds, "verify_seconds"),
-            median(r.seconds - r.draft_seconds - r.verify_seconds for r in rounds) * 1e3,
-        )
-        for key, rounds in seen.items()
-    }  # fmt: skip
+    bare = []
+    for i, cell in enumerate(plan(exits, LENGTHS)):
+        bare += [cell] if i % 9 else [*[(0, 0)] * PLAIN, cell]
+    made: list[Rule] = [
+        _Fixed(bare or [(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW)),
+    ]  # fmt: skip
+    return [*made, _Fixed(plan(shallow, FEW), states=True)] if shallow else made
 
 
-def lookup_step(model: Model) -> Callable[[], None]:
-    """One draft's work on a lookup index: a token tried, a guess, and the token taken back."""
-    index = Lookup(int(t) for t in np.random.default_rng(0).integers(min(model.vocabulary, 64), size=256))
-    length = len(index)
+def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
+    """Rounds that went as planned; the time that the prompt took is added to `prompts`, for a rule without lookup."""
+    start = min(start, max(model.context - TOKENS, model.context // 3, 1))
+    # a prompt that repeats itself, so that there is always something to copy
+    period = np.random.default_rng(0).integers(model.vocabulary, size=min(start, 24))
+    prompt = [int(token) for token in np.resize(period, start)]
+    settings = Settings(max_new_tokens=TOKENS, stop_tokens=frozenset())
+    timed: Any = _Synchronised(model) if model.device.type == "cuda" else model
+    synchronise(model)
+    began = time.perf_counter()
+    decoding = Decoding(timed, prompt, rule, settings)
+    synchronise(model)
+    if not rule.needs_lookup and start > 1:
+        prompts.append((start, (time.perf_counter() - began) * 1e3))
+    planned = rule.max_drafts
+    for round_ in decoding.rounds():
+        if len(round_.drafts) == planned:
+            yield _sample(round_, rule)
+        planned = rule.max_drafts
 
-    def run() -> None:
-        index.push(0)
-        index.guess()
-        index.truncate(length)
 
-    return run
-
-
-def timed(operation: Callable[[], object], repeats: int = 50) -> float:
-    """Median milliseconds of something that runs on the host or waits for the device."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        operation()
-        seconds.append(time.perf_counter() - began)
-    return median(seconds) * 1e3
+def _sample(round_: Round, rule: Rule) -> Sample:
+    rest = round_.seconds - round_.draft_seconds - round_.verify_seconds
+    thinks = isinstance(rule, QPolicy)
+    return Sample(
+        exit_layer=round_.exit_layer or 0, drafts=len(round_.drafts), position=round_.position,
+        states=rule.needs_state, lookup=rule.needs_lookup,
+        decisions=sum(not decision.forced for decision in round_.decisions) if thinks else 0,
+        draft=round_.draft_seconds * 1e3, verify=round_.verify_seconds * 1e3, rest=rest * 1e3,
+    )  # fmt: skip
 
 
 def synchronise(model: Model) -> None:

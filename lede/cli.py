@@ -2,7 +2,7 @@
 
 import typer
 
-from lede.commands import adapt, bench, collect, compact, generate, inspect, learn
+from lede.commands import adapt, bench, calibrate, collect, compact, generate, inspect, learn
 
 app = typer.Typer(
     name="lede",
@@ -20,6 +20,7 @@ app.command()(compact.compact)
 app.command()(learn.learn)
 app.command()(generate.generate)
 app.command()(bench.bench)
+app.command()(calibrate.calibrate)
 app.command()(adapt.adapt)
 
 

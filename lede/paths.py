@@ -25,6 +25,11 @@ def dataset_path(model: str | None) -> Path:
     return Path("data") / model_name(model)
 
 
+def calibration_path(model: str | None) -> Path:
+    """`data/<model name>.calibration.json`: beside the dataset, not in it, for it is a machine's, and data travel."""
+    return Path("data") / f"{model_name(model)}.calibration.json"
+
+
 def policy_path(dataset: str | Path, preset: str = "default") -> Path:
     """`policies/<dataset name>`; other presets have theirs beside it, `policies/<dataset name>-<preset>`."""
     name = Path(dataset).resolve().name

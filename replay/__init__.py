@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from replay.calibration import Calibration as Calibration
+    from replay.calibration import load_calibration as load_calibration
+    from replay.calibration import save_calibration as save_calibration
     from replay.compact import compact_dataset as compact_dataset
     from replay.costs import Costs as Costs
     from replay.errors import DatasetError as DatasetError
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from replay.integrity import Finding as Finding
     from replay.integrity import verify as verify
     from replay.plot import plot_dataset as plot_dataset
+    from replay.plot_costs import plot_calibration as plot_calibration
     from replay.reader import Columns as Columns
     from replay.reader import Dataset as Dataset
     from replay.reader import open_dataset as open_dataset
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from replay.writer import start_run as start_run
 
 _HOME = {
+    "Calibration": "calibration",
     "Columns": "reader",
     "Costs": "costs",
     "Dataset": "reader",
@@ -38,10 +43,13 @@ _HOME = {
     "STATE": "schema",
     "compact_dataset": "compact",
     "inspect_dataset": "inspect",
+    "load_calibration": "calibration",
     "open_dataset": "reader",
     "open_for_writing": "writer",
     "paper_reward": "reward",
+    "plot_calibration": "plot_costs",
     "plot_dataset": "plot",
+    "save_calibration": "calibration",
     "start_run": "writer",
     "time_reward": "reward",
     "verify": "integrity",

@@ -47,7 +47,7 @@ def time_reward(
     tokens = np.where(exits | (np.asarray(phase) != WALK), np.asarray(accepted, np.float64), 0.0) + last
     depth = layer.astype(np.int64)
 
-    walked = (np.roll(depth, -1) - depth) * costs.layer[0] + costs.head[0] + costs.features + costs.decision
+    walked = (np.roll(depth, -1) - depth) * costs.first() + costs.head[0] + costs.features + costs.decision
     draft = np.array([costs.draft(exit_layer) for exit_layer in range(costs.layers + 1)])[depth]
     finish = np.array(
         [[costs.finish(e, d) for d in range(1, MAX_DRAFTS + 1)] for e in range(costs.layers + 1)],

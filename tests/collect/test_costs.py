@@ -1,23 +1,77 @@
-"""Measured costs are numbers that a reward can be made of."""
+"""Measured costs are numbers that a reward can be made of, from rounds that went as planned."""
 
 import numpy as np
+import pytest
 
-from collect.costs import measure
+from collect.costs import FEW, LENGTHS, gather, measure, rules
+from decode.loop import Decoding
+from decode.rules import QPolicy
+from decode.sampling import Settings
 from replay.costs import MAX_ROWS, Costs
 from tests.models import ours
 
 
 def test_costs_are_finite_positive_and_never_fall_with_rows():
-    costs = measure(ours("grouped"))
+    shares = []
+    costs = measure(ours("grouped"), 0.5, shares.append)
     assert costs.layers == 4
     for values in (costs.layer, costs.head):
         assert len(values) == MAX_ROWS
         assert np.isfinite(values).all()
         assert min(values) >= 0
         assert (np.diff(values[1:]) >= 0).all()
-    assert 0 < costs.layer[0] <= costs.layer[1]  # the head of one row is a draft's, fitted apart from verifications
     assert 0 < costs.plain() < 1000  # milliseconds
-    for name in ("features", "decision", "lookup", "round"):
+    assert 0 < costs.read(1) < 1000
+    assert 0 < costs.context < ours("grouped").context
+    for name in ("features", "decision", "lookup", "round", "cache", "attention", "index", "trace"):
         assert 0 <= getattr(costs, name) < 100
     assert all(costs.finish(1, d) <= costs.finish(1, d + 1) for d in range(1, MAX_ROWS - 1))
     assert Costs.from_json(costs.to_json()) == costs
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("layer_count", [1, 2, 3, 16, 32])
+def test_rules_draft_what_is_planned_and_cover_it(layer_count):
+    planned = {}
+    for rule in rules(layer_count):
+        cells = set()
+        for _ in range(400):
+            cells.add((*rule.layers, rule.max_drafts))
+            rule.finish(None)
+        assert all(0 <= cell[0] < layer_count for cell in cells if len(cell) == 2)
+        planned[type(rule).__name__, rule.needs_state, rule.needs_lookup] = cells
+    copies = planned["_Fixed", False, True]
+    assert copies == {(0, d) for d in LENGTHS}
+    assert {d for e, d in planned["_Probe", True, True] if e == 0} == set(FEW)
+    assert (0,) in planned["_Fixed", False, False]  # plain decoding
+
+
+def test_the_probe_looks_and_decides_at_every_draft():
+    """The loop takes the rule's turns: layer, length and the number of questions are the planned ones."""
+    probe = next(rule for rule in rules(4) if isinstance(rule, QPolicy))
+    planned, seen = [], 0
+    decoding = Decoding(ours("grouped"), [3, 1, 4, 1, 5] * 4, probe, Settings(120, stop_tokens=frozenset()))
+    planned.append((probe.layers[0], probe.max_drafts))
+    for round_ in decoding.rounds():
+        exit_layer, drafts = planned[-1]
+        if not round_.cut and round_.exit_layer is not None:
+            assert (round_.exit_layer, len(round_.drafts)) == (exit_layer, drafts)
+            assert len(round_.decisions) == drafts
+            assert sum(not decision.forced for decision in round_.decisions) == max(drafts - 2, 0)
+            seen += 1
+        planned.append((probe.layers[0], probe.max_drafts))
+    assert seen > 5
+    assert len(set(planned)) > 5
+
+
+def test_samples_are_of_every_kind():
+    samples, prompts = gather(ours("grouped"), 0.0)
+    kinds = {(s.states, s.lookup, s.exit_layer > 0, s.drafts > 0) for s in samples}
+    assert {
+        (False, False, True, True), (False, False, False, False), (False, True, False, True), (True, False, True, True),
+        (True, True, True, True), (True, True, False, True),
+    } <= kinds  # fmt: skip
+    assert all(s.draft > 0 and s.verify > 0 and s.rest > 0 for s in samples)
+    assert prompts
+    assert all(tokens > 0 and spent > 0 for tokens, spent in prompts)

@@ -1,13 +1,10 @@
 """Rewards against slow literal versions of their formulas."""
 
-import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-import replay
-from replay.costs import Costs
 from replay.reward import paper_reward, time_reward
 from replay.schema import DRAFT, EXIT, WALK
 from tests.replay.synthetic import COSTS, MODEL_LAYERS, make_episode
@@ -88,19 +85,3 @@ def test_time_reward_of_each_action() -> None:
         0 + 1 - 2 * COSTS.finish(4, 1),
     ]
     np.testing.assert_allclose(rewards, expected, rtol=1e-6)
-
-
-def test_costs() -> None:
-    assert Costs.from_json(json.loads(json.dumps(COSTS.to_json()))) == COSTS
-    one, head = COSTS.layer[0], COSTS.head[0]
-    assert COSTS.step(4, 6) == pytest.approx(2 * one + head + COSTS.features + COSTS.decision)
-    assert COSTS.draft(0) == COSTS.visit0 == COSTS.lookup + COSTS.decision
-    assert COSTS.draft(5) == pytest.approx(5 * one + head + COSTS.features + COSTS.decision)
-    assert COSTS.plain() == pytest.approx(16 * one + head)
-    assert COSTS.finish(5, 3) == pytest.approx(5 * one + 11 * COSTS.layer[3] + COSTS.head[3] + COSTS.round)
-    assert COSTS.finish(0, 2) == pytest.approx(16 * COSTS.layer[2] + COSTS.head[2] + COSTS.round)
-    COSTS.finish(5, 12)  # thirteen rows
-    with pytest.raises(replay.DatasetError, match="lack lookup"):
-        Costs.from_json({name: value for name, value in COSTS.to_json().items() if name != "lookup"})
-    with pytest.raises(replay.DatasetError, match="13 rows"):
-        Costs.from_json(COSTS.to_json() | {"layer": [1.0]})
