@@ -22,7 +22,7 @@ from decode.model import LONGEST_BLOCK, Model
 from decode.round import Decision, Round
 from decode.rules import ExitRule
 from decode.sampling import Chooser, Settings, chooser
-from decode.state import DEPTH, DRAFT, State, Statistics, Traces
+from decode.state import DEPTH, DRAFT, State, Traces
 
 
 class Decoding:
@@ -64,6 +64,7 @@ class Decoding:
         self._drafts: list[int] = []
         self._distributions: list[Tensor | None] = []  # what each draft was drawn from
         self._draft_logp = self._deciding = 0.0
+        self._trace, self._fared = self._traces.confidence, self._traces.accept
         self._kept = {layer: [] for layer in self.rule.shadow_layers}
         exit_layer, reached, states = self._walk(position) if most > 0 and self.rule.layers else (None, 0, [])
         if exit_layer is not None:
@@ -147,29 +148,34 @@ class Decoding:
         if not self.rule.needs_state:
             return State(layer, draft_index, phase, token=-1)
         guess = self._guess
-        if layer > 0:
-            assert x is not None
-            self._logits = self.model.head(x)
-            seen = self.model.statistics(self._logits)[0]
-        else:
+        if layer == 0:
             assert guess is not None
-            seen = Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
-        self._top1_logp = seen.top1_logp
+            return State(
+                0, draft_index, phase, guess.token, 0.0, 0.0, self._trace, 0.0, 0.0, self._draft_logp, self._fared,
+                guess.length, guess.agreement, 1.0,
+            )  # fmt: skip
+        assert x is not None
+        self._logits = self.model.head(x)
+        token, conf_topk, entropy, margin, top1_logp = self.model.statistics(self._logits)[0]
+        lookup = (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == token))
         return State(
-            layer, draft_index, phase, seen.token, seen.conf_topk, seen.entropy, self._traces.confidence, seen.margin,
-            seen.top1_logp, self._draft_logp, self._traces.accept,
-            *((0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == seen.token))),
+            layer, draft_index, phase, token, conf_topk, entropy, self._trace, margin, top1_logp, self._draft_logp,
+            self._fared, *lookup,
         )  # fmt: skip
 
     def _take(self, layer: int, x: Tensor | None, state: State) -> None:
         """Draft the token of the layer just observed."""
+        q = None
         if layer == 0:
             assert self._guess is not None
-            token, q = self._guess.token, None
+            token = self._guess.token
+        elif self._logits is not None and self._choose.plain:
+            token = state.token
+            self._draft_logp += state.top1_logp
         else:
             assert x is not None
             logits = self.model.head(x) if self._logits is None else self._logits
-            token, q = self._choose.draft(logits, self.tokens + self._drafts)
+            token, q = self._choose.draft(logits, self.tokens, self._drafts)
             if self.rule.needs_state:
                 same = token == state.token
                 self._draft_logp += state.top1_logp if same else float(torch.log_softmax(logits[0], 0)[token])
@@ -228,7 +234,8 @@ class Decoding:
                 self._lookup.push(token)
         if self.rule.needs_state:
             self._traces.drafted(accepted, len(self._drafts))
-            self._traces.committed([row.top1_logp for row in self.model.statistics(logits[: len(tokens)])])
+            if self.rule.needs_trace:
+                self._traces.committed([row.top1_logp for row in self.model.statistics(logits[: len(tokens)])])
         return tuple(tokens)
 
 

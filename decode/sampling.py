@@ -42,8 +42,13 @@ class Settings:
 class Chooser(Protocol):
     """How a token is drawn from logits, and how drafts are judged."""
 
-    def draft(self, logits: Tensor, prefix: list[int]) -> tuple[int, Tensor | None]:
-        """A draft from logits (1, vocabulary), and the distribution that it was drawn from (None: it is certain)."""
+    plain: bool  # a draft is the most likely token of its logits as they are
+
+    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
+        """A draft from logits (1, vocabulary) behind `prefix` and `drafts`.
+
+        Also the distribution that it was drawn from (None: it is certain).
+        """
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
@@ -60,10 +65,13 @@ class Greedy:
 
     def __init__(self, processors: LogitsProcessorList | None = None):
         self._processors = processors
+        self.plain = not processors
 
-    def draft(self, logits: Tensor, prefix: list[int]) -> tuple[int, Tensor | None]:
+    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
         """See Chooser."""
-        return int(processed(logits, [prefix], self._processors).argmax()), None
+        if self._processors:
+            logits = processed(logits, [prefix + drafts], self._processors)
+        return most_likely(logits)[0], None
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
@@ -71,7 +79,7 @@ class Greedy:
         """See Chooser."""
         if self._processors:
             logits = processed(logits, prefixes(prefix, drafts), self._processors)
-        targets = logits.argmax(-1).tolist()
+        targets = most_likely(logits)
         accepted = 0
         while accepted < len(drafts) and drafts[accepted] == targets[accepted]:
             accepted += 1
@@ -100,9 +108,11 @@ class Sampler:
         else:
             self._generator.manual_seed(settings.seed)
 
-    def draft(self, logits: Tensor, prefix: list[int]) -> tuple[int, Tensor | None]:
+    plain = False
+
+    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
         """See Chooser."""
-        q = torch.softmax(processed(logits, [prefix], self._processors), -1)[0]
+        q = torch.softmax(processed(logits, [prefix + drafts], self._processors), -1)[0]
         return self._draw(q), q
 
     def verify(
@@ -128,6 +138,14 @@ class Sampler:
 
     def _draw(self, weights: Tensor) -> int:
         return int(torch.multinomial(weights, 1, generator=self._generator))
+
+
+def most_likely(logits: Tensor) -> list[int]:
+    """The first most likely token of every row."""
+    if logits.device.type == "cpu":  # a few µs where torch takes 4 for each row
+        tokens: list[int] = logits.numpy().argmax(-1).tolist()
+        return tokens
+    return logits.argmax(-1).tolist()
 
 
 def processed(logits: Tensor, rows: list[list[int]], processors: LogitsProcessorList | None) -> Tensor:

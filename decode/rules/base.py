@@ -24,6 +24,7 @@ class ExitRule(Protocol):
     layers: tuple[int, ...]
     max_drafts: int
     needs_state: bool  # whether its decisions look at more than layer and draft index
+    needs_trace: bool  # whether they look at conf_trace, which takes a pass over the verification's logits
     needs_lookup: bool  # whether they look at the lookup columns
     keeps_last: bool  # whether the token at which the rule says stop is drafted (as in the paper) or dropped
     shadow_layers: tuple[int, ...]  # layers whose tokens at the verified positions `finish` wants in `Round.shadow`
@@ -52,6 +53,7 @@ class Rule:
     layers: tuple[int, ...] = ()
     max_drafts = MAX_DRAFTS
     needs_state = False
+    needs_trace = True
     needs_lookup = False
     keeps_last = True
     shadow_layers: tuple[int, ...] = ()

@@ -28,7 +28,7 @@ class DraftVerify(Rule):
     """Draft on while the token's probability is at least γ, and adapt γ. State: γ and the acceptance rate."""
 
     name = "draft-verify"
-    needs_state = True
+    needs_state, needs_trace = True, False
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class Del(Rule):
     """The exit layer and draft length with the most expected tokens per layer. State: a record for each layer."""
 
     name = "del"
-    needs_state = True
+    needs_state, needs_trace = True, False
 
     def __init__(
         self,

@@ -34,13 +34,14 @@ class QPolicy(Rule):
     def __init__(self, policy: ValueFunction, name: str = "lede", max_drafts: int = MAX_DRAFTS):
         self.name, self.max_drafts = name, max_drafts
         self.layers = tuple(policy.layers)
+        self.needs_trace = "conf_trace" in policy.features
         self.needs_lookup = any(feature.startswith("lookup_") for feature in policy.features)
         self.row = feature_row(policy.features, self.layers)
         self._values = policy.values
 
     def exit_here(self, state: State) -> bool:
         """Q(exit) > Q(continue)."""
-        go_on, exit_ = self._values(self.row(state))
+        go_on, exit_ = self._values(self.row(state)).tolist()
         return bool(exit_ > go_on)
 
     draft_on = exit_here

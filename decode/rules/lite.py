@@ -23,7 +23,7 @@ class Lite(Rule):
     """Exit at the first layer whose top probability is at least its threshold. State: none."""
 
     name = "lite"
-    needs_state = True
+    needs_state, needs_trace = True, False
 
     def __init__(self, thresholds: Mapping[int, float], draft_length: int = MAX_DRAFTS, layer_count: int | None = None):
         self.layers = tuple(sorted(thresholds)) + (() if layer_count is None else (layer_count,))

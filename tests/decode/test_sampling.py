@@ -101,8 +101,8 @@ class KeepsEveryDraft(Sampler):
 class DraftsTheMostLikely(Sampler):
     """Wrong: judges drafts as if they had been drawn."""
 
-    def draft(self, logits, prefix):
-        _, q = super().draft(logits, prefix)
+    def draft(self, logits, prefix, drafts):
+        _, q = super().draft(logits, prefix, drafts)
         return int(q.argmax()), q
 
 
