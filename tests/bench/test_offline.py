@@ -28,17 +28,13 @@ COSTS = Costs(
 
 
 class Threshold(Rule):
-    """Exits and drafts on while the token's probability, a little less each time, is high: looks at states, has none."""
+    """Exits and drafts on while the token is likely: looks at states, has none of its own."""
 
     needs_state = True
 
     def __init__(self, layers, keeps_last=True, max_drafts=12, shadow_layers=()):
-        self.layers, self.keeps_last, self.max_drafts, self.shadow_layers = (
-            layers,
-            keeps_last,
-            max_drafts,
-            shadow_layers,
-        )
+        self.layers, self.keeps_last, self.max_drafts = layers, keeps_last, max_drafts
+        self.shadow_layers = shadow_layers
 
     def exit_here(self, state):
         return state.top1_logp > -0.5 - 0.1 * state.layer if state.layer else state.lookup_length > 1
