@@ -73,6 +73,11 @@ class LearnConfig:
         chosen = self.candidates
         if chosen is not None and (not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0):
             raise LearnError(f"candidates must be layers in ascending order, not {list(chosen)}")
+        if self.algorithm == "fitted" and (self.reward, self.horizon, self.features) != ("time", "round", "extended"):
+            raise LearnError(
+                "fitted raises the rate itself, over whole rounds and with all features: leave out --reward, --horizon "
+                "and --features, or choose another algorithm"
+            )
         if self.reward == "time" and self.horizon == "walk":
             raise LearnError("the time reward counts whole rounds; use --horizon round with --reward time")
         for name in ("n_steps", "batch_size", "target_interval", "outer", "score_every"):
@@ -117,12 +122,17 @@ PRESETS: Mapping[str, LearnConfig] = {
         through_forced=False,
         outer=1,
     ),
+    # What `learn.fitted` takes: its own number of steps, and a smaller network; rewards and targets it has none.
+    "fitted": LearnConfig(
+        algorithm="fitted", learning_rate=1e-2, batch_size=512, updates=400, hidden=(32, 32), score_every=50, outer=1
+    ),
 }
 
 
 def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     """The preset of that name with some fields replaced; an override of None means the preset's own value.
 
+    The algorithm `fitted` starts from the preset `fitted`.
     Raises LearnError if there is no such preset or field, or if a value is out of range.
     """
     if name not in PRESETS:
@@ -131,4 +141,6 @@ def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     if unknown:
         raise LearnError(f"there is no such option: {', '.join(sorted(unknown))}")
     chosen = {key: value for key, value in overrides.items() if value is not None}
+    if chosen.get("algorithm") == "fitted" and name == "default":
+        name = "fitted"
     return LearnConfig(**(vars(PRESETS[name]) | chosen))

@@ -11,7 +11,7 @@ from learn import exact
 from learn.config import LearnConfig
 from learn.errors import LearnError
 from learn.offpolicy import complete
-from learn.rate import Static, best_static
+from learn.rate import Static, best_static, static_rules
 from learn.relive import explored, texts_at
 from learn.rewards import rewarded
 from learn.split import held_out, split
@@ -27,7 +27,8 @@ class Data:
     """What one variant learns from and is judged by.
 
     train, chains: training rows and complete held-out chains of the horizon learned on, all features. rounds: complete
-    held-out rounds. costs, static: None if the dataset has no costs; static was chosen on the training episodes.
+    held-out rounds. costs, static: None if the dataset has no costs; static is the best fixed rule of the training
+    episodes, held_static what it does on the held-out ones.
     texts, training: sweeps of the held-out and of the training episodes, where all were swept: policies are then scored
     exactly, and not estimated from the log. layers: L, of the model. bypass: whether L is the last candidate.
     """
@@ -37,6 +38,7 @@ class Data:
     rounds: Columns
     costs: Costs | None
     static: Static | None
+    held_static: Static | None
     texts: Texts | None
     training: Texts | None
     layers: int
@@ -81,7 +83,8 @@ class Source:
         model = self.dataset.model_layers
         if bypass and layers[-1] >= model:
             raise LearnError(f"layer {layers[-1]} is the full model; a bypass needs a candidate before it")
-        train, held, training, texts, static = self._candidates(layers, validation)
+        train, held, training, texts = self._candidates(layers, validation)
+        static, held_static = self._best_static(train, held, training, texts)
         if bypass:
             train, held = with_bypass(train, model, both=True), with_bypass(held, model, both=False)
         rounds = complete(held)
@@ -91,6 +94,7 @@ class Source:
             rounds=rounds,
             costs=self.costs,
             static=static,
+            held_static=held_static,
             texts=texts,
             training=training,
             layers=model,
@@ -99,8 +103,8 @@ class Source:
 
     def _of_candidates(
         self, layers: tuple[int, ...], validation: float
-    ) -> tuple[Columns, Columns, Texts | None, Texts | None, Static | None]:
-        """Training and held-out rounds, their sweeps, and the best fixed rule of the training episodes."""
+    ) -> tuple[Columns, Columns, Texts | None, Texts | None]:
+        """Training and held-out rounds, and their sweeps."""
         logged = self._rounds()
         episodes = np.unique(logged.episodes)
         held = held_out(episodes, validation)
@@ -109,15 +113,23 @@ class Source:
             rounds = with_candidates(logged, layers)
         else:
             rounds = _relived(episodes, held, swept, self.dataset)
-        train_rounds, held_rounds = split(rounds, validation)
-        training, texts = swept
-        static = None
-        if self.costs is not None:
-            if training is None:
-                static = best_static(train_rounds, self.costs)
-            else:
-                static = exact.best_static(training, self.costs)
-        return train_rounds, held_rounds, training, texts, static
+        train, held_rounds = split(rounds, validation)
+        return train, held_rounds, swept[0], swept[1]
+
+    def _best_static(
+        self, train: Columns, held: Columns, training: Texts | None, texts: Texts | None
+    ) -> tuple[Static | None, Static | None]:
+        """The best fixed rule of the training episodes, and the same rule on the held-out ones."""
+        if self.costs is None:
+            return None, None
+        if training is not None and texts is not None:
+            best = exact.best_static(training, self.costs)
+            return best, exact.static(texts, self.costs, best.layer, best.drafts)
+        best = best_static(train, self.costs)
+        same = [
+            rule for rule in static_rules(held, self.costs) if (rule.layer, rule.drafts) == (best.layer, best.drafts)
+        ]
+        return best, same[0] if same else None
 
 
 def _relived(

@@ -6,6 +6,7 @@ rate the policies so far are estimated to achieve, never a lower one, and contin
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +57,7 @@ class Judge:
         self.history: list[Point] = []
         # Without costs there is no rate, and the paper's recipe is to be had to the letter.
         self.by_rate = config.reward != "paper" and data.costs is not None
+        self.exact = data.texts is not None and data.costs is not None
 
     def rounds(self) -> list[int]:
         """Updates of each training round: `outer` of them where there is a rate to beat, else one."""
@@ -101,6 +103,15 @@ class Judge:
         )
         self.history.append(point)
         return point
+
+    def adopt(self, best: Checkpoint, rates: Sequence[tuple[int, float, float]]) -> None:
+        """The record of a training that scored itself: (updates, training rate, held-out rate) at each score."""
+        nothing = math.nan
+        self.best = best
+        self.history = [
+            Point(update, nothing, nothing, nothing, rate, nothing, nothing, nothing, nothing)
+            for update, _, rate in rates
+        ]
 
     def _score(self, policy: Policy) -> Score:
         """Exact where the held-out episodes were swept; from the log what sweeps cannot say, and all without them."""

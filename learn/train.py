@@ -20,8 +20,9 @@ from learn.buffer import ColumnBuffer
 from learn.config import LearnConfig
 from learn.data import Data, Source
 from learn.errors import LearnError
+from learn.fitted import FittedConfig, fit
 from learn.history import Point, draw, write_csv
-from learn.judge import Judge
+from learn.judge import Checkpoint, Judge
 from learn.library import d3rlpy, quiet
 from learn.offpolicy import Score
 from learn.rate import Static
@@ -37,8 +38,9 @@ class LearnResult:
     """What a training run gave.
 
     policy: the kept network, saved in `folder` beside learning.csv and learning.png. score: its held-out score.
-    update: after how many of `updates` it was kept. static, rate: the best static rule and the rate (tokens a
-    millisecond) of the last training round; None without costs, and without the time reward.
+    update: after how many of `updates` it was kept. static: the best static rule of the training episodes; held_static:
+    what it does on the held-out ones; None without costs. rate: that of the last training round, tokens a millisecond;
+    None without the time reward.
     """
 
     policy: Policy
@@ -47,6 +49,7 @@ class LearnResult:
     update: int
     updates: int
     static: Static | None
+    held_static: Static | None
     rate: float | None
     history: tuple[Point, ...]
     exact: bool  # scored on sweeps, not estimated from the log
@@ -90,14 +93,17 @@ def keep(dataset: Dataset, judge: Judge, folder: Path) -> LearnResult:
         update=best.update,
         updates=judge.history[-1].update,
         static=data.static,
+        held_static=data.held_static,
         rate=judge.rate,
         history=tuple(judge.history),
-        exact=data.texts is not None and data.costs is not None,
+        exact=judge.exact,
     )
 
 
 def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
-    """Train one of d3rlpy's algorithms; raises LearnError if training diverges."""
+    """Train one variant; raises LearnError if training diverges."""
+    if config.algorithm == "fitted":
+        return _fit_sweeps(data, config)
     judge = Judge(data, config)
     algorithm = make_algorithm(config)
     rng = np.random.default_rng(config.seed)
@@ -113,6 +119,25 @@ def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
             point = judge.score(done, loss, exported(algorithm, config))
             progress(done, judge.total, point.loss, point.mean_q, point.validation_reward)
         judge.end()
+    return judge
+
+
+def _fit_sweeps(data: Data, config: LearnConfig) -> Judge:
+    """`learn.fitted` instead of a Q-learner: from the sweeps, not the logged decisions."""
+    if data.training is None or data.texts is None or data.costs is None:
+        raise LearnError("fitted learns from sweeps, and not every episode was swept: collect without --no-sweep")
+    how = FittedConfig(
+        hidden=config.hidden,
+        steps=config.updates_for(len(data.train.actions)),
+        batch=config.batch_size,
+        learning_rate=config.learning_rate,
+        refresh=config.score_every,
+        bypass=config.bypass,
+        seed=config.seed,
+    )
+    result = fit(data.training, data.texts, data.costs, how)
+    judge = Judge(data, config)
+    judge.adopt(Checkpoint(result.kept, result.policy, result.score), result.history)
     return judge
 
 
@@ -160,15 +185,16 @@ def _info(dataset: Dataset, judge: Judge) -> dict[str, Any]:
             "rows": len(data.train.actions),
             "updates": judge.history[-1].update,
             "kept": best.update,
-            "validation": {name: _plain(value) for name, value in asdict(best.score).items()},
+            "validation": {name: finite(value) for name, value in asdict(best.score).items()},
             "static": asdict(data.static) if data.static else None,
+            "held_static": asdict(data.held_static) if data.held_static else None,
             "rate": judge.rate,
         },
         "lede": _version(),
     }
 
 
-def _plain(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
 
