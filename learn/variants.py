@@ -26,8 +26,8 @@ from replay.reader import Dataset, open_dataset
 RESULT = "result.json"
 STACK = 24  # networks trained together; more do not fit into the cache, and their folders wait longer
 
-# (updates of all variants done, in total, a word on what is being trained)
-Progress = Callable[[int, int, str], None]
+# (thousandths done, a word on what is being trained)
+Progress = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Grid:
 
         def report(done: int, total: int) -> None:
             share = len(variants) * done / total
-            self.progress(round(1000 * (self.done + share) / self.total), 1000, words)
+            self.progress(round(1000 * (self.done + share) / self.total), words)
 
         if stack_key(variants[0].config) is not None:
             troubles = train_together(list(judges.values()), report)

@@ -1,13 +1,9 @@
 """What the commands print for people."""
 
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from learn.train import LearnResult
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -79,27 +75,3 @@ def sparkline(counts: list[int]) -> str:
     counts = [sum(counts[i : i + 2]) for i in range(0, len(counts), 2)]
     most = max(counts, default=0) or 1
     return "".join(" ▁▂▃▄▅▆▇█"[-(-count * 8 // most)] for count in counts)
-
-
-def learning_table(result: "LearnResult") -> Table:
-    """What was learned, beside the best static rule of the same files."""
-    score, static = result.score, result.static
-    table = Table(
-        title="on validation episodes, " + ("replayed exactly" if result.exact else "estimated from the log"),
-        title_justify="left",
-    )
-    for heading in ("", "E", "d", "acceptance", "tokens/ms", "reward"):
-        table.add_column(heading, justify="right" if heading else "left")
-    table.add_row(
-        f"policy, kept at update {result.update:,} of {result.updates:,}", known(score.exit_layer), known(score.drafts),
-        known(score.acceptance), f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}", known(score.reward, 3),
-        style="bold",
-    )  # fmt: skip
-    if static is not None:
-        table.add_row("best static rule", str(static.layer), str(static.drafts), "–", known(static.rate, 3), "–")
-    return table
-
-
-def known(value: float, digits: int = 2) -> str:
-    """A number, or a dash where the log could not tell."""
-    return number(value if math.isfinite(value) else None, digits)

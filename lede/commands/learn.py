@@ -1,11 +1,12 @@
 """`lede learn`."""
 
+import json as encoder
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lede.commands.options import JsonOption
+from lede.commands.options import JsonOption, parse_layers
 from lede.errors import said_plainly
 
 
@@ -14,23 +15,61 @@ def learn(
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset's folder.")] = Path("data/lede-tiny"),
     out: Annotated[
         Path | None,
-        typer.Option(help="The policy's folder. [dim]Default: policies/<dataset>, with -paper for that preset[/]"),
+        typer.Option(
+            help="The policy's folder. [dim]Default: policies/<dataset>, with -paper for that preset, "
+            "-<name> for --variants NAME.toml[/]"
+        ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="default (what decodes fastest) or paper (its recipe to the letter).")
+        str, typer.Option(help="default (what decodes fastest), paper (its recipe to the letter) or fitted.")
     ] = "default",
+    algorithm: Annotated[
+        str | None, typer.Option(help="dqn, double_dqn, cql, bcq, qr_dqn, iqn, or fitted (from sweeps).")
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."),
+    ] = None,
     features: Annotated[str | None, typer.Option(help="paper (three numbers) or extended.")] = None,
     horizon: Annotated[str | None, typer.Option(help="walk (a layer walk is a chain) or round.")] = None,
-    reward: Annotated[str | None, typer.Option(help="paper, or time (tokens less their time's worth).")] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(help="Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one."),
+    ] = None,
+    bypass: Annotated[
+        bool | None, typer.Option("--bypass", help="Let a round draft nothing: go on to the full model.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Discount a decision.")] = None,
+    n_steps: Annotated[int | None, typer.Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="A TOML file with lists of values of these options: learn and rank them all.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Learn a policy from a dataset's files alone; the model is not needed, nor the machine that they come from.
 
     [dim]lede learn --dataset data/llama2-7b[/]
     [dim]lede learn --dataset data/lede-tiny --preset paper[/]
+    [dim]lede learn --reward accepted --candidates 0,4 --bypass --out policies/mine[/]
+    [dim]lede learn --variants docs/variants.toml[/]
     """
+    options: dict[str, Any] = {
+        "algorithm": algorithm, "reward": reward, "features": features, "horizon": horizon,
+        "candidates": parse_layers(candidates), "bypass": bypass, "gamma": gamma, "n_steps": n_steps,
+        "updates": updates, "seed": seed,
+    }  # fmt: skip
+    if variants is None:
+        _learn_one(dataset, out, preset, options, json)
+        return
+    given = [name for name, value in options.items() if value is not None] + ["preset"] * (preset != "default")
+    if given:
+        raise typer.BadParameter(f"with --variants, options are given in the file: write {', '.join(given)} there")
+    _learn_grid(dataset, out, variants, json)
+
+
+def _learn_one(dataset: Path, out: Path | None, preset: str, options: dict[str, Any], json: bool) -> None:
     from lede.commands.loading import console, errors
     from lede.paths import policy_path
     from lede.progress import bar
@@ -38,7 +77,7 @@ def learn(
     with errors.status("loading d3rlpy"):
         from learn.config import preset as preset_config
         from learn.train import learn as run
-    config = preset_config(preset, features=features, horizon=horizon, reward=reward, updates=updates, seed=seed)
+    config = preset_config(preset, **options)
     out = out or policy_path(dataset, preset)
     with bar("learning", 1000, quiet=json) as advance:
 
@@ -50,14 +89,40 @@ def learn(
 
         result = run(dataset, out, config, report)
     if json:
-        import json as encoder
-
         print(encoder.dumps(result.summary()))
         return
-    from lede.tables import learning_table
+    from lede.learning_tables import learning_table
 
     console.print(learning_table(result))
     console.print(
         f'policy in {out}; next: [bold]lede generate --policy {out} --prompt "def mean(values):"[/] '
         "or [bold]lede bench[/]"
     )
+
+
+def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None:
+    from lede.commands.loading import console, errors
+    from lede.paths import policy_path
+    from lede.progress import bar
+
+    with errors.status("loading d3rlpy"):
+        from learn.grid import read_grid
+        from learn.ranking import rank, to_json, write_ranking
+        from learn.variants import run_grid
+    grid = read_grid(file)
+    out = out or policy_path(dataset, file.stem)
+    with bar("learning", 1000, quiet=json) as advance:
+        results = run_grid(dataset, grid, out, advance)
+    rows = rank(results)
+    write_ranking(out, rows, results)
+    if json:
+        print(encoder.dumps(to_json(rows, results)))
+        return
+    from lede.learning_tables import ranking_table
+
+    console.print(ranking_table(rows, results))
+    for row in rows:
+        if row.message:
+            console.print(f"[red]{row.name}: {row.message}[/]")
+    if rows[0].folder:
+        console.print(f"ranking.json and ranking.png in {out}; the best policy is [bold]{out / rows[0].folder}[/]")
