@@ -1,19 +1,27 @@
 """Methods ready to be measured: their parameters are set on training prompts, and remembered as they are found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from bench.families import make_rule, real_layers
 from bench.library import Library
 from bench.measure import Method, rule_method
-from bench.names import BASELINE, EARLY_EXIT, LIBRARY
+from bench.names import BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF
 from bench.store import Store
+from bench.tune import Budget, search, sweep_prompts, tune
 from collect.costs import measure as measure_costs
+from decode.facts import model_facts
 from decode.model import Model
-from decode.rules import Autoregressive
+from decode.rules import MAX_DRAFTS, Autoregressive, ExitRule, FixedExit, FixedLength
 from decode.sampling import Settings
+from replay.costs import Costs
+from replay.texts import Texts
 from serve.generate import policy_rule
+from serve.policy import Policy, check_fits, load_policy
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float, str], None]  # how much is done, 0…1, and what runs now
 
 
 def prepare(
@@ -22,36 +30,118 @@ def prepare(
     names: Sequence[str],
     training: Sequence[list[int]],
     settings: Settings,
-    policies: dict[str, Path],
+    policies: Mapping[str, Path],
     store: Store,
-    progress: Progress,
+    progress: Progress = lambda share, note: None,
+    budget: Budget | None = None,
 ) -> list[Method]:
     """The named methods, each tuned on `training` (token ids) where the store does not know its parameters yet.
 
-    `policies`: the folders of `lede` and `lede-paper`. Raises PolicyError for a policy of another model.
+    `policies`: the folders of `lede` and `lede-paper`. All families have the same `budget`; the library's early exit,
+    which is timed alone, tries fewer. Raises PolicyError for a policy of another model.
     """
-    rules = {name: policy_rule(model, folder, name) for name, folder in policies.items()}
-    known = store.tuned()
-    if "costs" not in known:
-        progress(0.0, "measuring costs")
-        store.remember("costs", measure_costs(model).to_json())
-    library = Library(model, path, settings) if {LIBRARY, EARLY_EXIT} & set(names) else None
-    out = []
-    for number, name in enumerate(names):
+    return _Preparing(model, path, names, training, settings, policies, store, progress, budget).methods()
 
-        def report(done: int, total: int, number: int = number, name: str = name) -> None:
-            progress((number + done / max(total, 1)) / len(names), f"tuning {name}")
 
+class _Preparing:
+    """One call of `prepare`."""
+
+    def __init__(
+        self, model: Model, path: str, names: Sequence[str], training: Sequence[list[int]], settings: Settings,
+        policies: Mapping[str, Path], store: Store, progress: Progress, budget: Budget | None,
+    ):  # fmt: skip
+        self.model, self.path, self.names, self.training, self.settings = model, path, names, training, settings
+        self.store, self.progress, self.budget = store, progress, budget
+        self.policies = {name: load_policy(folder) for name, folder in policies.items()}
+        for policy in self.policies.values():
+            check_fits(policy, model_facts(model))
+        self.step = 0
+        self.steps = len(names) + 2  # the costs and the sweeps come first
+
+    def methods(self) -> list[Method]:
+        known = self.store.tuned()
+        if "costs" not in known:
+            costs = measure_costs(self.model, progress=lambda share: self.report("measuring costs", share))
+            self.store.remember("costs", costs.to_json())
+        self.step = 1
+        due = [name for name in self.names if name not in known]
+        if any(name in FAMILIES or name in ABLATIONS for name in due):
+            _ = self.texts
+        for name in due:
+            self.step += 1
+            if (found := self.tuned(name)) is not None:
+                self.store.remember(name, found)
+        self.progress(1.0, "")
+        known = self.store.tuned()
+        return [self.method(name, known.get(name, {}).get("parameters", {})) for name in self.names]
+
+    def tuned(self, name: str) -> dict[str, Any] | None:
+        """What tuning finds for a method; None for one that has nothing to set."""
+
+        def report(done: int, total: int) -> None:
+            self.report(f"tuning {name}", done / total)
+
+        if name == EARLY_EXIT:
+            return self.library.tune(self.training, report)
+        given = (self.costs, self.training, self.settings, self.budget, report)
+        if name in FAMILIES:
+            return tune(self.model, name, self.texts, *given).to_json()
+        if name in ABLATIONS:
+            space, make = ABLATIONS[name]
+            policy = self.policies[POLICY_OF[name]]
+            return search(
+                self.model, name, space(policy, self.model), lambda p: make(policy, **p), self.texts, *given
+            ).to_json()
+        return None
+
+    def method(self, name: str, parameters: dict[str, Any]) -> Method:
         if name == LIBRARY:
-            assert library is not None
-            out.append(library.method(name))
-        elif name == EARLY_EXIT:
-            assert library is not None
-            if name not in known:
-                store.remember(name, library.tune(training, report))
-            out.append(library.method(name, **store.tuned()[name]["parameters"]))
-        elif name == BASELINE:
-            out.append(rule_method(model, Autoregressive(), settings))
-        elif name in rules:
-            out.append(rule_method(model, rules[name], settings, name))
-    return out
+            return self.library.method(name)
+        if name == EARLY_EXIT:
+            return self.library.method(name, **parameters)
+        if name == BASELINE:
+            rule: ExitRule = Autoregressive()
+        elif name in FAMILIES:
+            rule = make_rule(name, parameters)
+        elif name in ABLATIONS:
+            rule = ABLATIONS[name][1](self.policies[POLICY_OF[name]], **parameters)
+        else:
+            rule = policy_rule(self.model, self.policies[name], name)
+        return rule_method(self.model, rule, self.settings, name)
+
+    def report(self, note: str, share: float) -> None:
+        self.progress((self.step + share) / self.steps, note)
+
+    @cached_property
+    def library(self) -> Library:
+        return Library(self.model, self.path, self.settings)
+
+    @cached_property
+    def costs(self) -> Costs:
+        return Costs.from_json(self.store.tuned()["costs"])
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The training prompts' texts, swept once, at every layer that a family or a policy may exit at."""
+
+        def report(done: int, total: int) -> None:
+            self.report("sweeping the training prompts", done / total)
+
+        exits = {layer for policy in self.policies.values() for layer in policy.layers}
+        wanted = set(real_layers(self.model.layer_count)) | exits - {self.model.layer_count}
+        return sweep_prompts(self.model, self.training, self.settings, sorted(wanted), report)
+
+
+def _exits(policy: Policy, model: Model) -> list[dict[str, Any]]:
+    return [{"exit_layer": layer} for layer in policy.layers if layer < model.layer_count]
+
+
+def _lengths(policy: Policy, model: Model) -> list[dict[str, Any]]:
+    return [{"draft_length": length} for length in range(1, MAX_DRAFTS + 1)]
+
+
+# The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
+ABLATIONS: dict[str, tuple[Callable[[Policy, Model], list[dict[str, Any]]], Callable[..., ExitRule]]] = {
+    "lede-fixed-exit": (_exits, FixedExit),
+    "lede-fixed-length": (_lengths, FixedLength),
+}

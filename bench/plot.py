@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,12 @@ def acceptance(path: Path, reports: Sequence[Report]) -> None:
     depth = np.linspace(0, min(max([row.exit_layer or 0 for row in rows], default=1) + 1.5, last), 90)
     share = np.linspace(min([row.acceptance or 0 for row in rows], default=0.5) * 0.85, 1, 60)
     grid = np.array([[implied(report.costs, e, length, a) for e in depth] for a in share])
-    axes.contourf(depth, share, grid, levels=12, cmap="Greys", alpha=0.28)
-    lines = axes.contour(depth, share, grid, levels=12, colors="#7a8591", linewidths=0.7)
+    axes.contourf(depth, share, grid, levels=9, cmap="Greys", alpha=0.28)
+    lines = axes.contour(depth, share, grid, levels=9, colors="#7a8591", linewidths=0.7)
     axes.clabel(lines, fmt="%.2f×", fontsize=7.5)
     for row in rows:
         axes.scatter(row.exit_layer, row.acceptance, color=_colour(row), s=46, zorder=3, edgecolor="white")
+    axes.set_xlim(depth[0] - 0.03 * depth[-1], depth[-1])
     _labels(axes, rows)
     axes.set_xlabel("E, mean exit layer (0: prompt lookup)")
     axes.set_ylabel("acceptance, accepted / drafted")
@@ -88,21 +90,51 @@ def acceptance(path: Path, reports: Sequence[Report]) -> None:
 
 
 def _labels(axes: Any, rows: Sequence[Row]) -> None:
-    """Each method's name beside its point, moved up or down where two would lie on each other."""
+    """Each method's name beside its point: to the right of it or the left, moved until it covers no other."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float]] = []
+    gap, line, letter = 0.013 * (right - left), 0.04 * (high - low), 0.0107 * (right - left)
+    points = [(row.exit_layer or 0.0, row.acceptance or 0.0) for row in rows]
+    taken = [_Box(x - gap, x + gap, y, line / 2) for x, y in points]
     for row in sorted(rows, key=lambda row: -(row.acceptance or 0)):
         x, y = row.exit_layer or 0.0, row.acceptance or 0.0
-        at, line = y, 0.042 * (high - low)
-        while any(abs(x - other_x) < 0.34 * (right - left) and abs(at - other) < line for other_x, other in taken):
-            at -= line / 4
-        taken.append((x, at))
-        flip = x > left + 0.68 * (right - left)
+        text = f"{row.method}  d {row.draft_length:.1f}, {row.speedup:.2f}×"
+        width = letter * len(text)
+        places = [
+            (_Box(x + gap, x + gap + width, y + move, line), "left", x + gap)
+            if side == "left"
+            else (_Box(x - gap - width, x - gap, y + move, line), "right", x - gap)
+            for move in (0, -line, line, -2 * line, 2 * line, -3 * line, 3 * line)
+            for side in ("left", "right")
+        ]
+        inside = [p for p in places if p[0].left > left and p[0].right < right and low < p[0].middle < high]
+        free = [p for p in inside if not any(p[0].meets(other) for other in taken)]
+        box, side, at = (free or inside or places)[0]
+        taken.append(box)
         axes.annotate(
-            f"{row.method}  d {row.draft_length:.1f}, {row.speedup:.2f}×", (x, y),
-            (x + (-1 if flip else 1) * 0.012 * (right - left), at), fontsize=8, va="center", zorder=4,
-            ha="right" if flip else "left", color=_colour(row, dark=True),
+            text, (x, y), (at, box.middle), fontsize=8, va="center", zorder=4, ha=side, color=_colour(row, dark=True),
+            bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+            arrowprops=None if box.middle == y else _leader(side),
         )  # fmt: skip
+
+
+def _leader(side: str) -> dict[str, Any]:
+    """A thin line from a point to the near edge of its label."""
+    return {"arrowstyle": "-", "color": THEIRS, "linewidth": 0.8, "relpos": (0.0 if side == "left" else 1.0, 0.5)}
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A label's place, in the units of the axes."""
+
+    left: float
+    right: float
+    middle: float
+    height: float
+
+    def meets(self, other: "_Box") -> bool:
+        """Whether the two overlap."""
+        near = abs(self.middle - other.middle) < (self.height + other.height) / 2
+        return near and self.left < other.right and other.left < self.right
 
 
 def choices(path: Path, reports: Sequence[Report]) -> None:

@@ -31,7 +31,15 @@ MEASURES = tuple(
 )
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
-MEASURED_CODE = ("decode", "serve", "bench/measure.py", "bench/methods.py", "bench/library.py")
+MEASURED_CODE = (
+    "decode",
+    "serve",
+    "bench/measure.py",
+    "bench/methods.py",
+    "bench/library.py",
+    "bench/tune.py",
+    "bench/families.py",
+)
 
 
 class Store:

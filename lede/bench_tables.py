@@ -78,16 +78,22 @@ def bench_words(report: "Report") -> Iterator[str]:
     best = max(rivals, key=lambda row: row.speedup, default=None)
     others = [("lede-paper", "the paper's own recipe")]
     if best is not None:
-        others.insert(0, (best.method, f"the best of the rivals, {best.method} ({said(best.parameters)})"))
+        others.insert(
+            0,
+            (
+                best.method,
+                f"the best of the rivals, {best.method}" + (f" ({said(best.parameters)})" if best.parameters else ""),
+            ),
+        )
     for other, what in others:
         if (lead := report.lead("lede", other)) is not None:
             ratio, low, high = lead
             yield f"lede is {ratio:.2f}× as fast as {what}: 95 % interval {low:.2f}–{high:.2f}"
     if any(row.limit is not None for row in report.rows):
         yield (
-            "[dim]prompt: its share of all time; draft, decide, verify, host: theirs of decoding. decoding: the speedup "
-            "without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and the host's "
-            "work free; reached: what it has of that[/]"
+            "[dim]prompt: its share of all time; draft, decide, verify, host: theirs of decoding. decoding: the "
+            "speedup without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and "
+            "the host's work free; reached: what it has of that[/]"
         )
     tuned = [f"{row.method} ({said(row.parameters)})" for row in report.rows if row.parameters]
     if tuned:

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from lede.cli import app
 
-BENCH_KEYS = {"model", "device", "dtype", "threads", "versions", "prompts", "rows"}
+BENCH_KEYS = {"model", "task", "device", "dtype", "threads", "versions", "prompts", "rows", "differences", "run"}
 ROW_KEYS = {
     "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "speedup", "speedup_low",
-    "speedup_high", "speedup_over_transformers", "identical",
+    "speedup_high", "speedup_over_transformers", "identical", "limit", "share_of_limit", "decoding_speedup",
+    "prompt_share", "draft_share", "decision_share", "verify_share", "host_share", "rouge_l", "parameters",
 }  # fmt: skip
 
 
@@ -104,17 +105,18 @@ def test_generate_traces_which_layer_drafted_what(work):
 def test_bench_reports_what_the_readme_promises(work):
     other = write_prompts(work["folder"] / "test.jsonl", ["def median(values):", "while True:", "with open("])
     picture = work["folder"] / "bench.png"
-    out = lede(
-        "bench", "--model", work["model"], "--policy", work["policy"], "--paper-policy", work["policy"], "--json",
+    methods = "transformers,autoregressive,layerskip,lede,lede-paper"
+    command = (
+        "bench", "--model", work["model"], "--policy", work["policy"], "--paper-policy", work["policy"],
         "--prompts", other, "--training", work["prompts"], "--limit", 3, "--tuning", 2, "--max-new-tokens", 12,
-        "--threads", 1, "--dtype", "float32", "--plot", picture,
+        "--threads", 1, "--dtype", "float32", "--out", work["folder"] / "runs", "--methods", methods,
     )  # fmt: skip
-    report = json.loads(out.stdout)
+    report = json.loads(lede(*command, "--json", "--plot", picture).stdout)
     assert report.keys() >= BENCH_KEYS
     assert (report["prompts"], report["dtype"], report["threads"]) == (3, "float32", 1)
     assert {"lede", "torch", "transformers"} <= report["versions"].keys()
     rows = {row["method"]: row for row in report["rows"]}
-    assert rows.keys() == {"transformers", "autoregressive", "layerskip", "lede", "lede-paper"}
+    assert list(rows) == methods.split(",")
     assert all(row.keys() == ROW_KEYS for row in rows.values())
     assert all(row["identical"] for row in rows.values())  # in float32 also transformers' own
     assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in rows.values())
@@ -123,6 +125,31 @@ def test_bench_reports_what_the_readme_promises(work):
     assert rows["transformers"]["speedup_over_transformers"] == 1.0
     assert rows["layerskip"]["exit_layer"] == report["static"]["exit_layer"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+    again = lede(*command).stdout  # from what is there, for people
+    assert "nothing left to measure" in again
+    assert "--fresh" in again
+    assert all(len(line) <= 100 for line in again.splitlines() if line.startswith(tuple(rows)) and "×" in line[:60])
+    assert f"{rows['lede']['speedup']:.2f}× (" in again
+
+
+def test_bench_makes_a_table_for_every_model(work):
+    from tests.models import byte_llama, byte_tokenizer
+
+    second = work["folder"] / "second"
+    byte_llama(num_hidden_layers=3).save_pretrained(second)
+    byte_tokenizer().save_pretrained(second)
+    other = write_prompts(work["folder"] / "two.jsonl", ["def median(values):", "while True:"])
+    out = lede(
+        "bench", "--model", work["model"], "--model", second, "--prompts", other, "--training", work["prompts"],
+        "--methods", "autoregressive,prompt-lookup", "--tuning", 1, "--max-new-tokens", 8, "--threads", 1, "--json",
+        "--out", work["folder"] / "both", "--plot", work["folder"] / "plots",
+    )  # fmt: skip
+    report = json.loads(out.stdout)
+    assert [table["model"] for table in report["tables"]] == ["tiny", "second"]
+    assert report["rows"] == report["tables"][0]["rows"]
+    assert [table["task"] for table in report["tables"]] == ["two", "two"]
+    assert len(list((work["folder"] / "plots").rglob("*.png"))) == 6
 
 
 def test_help_and_import_load_no_library_that_takes_seconds():
@@ -253,6 +280,13 @@ def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
     assert len(replay.open_dataset(folder / "data").runs) == 2
 
 
+def test_what_a_bench_cannot_measure_is_named(work, folder):
+    assert "no method leda: choose among transformers," in complaint("bench", "--methods", "lede,leda")
+    assert "lede learn" in complaint("bench", "--methods", "autoregressive,lede-paper")
+    assert "no task 'stdlip': choose among stdlib," in complaint("bench", "--task", "stdlip", "--methods", "layerskip")
+    assert "nowhere" in complaint("bench", "--policy", "nowhere")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -261,6 +295,8 @@ def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
         ("collect", "--explore", "boldly"),
         ("collect", "--explore", "epsilon"),
         ("bench", "--prompts", "p"),
+        ("bench", "--task", "stdlib", "--prompts", "p", "--training", "q"),
+        ("bench", "--model", "a", "--model", "b", "--policy", "p"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(folder, arguments):

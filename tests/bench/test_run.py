@@ -1,0 +1,209 @@
+"""A whole bench on a tiny model: its report, and that it can be stopped anywhere and goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import methods
+from bench import run as bench_run
+from bench.names import METHODS
+from bench.paper import paper_row
+from bench.plot import draw
+from bench.run import Job, Report, bench
+from collect.prompts import Prompt
+from decode.facts import model_facts
+from decode.load import load_model
+from decode.model import Model
+from decode.sampling import Settings
+from serve.policy import Policy
+
+PROMPTS = tuple(
+    Prompt(f"p{i}", "toy", text, reference="a b") for i, text in enumerate(("def mean(", "while x", "import"))
+)
+TRAINING = (Prompt("t0", "toy", "class Tree:"), Prompt("t1", "toy", "x = [1, 2, 1, 2, "))
+QUICK = ("autoregressive", "layerskip")
+QUICKLY = 0.3  # seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Costs are measured for real, but not for as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "measure_costs", partial(methods.measure_costs, seconds=QUICKLY))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint) -> Model:
+    return load_model(checkpoint, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def policy(model, tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    features = ("conf_topk", "margin", "lookup_length", "layer=0", "layer=1", "layer=2")
+    weights = ((rng.normal(size=(2, 6)).astype("f4"), np.zeros(2, "f4")),)
+    folder = tmp_path_factory.mktemp("policy")
+    ones = np.ones(6, "f4")
+    Policy(features, (0, 1, 2), weights, 0 * ones, ones, {"model": model_facts(model)}).save(folder)
+    return folder
+
+
+def measured(model: Model, checkpoint: Path, out: Path, job: Job, **more) -> Report:
+    return bench(model, str(checkpoint), job, out, **more)
+
+
+@pytest.fixture(scope="module")
+def everything(model, checkpoint, policy, tmp_path_factory) -> tuple[Report, Path, list[tuple[float, str]]]:
+    """All methods, measured once."""
+    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, {"lede": policy, "lede-paper": policy})
+    out, seen = tmp_path_factory.mktemp("bench"), []
+    report = measured(model, checkpoint, out, job, progress=lambda share, note: seen.append((share, note)))
+    return report, out, seen
+
+
+def test_every_method_writes_the_library_s_text(everything):
+    report, _, _ = everything
+    assert [row.method for row in report.rows] == list(METHODS)
+    assert all(row.identical for row in report.rows)
+    assert report.differences == []
+    by_prompt = {s.prompt_id: s.token_ids for s in report.samples if s.method == "transformers"}
+    assert all(s.token_ids == by_prompt[s.prompt_id] for s in report.samples)
+
+
+def test_a_row_says_where_time_goes_and_what_was_tuned(everything):
+    report, _, _ = everything
+    rows = {row.method: row for row in report.rows}
+    for name, row in rows.items():
+        if name.startswith("transformers"):
+            assert (row.verify_share, row.limit) == (None, None)
+            continue
+        parts = (row.draft_share, row.decision_share, row.verify_share, row.host_share)
+        assert sum(parts) == pytest.approx(1)
+        assert all(0 <= part <= 1 for part in parts)
+        assert 0 < row.prompt_share < 1
+        assert row.share_of_limit == pytest.approx(row.decoding_speedup / row.limit)
+    assert rows["autoregressive"].limit == 1
+    tuned = {name for name, row in rows.items() if row.parameters}
+    assert tuned == set(METHODS) - {"transformers", "autoregressive", "lede", "lede-paper"}
+    assert rows["lede-fixed-exit"].exit_layer in (None, report.tuned["lede-fixed-exit"]["parameters"]["exit_layer"])
+    assert rows["prompt-lookup"].exit_layer in (None, 0.0)
+    assert all(row.rouge_l is not None for row in rows.values())
+    assert len({row.rouge_l for row in rows.values()}) == 1  # of the same texts
+
+
+def test_progress_goes_up_and_says_what_runs(everything):
+    _, _, seen = everything
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert {"warming up: lede", "prompt 3 of 3: autoregressive", "tuning del"} <= {note for _, note in seen}
+
+
+def test_the_report_is_json_and_the_same_command_measures_nothing_again(
+    everything, model, checkpoint, policy, monkeypatch
+):
+    report, out, _ = everything
+    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, {"lede": policy, "lede-paper": policy})
+    for name in ("measure", "prepare"):
+        monkeypatch.setattr(bench_run, name, None)
+    again = measured(model, checkpoint, out, job)
+    first, second = json.loads(json.dumps(report.to_json())), json.loads(json.dumps(again.to_json()))
+    assert (first.pop("resumed"), second.pop("resumed")) == (0, len(METHODS) * len(PROMPTS))
+    assert first == second
+
+
+def test_pictures(everything, tmp_path):
+    report, _, _ = everything
+    one = draw(tmp_path / "bench.png", [report, report])
+    several = draw(tmp_path / "plots", [report])
+    assert [path.name for path in several] == ["speedup.png", "acceptance.png", "choices.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in one + several)
+
+
+def test_what_decides_the_numbers_decides_the_folder(model, policy):
+    job = Job("toy", PROMPTS, TRAINING, Settings(12), QUICK, {"lede": policy}, threads=1)
+
+    def asked(changed: Job, methods=QUICK) -> str:
+        return json.dumps(bench_run.question(model, changed, methods), sort_keys=True)
+
+    changes = [
+        replace(job, task="other"), replace(job, prompts=PROMPTS[:2]), replace(job, training=TRAINING[:1]),
+        replace(job, settings=Settings(13)), replace(job, settings=Settings(12, temperature=0.5)),
+        replace(job, threads=2), replace(job, policies={}),
+        replace(job, prompts=(*PROMPTS[:2], replace(PROMPTS[2], text="imports"))),
+    ]  # fmt: skip
+    asking = {asked(job), asked(job, METHODS), *map(asked, changes)}
+    assert len(asking) == len(changes) + 2
+    assert asked(replace(job)) in asking
+
+
+def test_at_a_temperature_nothing_is_compared_and_seeds_are_the_prompts(model, checkpoint, tmp_path):
+    job = Job("toy", PROMPTS, TRAINING, Settings(12, temperature=1.0), ("transformers", *QUICK))
+    reports = [measured(model, checkpoint, tmp_path / name, job) for name in "ab"]
+    assert all(row.identical is None for report in reports for row in report.rows)
+    assert all(report.differences == [] for report in reports)
+    a, b = ({(s.method, s.prompt_id): s.token_ids for s in r.samples if s.method != "layerskip"} for r in reports)
+    assert a == b
+
+
+def test_a_prompt_longer_than_the_context_is_left_out(model, checkpoint, tmp_path):
+    job = Job("toy", (*PROMPTS, Prompt("long", "toy", "x" * 300)), TRAINING, Settings(8), QUICK)
+    report = measured(model, checkpoint, tmp_path, job)
+    assert (report.facts["prompts"], report.facts["left_out"]) == (3, 1)
+
+
+def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path):
+    texts = [f"def f{i}(values):" for i in range(40)]
+    for name, some in (("test", texts), ("train", ["class Tree:", "while x"])):
+        lines = [json.dumps({"prompt": text, "id": text}) + "\n" for text in some]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    quick = (
+        "from functools import partial; import bench.methods as m; from lede.cli import main; "
+        f"m.measure_costs = partial(m.measure_costs, seconds={QUICKLY}); main()"
+    )
+    command = [
+        sys.executable, "-c", quick, "bench", "--model", str(checkpoint), "--prompts", str(tmp_path / "test.jsonl"),
+        "--training", str(tmp_path / "train.jsonl"), "--methods", ",".join(QUICK), "--max-new-tokens", "200",
+        "--threads", "1", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json",
+    ]  # fmt: skip
+
+    def lines() -> dict[str, list[bytes]]:
+        files = {path.name: path for path in (tmp_path / "out").rglob("*.jsonl")}
+        return {name: path.read_bytes().split(b"\n")[:-1] for name, path in files.items()}
+
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        while len(lines().get("layerskip.jsonl", [])) < 3 and child.poll() is None:
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    before = lines()
+    with open(next((tmp_path / "out").rglob("layerskip.jsonl")), "ab") as file:
+        file.write(b'{"question_id": "torn')
+    done = subprocess.run(command, capture_output=True, check=True, timeout=600)
+    report, after = json.loads(done.stdout), lines()
+    kept = sum(map(len, before.values()))
+    assert 3 < kept < 80
+    assert report["resumed"] == kept
+    for name, rows in before.items():
+        assert after[name][: len(rows)] == rows
+        assert sorted(json.loads(row)["question_id"] for row in after[name]) == sorted(texts)
+        assert len(after[name]) == 40
+    assert all(row["identical"] for row in report["rows"])
+
+
+def test_the_paper_s_numbers_stand_beside_ours_where_the_model_is_the_paper_s(everything):
+    report, _, _ = everything
+    assert report.to_json()["paper"] == {}
+    facts = report.facts | {"model": "layerskip-llama2-7B", "task": "alpaca"}
+    theirs = replace(report, facts=facts).to_json()["paper"]
+    assert theirs["lede"]["speedup"] == paper_row("layerskip-llama2-7B", "alpaca", "lede").speedup
+    assert "del" not in theirs
