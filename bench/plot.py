@@ -174,9 +174,9 @@ def choices(path: Path, reports: Sequence[Report]) -> None:
 
 
 def _varies(counts: Counter[int]) -> bool:
-    """Whether more than the end of a text (a twentieth of the rounds) is anything but the most frequent value."""
+    """Whether more than the ends of texts (a tenth of the rounds) is anything but the most frequent value."""
     total = sum(counts.values())
-    return total > 0 and max(counts.values()) < 0.95 * total
+    return total > 0 and max(counts.values()) < 0.9 * total
 
 
 def _figure(width: float, height: float) -> Any:

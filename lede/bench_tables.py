@@ -62,7 +62,7 @@ def time_table(report: "Report") -> Table:
         if row.verify_share is None:
             continue
         table.add_row(
-            row.method, percent(row.prompt_share), percent(row.draft_share), percent(row.decision_share),
+            row.method, percent(row.prompt_share), percent(row.draft_share), percent(row.decision_share, 1),
             percent(row.verify_share), percent(row.host_share),
             "–" if row.decoding_speedup is None else f"{row.decoding_speedup:.2f}×",
             "–" if row.limit is None else f"{row.limit:.2f}×", percent(row.share_of_limit),
@@ -152,6 +152,6 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 0) -> str:
     """A share, or a dash."""
-    return "–" if share is None else f"{share:.0%}"
+    return "–" if share is None else f"{share:.{digits}%}"

@@ -129,7 +129,9 @@ def test_bench_reports_what_the_readme_promises(work):
     again = lede(*command).stdout  # from what is there, for people
     assert "nothing left to measure" in again
     assert "--fresh" in again
-    assert all(len(line) <= 100 for line in again.splitlines() if line.startswith(tuple(rows)) and "×" in line[:60])
+    table = [line for line in again.splitlines() if line.startswith(tuple(rows)) and "× (" in line]
+    assert len(table) == len(rows)
+    assert all(len(line) <= 100 for line in table)
     assert f"{rows['lede']['speedup']:.2f}× (" in again
 
 
