@@ -1,16 +1,18 @@
-"""How fast learning is: updates a second with our column buffer, and with d3rlpy's own.
+"""How fast learning is: updates a second with our column buffer, with d3rlpy's own, and of many networks in a stack.
 
     python -m bench.learn [--dataset DIR] [--updates N] [--json]
 
-Both train the same algorithm (the noisy DQN of `learn`) on the same transitions through the same `fitter`, in slices
-that take turns, so that whatever else the machine does falls on both. Without a dataset the transitions are made up,
-with as many features and chains as long as a dataset has.
+All train the same algorithm (the noisy DQN of `learn`) on the same transitions, the first two through d3rlpy's
+`fitter`, in slices that take turns, so that whatever else the machine does falls on all; the fastest slice of each
+counts. An update of a stack counts as one of each of its networks. Without a dataset the transitions are made up, with
+as many features and chains as long as a dataset has.
 """
 
 import argparse
 import dataclasses
 import json
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,12 @@ from learn.buffer import ColumnBuffer
 from learn.config import PRESETS, LearnConfig
 from learn.library import d3rlpy, quiet
 from learn.split import scaling
+from learn.stacked import Stack
+from learn.together import Rows
 from replay.reader import Columns, open_dataset
 
 SLICES = 5
+NETWORKS = 24  # in the stack: as many as a grid trains together, three seeds of eight variants
 ROWS = 20_000  # the stock buffer keeps an object an episode; more rows only fill memory
 
 
@@ -75,7 +80,10 @@ def stock_buffer(columns: Columns, observations: Any, config: LearnConfig) -> An
 
 
 def compare(columns: Columns, config: LearnConfig, updates: int) -> dict[str, float]:
-    """Updates a second with either buffer, and their ratio. Interleaved; the first slice of each warms up."""
+    """Updates a second with either buffer and in a stack, and two ratios: of the buffers, and of the stack to ours.
+
+    Interleaved; the first slice of each warms up.
+    """
     mean, scale = scaling(columns.observations)
     observations = (columns.observations - mean) / scale
     rng = np.random.default_rng(0)
@@ -83,16 +91,36 @@ def compare(columns: Columns, config: LearnConfig, updates: int) -> dict[str, fl
         "stock": stock_buffer(columns, observations, config),
         "columns": ColumnBuffer(columns, observations, config.n_steps, config.gamma, rng),
     }
-    algorithms = {name: make_algorithm(config) for name in buffers}
-    seconds = dict.fromkeys(buffers, 0.0)
     length = max(updates // SLICES, 1)
+    contenders = {name: partial(_train, make_algorithm(config), buffer, length) for name, buffer in buffers.items()}
+    stacked = max(length // NETWORKS, 1)
+    contenders["stack"] = partial(_train_stack, *_stack(columns, observations, config), stacked)
+    made = {"stock": length, "columns": length, "stack": stacked * NETWORKS}
+    seconds = dict.fromkeys(contenders, float("inf"))
     for turn in range(SLICES + 1):
-        for name, buffer in buffers.items():
+        for name, contender in contenders.items():
             start = time.perf_counter()
-            _train(algorithms[name], buffer, length)
-            seconds[name] += time.perf_counter() - start if turn else 0.0
-    rates = {name: SLICES * length / spent for name, spent in seconds.items()}
-    return {"batch": config.batch_size, **rates, "ratio": rates["columns"] / rates["stock"]}
+            contender()
+            if turn:
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    rates = {name: made[name] / spent for name, spent in seconds.items()}
+    ratios = {"ratio": rates["columns"] / rates["stock"], "stack_ratio": rates["stack"] / rates["columns"]}
+    return {"batch": config.batch_size, **rates, **ratios}
+
+
+def _stack(columns: Columns, observations: Any, config: LearnConfig) -> tuple[Stack, Rows]:
+    """`NETWORKS` networks that differ in seed and steps, as in a grid."""
+    configs = [dataclasses.replace(config, seed=k % 3, n_steps=1 + k // 3) for k in range(NETWORKS)]
+    rows = Rows(observations, columns.actions, configs)
+    for k in range(NETWORKS):
+        rows.learn_from(k, columns, None)
+    seeds, rates = [each.seed for each in configs], [config.learning_rate] * NETWORKS
+    return Stack(observations.shape[1], config.hidden, seeds, rates, config.sigma0), rows
+
+
+def _train_stack(stack: Stack, rows: Rows, updates: int) -> None:
+    for batch in rows.batches(updates):
+        stack.update(batch)
 
 
 def _train(algorithm: Any, buffer: Any, updates: int) -> None:
@@ -120,9 +148,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps({"rows": len(columns.actions), "results": results}, indent=2))
         return
     print(f"{len(columns.actions)} rows, {columns.observations.shape[1]} features, updates a second")
-    print(f"{'batch':>6} {'d3rlpy buffer':>14} {'column buffer':>14} {'ratio':>7}")
+    print(f"{'batch':>6} {'d3rlpy buffer':>14} {'column buffer':>14} {'ratio':>7} {NETWORKS:>4} stacked {'ratio':>7}")
     for result in results:
-        print(f"{result['batch']:>6} {result['stock']:>14.0f} {result['columns']:>14.0f} {result['ratio']:>6.2f}×")
+        print(
+            f"{result['batch']:>6} {result['stock']:>14.0f} {result['columns']:>14.0f} {result['ratio']:>6.2f}× "
+            f"{result['stack']:>12.0f} {result['stack_ratio']:>6.1f}×"
+        )
 
 
 if __name__ == "__main__":

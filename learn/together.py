@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learn.buffer import n_step_targets
@@ -60,11 +61,11 @@ def train_together(judges: Sequence[Judge], progress: Callable[[int, int], None]
     members = [_Member(judges[i], k) for k, i in enumerate(order)]
     configs = [member.judge.config for member in members]
     first = configs[0]
-    rows = _Rows(members[0].judge, configs)
+    rows = Rows(members[0].judge.observations, members[0].judge.data.train.actions, configs)
     rounds = [iter(member.judge.rounds()) for member in members]
     for member, left in zip(members, rounds, strict=True):
         member.begin(next(left), 0)
-        rows.learn_from(member, member.judge.begin())
+        rows.learn_from(member.k, member.judge.begin(), member.judge.rate)
     stack = Stack(
         rows.observations.shape[1],
         first.hidden,
@@ -93,7 +94,7 @@ def train_together(judges: Sequence[Judge], progress: Callable[[int, int], None]
                     member.judge.end()
                     if updates := next(left, 0):
                         member.begin(updates, done)
-                        rows.learn_from(member, member.judge.begin())
+                        rows.learn_from(member.k, member.judge.begin(), member.judge.rate)
         progress(done, total)
     trouble: list[Diverged | None] = [None] * len(judges)
     for member, i in zip(members, order, strict=True):
@@ -109,13 +110,19 @@ def _score(member: _Member, stack: Stack, done: int) -> None:
     member.loss, member.since = 0.0, done
 
 
-class _Rows:
-    """The training rows of a stack, and each member's n-step view of them; members that agree on it share one."""
+class Rows:
+    """The training rows of a stack, and each member's n-step view of them; members that agree on it share one.
 
-    def __init__(self, judge: Judge, configs: Sequence[LearnConfig]) -> None:
+    observations: (N, F), standardised. actions: (N,). configs: of the K members.
+    """
+
+    def __init__(
+        self, observations: NDArray[np.float32], actions: NDArray[np.uint8], configs: Sequence[LearnConfig]
+    ) -> None:
         # Row N, all zeros, stands for "after the end".
-        self.observations = torch.from_numpy(np.append(judge.observations, judge.observations[:1] * 0, axis=0))
-        self.actions = torch.from_numpy(judge.data.train.actions.astype(np.int64))
+        self.observations = torch.from_numpy(np.append(observations, observations[:1] * 0, axis=0))
+        self.actions = torch.from_numpy(actions.astype(np.int64))
+        self.configs = configs
         self.batch_size = configs[0].batch_size
         seeds = sorted({config.seed for config in configs})
         self.of_seed = torch.tensor([seeds.index(config.seed) for config in configs])
@@ -123,10 +130,10 @@ class _Rows:
         self.views: dict[Hashable, tuple[Tensor, Tensor, Tensor]] = {}  # returns, next rows, discounts; (N,) each
         self.keys: list[Hashable] = [None] * len(configs)
 
-    def learn_from(self, member: _Member, columns: Columns) -> None:
-        """A member's training round: these rewards, in the n-step view of its configuration."""
-        config = member.judge.config
-        key = (config.reward, member.judge.rate, config.n_steps, config.gamma, config.through_forced)
+    def learn_from(self, k: int, columns: Columns, rate: float | None) -> None:
+        """A training round of member k: these columns' rewards, at this rate, in the view of its configuration."""
+        config = self.configs[k]
+        key = (config.reward, rate, config.n_steps, config.gamma, config.through_forced)
         if key not in self.views:
             targets = n_step_targets(columns, config.n_steps, config.gamma, config.through_forced)
             self.starts = torch.from_numpy(np.flatnonzero(targets.intervals > 0))  # the same in every view
@@ -135,7 +142,7 @@ class _Rows:
             discounts = (config.gamma**targets.intervals * (1 - targets.terminals)).astype(np.float32)
             returns, following = torch.from_numpy(targets.returns), torch.from_numpy(targets.next_row)
             self.views[key] = returns, following, torch.from_numpy(discounts)
-        self.keys[member.k] = key
+        self.keys[k] = key
 
     def batches(self, count: int) -> Iterator[Batch]:
         """So many batches, drawn uniformly with replacement; members of one seed see the same rows."""

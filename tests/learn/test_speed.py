@@ -24,4 +24,4 @@ def test_prints_a_table_or_json(tmp_path, capsys):
     main(["--updates", "5", "--json", "--dataset", str(tmp_path / "d")])
     results = json.loads(capsys.readouterr().out)["results"]
     assert [result["batch"] for result in results] == [32, 256]
-    assert all(result["columns"] > 0 and result["stock"] > 0 for result in results)
+    assert all(result[name] > 0 for result in results for name in ("columns", "stock", "stack"))
