@@ -32,10 +32,12 @@ def simulate(
     costs: Costs,
     rate: float | None,
     bypass: bool = False,
+    max_drafts: int = MAX_DRAFTS,
 ) -> Score:
     """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
 
     bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there anyway.
+    max_drafts: a round, 19 at most.
     The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
     its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
     """
@@ -52,7 +54,7 @@ def simulate(
     spent, rounds, drafting, drafted, accepted, depth = (np.zeros(count) for _ in range(6))
     visit = np.array([[_visit(costs, a, b) for b in layers] for a in (0, *layers)])  # to candidate b from candidate a
     redraft = np.array([costs.draft(int(layer)) for layer in layers])
-    finish = np.array([[costs.finish(int(layer), d) for d in range(1, MAX_DRAFTS + 1)] for layer in layers])
+    finish = np.array([[costs.finish(int(layer), d) for d in range(1, max_drafts + 1)] for layer in layers])
     earned = np.zeros(count)  # the paper's reward
     bare_finish = costs.finish(texts.layers[-1], 0) if bypass else 0.0
     plain = costs.plain() + costs.trace + costs.index  # what networks keep from round to round
@@ -84,7 +86,7 @@ def simulate(
         spent[new] += visit[before[new], candidate[new]]
         arrived[new] = True
 
-        most = np.minimum(MAX_DRAFTS, room - 1)
+        most = np.minimum(max_drafts, room - 1)
         trace = accepted_trace / drafted_trace
         choice = np.zeros(count, bool)
         index = np.flatnonzero(active)
@@ -129,9 +131,9 @@ def simulate(
             drafted[s] += draft[s]
             accepted[s] += good[s]
             depth[s] += layers[candidate[s]]
-            for k in range(1, int(draft[s].max()) + 1):
-                told = s & (draft >= k)
-                accepted_trace[told] = ACCEPT_DECAY * accepted_trace[told] + (good[told] >= k)
+            for number in range(1, int(draft[s].max()) + 1):
+                told = s & (draft >= number)
+                accepted_trace[told] = ACCEPT_DECAY * accepted_trace[told] + (good[told] >= number)
                 drafted_trace[told] = ACCEPT_DECAY * drafted_trace[told] + 1
             position[s] += good[s] + 1
             candidate[s] = draft[s] = good[s] = 0

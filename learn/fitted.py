@@ -25,7 +25,7 @@ from learn.exact import simulate
 from learn.offpolicy import Score
 from learn.oracle import accepted_runs
 from learn.split import scaling
-from replay.costs import Costs
+from replay.costs import MAX_ROWS, Costs
 from replay.schema import MAX_DRAFTS, STATE
 from replay.texts import SWEPT, Texts
 from serve.policy import Policy
@@ -41,7 +41,8 @@ class FittedConfig:
     hidden: widths of the hidden layers. steps: gradient steps, `batch` round starts each. explore: share of the starts
     drawn from anywhere in the texts, the others from where the policy so far starts its rounds. refresh: steps between
     two looks at what the policy achieves. bypass: a walk may go on past its last candidate and draft nothing; the
-    policy's layers then end with the model's last.
+    policy's layers then end with the model's last. max_drafts: a round; sweeps tell of rounds longer than were ever
+    tried, up to the 19 that costs are measured for.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -51,11 +52,14 @@ class FittedConfig:
     explore: float = 0.3
     refresh: int = 50
     bypass: bool = False
+    max_drafts: int = MAX_DRAFTS
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1 or min(self.steps, self.batch, self.refresh) < 1:
             raise LearnError("hidden widths, steps, batch and refresh must be at least 1")
+        if not 2 <= self.max_drafts < MAX_ROWS:
+            raise LearnError(f"max_drafts must be 2 to {MAX_ROWS - 1}, not {self.max_drafts}")
         if not 0 <= self.explore <= 1 or self.learning_rate <= 0:
             raise LearnError("explore must be between 0 and 1 and learning_rate positive")
 
@@ -72,18 +76,18 @@ class FittedResult:
 
 
 class RoundTrees:
-    """Texts of which any round can be laid out as a tree of decisions; N texts, C candidates, K = 12 drafts.
+    """Texts of which any round can be laid out as a tree of decisions; N texts, C candidates, K drafts at most.
 
     names: of the F features of a decision. layers: the policy's candidates, the model's last among them with a bypass.
     """
 
-    def __init__(self, texts: Texts, costs: Costs, bypass: bool = False) -> None:
+    def __init__(self, texts: Texts, costs: Costs, bypass: bool = False, max_drafts: int = MAX_DRAFTS) -> None:
         layers = texts.layers
-        self.texts, self.costs, self.bypass = texts, costs, bypass
+        self.texts, self.costs, self.bypass, self.longest = texts, costs, bypass, max_drafts
         self.layers = (*layers, costs.layers) if bypass else layers
         self.names = (*FEATURES, *(f"layer={layer}" for layer in self.layers))
         self._reach = [costs.visit0 if b == 0 else costs.step(a, b) for a, b in pairwise((0, *layers))]
-        finish = [[costs.finish(layer, d) for d in range(1, MAX_DRAFTS + 1)] for layer in layers]
+        finish = [[costs.finish(layer, d) for d in range(1, self.longest + 1)] for layer in layers]
         self._draft = torch.tensor([costs.draft(layer) for layer in layers], dtype=torch.float64)
         self._finish = torch.tensor(finish, dtype=torch.float64)
         self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
@@ -92,14 +96,14 @@ class RoundTrees:
     def rows(self, text: Tensor, start: Tensor) -> Tensor:
         """(B, C, K, F): the features of every decision of the rounds that start at positions `start` (B,)."""
         texts, count = self.texts, len(text)
-        at = torch.minimum(start[:, None] + torch.arange(MAX_DRAFTS), self._lengths[text][:, None] - 1)
+        at = torch.minimum(start[:, None] + torch.arange(self.longest), self._lengths[text][:, None] - 1)
         seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 8)
-        shape = (count, len(texts.layers), MAX_DRAFTS)
+        shape = (count, len(texts.layers), self.longest)
         logp = seen[..., SWEPT.index("top1_logp")]
         own = {
             "conf_trace": self._states[text, start, :, SWEPT.index("conf_trace")][..., None].expand(shape),
             "draft_logp": logp.cumsum(-1) - logp,
-            "draft_index": torch.arange(1, MAX_DRAFTS + 1, dtype=torch.float32).expand(shape),
+            "draft_index": torch.arange(1, self.longest + 1, dtype=torch.float32).expand(shape),
         }
         for name in self.names[len(FEATURES) :]:
             here = torch.tensor([f"layer={layer}" == name for layer in texts.layers], dtype=torch.float32)
@@ -112,14 +116,14 @@ class RoundTrees:
         The first decision of a candidate is its walk's, the k-th is behind its k-th draft: exit drafts on.
         """
         costs, last = self.costs, len(self.texts.layers) - 1
-        most = torch.clamp(self._lengths[text] - start - 1, 0, MAX_DRAFTS)  # drafts that there is room for
+        most = torch.clamp(self._lengths[text] - start - 1, 0, self.longest)  # drafts that there is room for
         wide = most[:, None].expand(-1, last + 1)
-        drafts = torch.arange(1, MAX_DRAFTS + 1)
+        drafts = torch.arange(1, self.longest + 1)
         committed = torch.minimum(self._runs[text, start][..., None], drafts) + 1
         verified = committed - rate * self._finish  # (B, C, K): verify so many drafts
         # from the longest chain back: behind draft k, stop or draft on
         ahead = verified[..., -1]
-        for k in range(MAX_DRAFTS - 1, 1, -1):
+        for k in range(self.longest - 1, 1, -1):
             stop, on = verified[..., k - 1], ahead - rate * self._draft
             ahead = torch.where(wide <= k, stop, stop + chance[..., k - 1] * (on - stop))
         leave = torch.where(wide >= 2, ahead - rate * self._draft, verified[..., 0])
@@ -164,7 +168,7 @@ def fit(train: Texts, validation: Texts, costs: Costs, config: FittedConfig | No
         raise LearnError(f"training texts are swept at {train.layers}, validation texts at {validation.layers}")
     if not len(train.lengths) or not len(validation.lengths):
         raise LearnError("there are no swept texts to fit to, or none to validate on; collect more episodes")
-    trees, held = (RoundTrees(texts, costs, config.bypass) for texts in (train, validation))
+    trees, held = (RoundTrees(texts, costs, config.bypass, config.max_drafts) for texts in (train, validation))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for matrices this small more only get in the way
     try:
@@ -207,7 +211,7 @@ def _fit(trees: RoundTrees, held: RoundTrees, config: FittedConfig) -> FittedRes
         schedule.step()
     _, kept, policy = best
     texts, costs = held.texts, held.costs
-    score = simulate(texts, policy.features, policy.exits, costs, rate, config.bypass)
+    score = simulate(texts, policy.features, policy.exits, costs, rate, config.bypass, config.max_drafts)
     return FittedResult(policy, score, tuple(history), kept)
 
 

@@ -31,13 +31,14 @@ def arbitrary(trees: RoundTrees, seed: int) -> Policy:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([(0,), (2,), (0, 4), (2, 4), (0, 2, 4)]))
-def test_playing_is_what_the_replay_says(seed, bypass, layers):
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([(0,), (2,), (0, 4), (2, 4), (0, 2, 4)]),
+       st.sampled_from([2, 5, 12, 19]))  # fmt: skip
+def test_playing_is_what_the_replay_says(seed, bypass, layers, longest):
     costs = replace(COSTS, trace=0.02, index=0.03)
-    trees = RoundTrees(made_up(seed, layers), costs, bypass)
+    trees = RoundTrees(made_up(seed, layers), costs, bypass, longest)
     policy = arbitrary(trees, seed)
     rate, spent, starts = trees.play(policy)
-    replayed = simulate(trees.texts, policy.features, policy.exits, costs, rate, bypass)
+    replayed = simulate(trees.texts, policy.features, policy.exits, costs, rate, bypass, longest)
     assert rate == pytest.approx(replayed.rate, rel=1e-6)
     assert trees.texts.lengths.sum() / spent.sum() == pytest.approx(rate)
     assert len(starts) == replayed.effective
@@ -83,5 +84,7 @@ def test_refuses_what_it_cannot_fit():
         fit(made_up(0, count=0), made_up(0), COSTS)
     with pytest.raises(LearnError, match="at least 1"):
         FittedConfig(steps=0)
+    with pytest.raises(LearnError, match="2 to 19"):
+        FittedConfig(max_drafts=20)
     with pytest.raises(LearnError, match="between 0 and 1"):
         FittedConfig(explore=2)
