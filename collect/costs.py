@@ -76,14 +76,17 @@ class _Network:
         self.layers = layers
         self.features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
         sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
-        self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
-        self._exit = np.array([0, 1], np.float32)
+        weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
+        biases = [np.zeros(size, np.float32) for size in sizes[1:]]
+        weights[-1][:], biases[-1][1] = 0, 1
+        self.matrices = tuple(zip(weights, biases, strict=True))
 
     def values(self, row: np.ndarray) -> np.ndarray:
         """What continue and exit are worth; the network's own opinion is not asked."""
-        for weight in self._weights[:-1]:
-            row = np.maximum(row @ weight, 0)
-        return row @ self._weights[-1] * 0 + self._exit
+        for weight, bias in self.matrices[:-1]:
+            row = np.maximum(row @ weight + bias, 0)
+        weight, bias = self.matrices[-1]
+        return row @ weight + bias
 
 
 class _Synchronised:

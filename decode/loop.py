@@ -53,7 +53,7 @@ class Decoding:
     def _prefill(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), LONGEST_BLOCK):
             x = self.model.embed(tokens[start : start + LONGEST_BLOCK])
-            self.model.run(0, self.model.layer_count, x, start, self._cache)
+            self.model.read(x, start, self._cache)
 
     @torch.inference_mode()  # here and not around the loop above: a generator must not leave its mode to its caller
     def _round(self) -> Round:
@@ -247,13 +247,14 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
         raise ModelError(f"the prompt has {len(prompt)} tokens, the model's context is {model.context}: shorten it")
     if min(prompt) < 0 or max(prompt) >= model.vocabulary:
         raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
-    exits, last = range(model.layer_count), rule.layers[-1:]
-    early = rule.layers[:-1] if last == (model.layer_count,) else rule.layers
+    exits = range(model.layer_count)
+    bypass = len(rule.layers) > 1 and rule.layers[-1] == model.layer_count
+    early = rule.layers[:-1] if bypass else rule.layers
     if any(layer not in exits for layer in early) or any(a >= b for a, b in pairwise(rule.layers)):
         raise ModelError(
             f"the rule exits at layers {', '.join(map(str, rule.layers))}; "
             f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup, as the first, "
-            f"and {model.layer_count}, no draft, as the last), and they must ascend"
+            f"and {model.layer_count}, no draft, as the last of several), and they must ascend"
         )
     if any(layer not in exits[1:] for layer in rule.shadow_layers) or any(
         a >= b for a, b in pairwise(rule.shadow_layers)

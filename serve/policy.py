@@ -60,6 +60,11 @@ class Policy:
         object.__setattr__(self, "_hidden", fused[:-1])
         object.__setattr__(self, "_last", fused[-1])
 
+    @property
+    def matrices(self) -> tuple[tuple[Array, Array], ...]:
+        """The network as `values` evaluates it, on raw features: ((W, b), …), W (inputs, outputs), ReLU between."""
+        return (*self._hidden, self._last)
+
     def values(self, row: Array) -> Array:
         """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""
         for weight, bias in self._hidden:

@@ -7,9 +7,10 @@ from decode.rules.draft_verify import DraftVerify
 from decode.rules.dynamic_exit import Del
 from decode.rules.heuristic import LengthHeuristic
 from decode.rules.layerskip import LayerSkip
-from decode.rules.learned import QPolicy, ValueFunction, feature_row
+from decode.rules.learned import QPolicy
 from decode.rules.lite import Lite
 from decode.rules.lookup import PromptLookup
+from decode.rules.network import ValueFunction, feature_row
 
 __all__ = [
     "MAX_DRAFTS", "Autoregressive", "Del", "DraftVerify", "ExitRule", "FixedExit", "FixedLength", "LayerSkip",

@@ -1,7 +1,8 @@
 """Half of a learned policy: what each of its two decisions is worth on its own."""
 
 from decode.rules.base import MAX_DRAFTS
-from decode.rules.learned import QPolicy, ValueFunction
+from decode.rules.learned import QPolicy
+from decode.rules.network import ValueFunction
 from decode.state import State
 
 

@@ -65,7 +65,6 @@ def rules(layer_count: int) -> list[Rule]:
         RandomRule((*every, layer_count), seed=3, exit_chance=0.2),
         drops,
         Walker((*every, layer_count), "alternate", state=True, shadow=inner),
-        Walker((layer_count,), "never"),  # always the full model
         Lite(dict.fromkeys(inner, 0.5), 7),
         Lite(dict.fromkeys(inner, 0.8), 7, layer_count),
         DraftVerify(1, 0.3, step=0.2),

@@ -299,7 +299,8 @@ def test_the_time_inside_a_rule_is_told():
 
 @pytest.mark.parametrize(
     ("layers", "shadow", "message"),
-    [((L, L + 1), (), "exits at layers"), ((L, 1), (), "ascend"), ((1, 1), (), "ascend"), ((-1, 2), (), "exits"),
+    [((L, L + 1), (), "exits at layers"), ((L,), (), "exits at layers"), ((-1, 2), (), "exits at layers"),
+     ((L, 1), (), "ascend"), ((1, 1), (), "ascend"),
      ((1,), (0, 2), "shadow"), ((1,), (L,), "shadow"), ((1,), (2, 1), "shadow")],
 )  # fmt: skip
 def test_rules_that_cannot_be_are_refused(layers, shadow, message):

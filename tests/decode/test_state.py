@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from decode.generate import generate
 from decode.lookup import Lookup
-from decode.rules import LayerSkip, RandomRule, feature_row
+from decode.rules import LayerSkip, RandomRule
 from decode.sampling import Settings
-from decode.state import DEPTH, State, Statistics, Traces, statistics
+from decode.state import Statistics, Traces, statistics
 from tests.models import FIXED, ours, variant
 
 
@@ -137,12 +137,3 @@ def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
 def test_rules_that_need_no_state_are_shown_none():
     done = generate(ours("grouped"), [1, 2, 3], LayerSkip(1, 3), Settings(10))
     assert all(round_.decisions == () for round_ in done.rounds)
-
-
-def test_feature_rows_are_the_named_columns():
-    state = State(4, 3, DEPTH, 17, *(float(i) for i in range(10, 20)))
-    names = ("entropy", "layer=2", "draft_index", "lookup_match", "layer=4")
-    assert feature_row(names, (2, 4))(state).tolist() == [11.0, 0.0, 3.0, 19.0, 1.0]
-    assert feature_row(("conf_topk",), (2, 4))(state).tolist() == [10.0]
-    with pytest.raises(KeyError, match="mood"):
-        feature_row(("entropy", "mood"), (2,))
