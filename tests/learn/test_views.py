@@ -1,0 +1,158 @@
+"""Views of the same rows: fewer candidates, one more action, other rewards, and decisions drawn anew from sweeps."""
+
+import numpy as np
+import pytest
+
+from learn.errors import LearnError
+from learn.offpolicy import Reweighted, complete
+from learn.rate import tokens_and_time
+from learn.rewards import rewarded
+from learn.views import bypassed, walks, with_bypass, with_candidates, with_features
+from replay.reader import open_dataset
+from replay.schema import CONTINUE, EXIT, WALK
+from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
+from tests.replay.synthetic import write_dataset
+
+LAYERS = (0, 4, 5, 8)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("synthetic") / "data"
+    write_dataset(path, 30, seed=0, layers=LAYERS)
+    return open_dataset(path)
+
+
+@pytest.fixture(scope="module")
+def rounds(dataset):
+    return dataset.columns(horizon="round", features="extended")
+
+
+@pytest.mark.parametrize("features", ["paper", "extended"])
+def test_walks_and_features_are_what_the_reader_gives(dataset, rounds, features):
+    ours = with_features(walks(rounds), features)
+    theirs = dataset.columns(horizon="walk", features=features)
+    assert (ours.feature_names, ours.layers) == (theirs.feature_names, theirs.layers)
+    for name in ("observations", "actions", "rewards", "terminals", "chain_starts", "truncated", "propensities"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+
+
+def test_fewer_candidates_keep_what_such_a_walk_would_have_logged(rounds):
+    kept = (0, 5)
+    view = with_candidates(rounds, kept)
+    assert view.layers == kept and set(np.unique(view.raw["layer"])) <= set(kept)
+    assert [name for name in view.feature_names if name.startswith("layer=")] == ["layer=0", "layer=5"]
+    ids = {}  # rows of the original by what identifies them
+    for number, row in enumerate(zip(rounds.episodes, rounds.raw["round"], rounds.raw["phase"], rounds.raw["layer"],
+                                     rounds.raw["draft_index"], strict=True)):  # fmt: skip
+        ids[tuple(map(int, row))] = number
+    chain_of = np.repeat(np.arange(len(rounds.truncated)), np.diff(rounds.chain_starts))
+    whole = cut = 0
+    for start, stop, truncated in zip(view.chain_starts, view.chain_starts[1:], view.truncated, strict=False):
+        keys = zip(view.episodes, view.raw["round"], view.raw["phase"], view.raw["layer"], view.raw["draft_index"],
+                   strict=True)  # fmt: skip
+        here = [ids[tuple(map(int, key))] for key in list(keys)[start:stop]]
+        original = np.flatnonzero(chain_of == chain_of[here[0]])
+        exits = original[(rounds.raw["phase"][original] == WALK) & (rounds.actions[original] == EXIT)]
+        possible = len(exits) and rounds.raw["layer"][exits[0]] in kept
+        if possible:  # everything of the round but the rows in between, and the probability of all of it
+            whole += 1
+            assert truncated == rounds.truncated[chain_of[here[0]]]
+            np.testing.assert_allclose(
+                view.propensities[start:stop].prod(), rounds.propensities[original].prod(), rtol=1e-5
+            )
+            assert here[-1] == original[-1]
+        else:
+            cut += 1
+            assert truncated and not view.terminals[start:stop].any()
+            assert (view.actions[start:stop] == CONTINUE).all()
+        walk = slice(start, stop)
+        last = (view.raw["phase"][walk] == WALK) & (view.raw["layer"][walk] == 5)
+        assert view.raw["forced"][walk][last].all() and (view.actions[walk][last] == EXIT).all()
+    assert whole > 50 and cut > 10
+    assert with_candidates(rounds, LAYERS) is rounds
+    with pytest.raises(LearnError, match="not at 0, 7"):
+        with_candidates(rounds, (0, 7))
+
+
+def test_fewer_candidates_leave_off_policy_weights_right(tmp_path):
+    """The weighted mean over what is left is that of rounds which exit at the only candidate left."""
+    write_known(tmp_path, episodes=200, rounds=20)
+    rounds = open_dataset(tmp_path).columns(horizon="round", features="extended")
+    view = complete(with_candidates(rounds, (4,)))
+    always = Reweighted(view, np.ones(len(view.actions), bool))
+    first = view.raw["draft_index"] == 1
+    assert always.mean(first * view.raw["accepted"]) == pytest.approx(1.0)  # layer 4 is always right
+    second = (view.raw["draft_index"] == 2) * view.raw["accepted"]
+    assert always.mean(second) == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_bypass_makes_going_on_a_choice_at_the_last_candidate(rounds):
+    both, one = (with_bypass(rounds, 16, both) for both in (True, False))
+    assert both.feature_names == (*rounds.feature_names, "layer=16") and not both.observations[:, -1].any()
+    reached = (rounds.raw["phase"] == WALK) & (rounds.raw["layer"] == 8)
+    passed = bypassed(both)
+    assert passed.sum() == reached.sum()
+    assert (both.actions[passed] == CONTINUE).all() and both.terminals[passed].all()
+    assert len(both.truncated) == len(rounds.truncated) + reached.sum()
+    assert not both.raw["forced"][(both.raw["phase"] == WALK)].any()
+    np.testing.assert_array_equal(both.propensities[passed], 0.5)
+    # one of the two for each round, about as often
+    assert len(one.truncated) == len(rounds.truncated) and 0.3 < bypassed(one).sum() / reached.sum() < 0.7
+    starts = one.chain_starts[:-1]
+    assert len({*zip(one.episodes[starts], one.raw["round"][starts], strict=True)}) == len(starts)
+    # it commits one token, in the time that verifying nothing takes
+    tokens, milliseconds = tokens_and_time(both, COSTS)
+    assert (tokens[passed] == 1).all()
+    np.testing.assert_allclose(milliseconds[passed], COSTS.finish(8, 0))
+    assert len(walks(both).truncated) == len(both.truncated) and bypassed(walks(both)).sum() == passed.sum()
+
+
+def test_named_rewards(rounds):
+    view = with_bypass(rounds, 16, both=True)
+    passed = bypassed(view)
+    paper = rewarded(view, "paper", 16, COSTS).rewards
+    np.testing.assert_allclose(paper[passed], 0.99, rtol=1e-6)
+    np.testing.assert_array_equal(paper[: len(rounds.rewards)], rounds.rewards)
+    accepted = rewarded(rounds, "accepted", 16, COSTS).rewards
+    drafts = (rounds.raw["phase"] != WALK) | (rounds.actions == EXIT)
+    right = rounds.raw["accepted"].astype(bool)
+    assert accepted.sum() == (drafts & right).sum() - (drafts & ~right).sum()
+    assert (accepted[~drafts] == 0).all() and not rewarded(view, "accepted", 16, COSTS).rewards[passed].any()
+    with pytest.raises(LearnError, match="costs"):
+        rewarded(rounds, "time", 16, None, 1.0)
+
+
+def test_a_reward_of_ones_own(rounds, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "def reward(columns, costs):\n"
+        "    columns['margin'][:] = 7  # its own copy\n"
+        "    return np.where(columns['accepted'], costs.layers, -columns['draft_index']) * columns['last']\n"
+    )
+    before = rounds.observations.copy()
+    found = rewarded(rounds, str(file), 16, COSTS).rewards
+    np.testing.assert_array_equal(rounds.observations, before)
+    last = np.zeros(len(found), bool)
+    last[rounds.chain_starts[1:] - 1] = True
+    expected = np.where(rounds.raw["accepted"], MODEL_LAYERS, -rounds.raw["draft_index"].astype(float)) * last
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("x = 1", "no function reward"),
+        ("def reward(columns, costs): return columns['typo']", "fails: KeyError: 'typo'"),
+        ("def reward(columns, costs): return columns['margin'][:-1]", "has shape"),
+        ("def reward(columns, costs): return columns['margin'] * float('nan')", "is nan at row 0"),
+        ("def reward(columns, costs): return ['a']", "fails: ValueError"),
+        ("def reward(", "fails: SyntaxError"),
+    ],
+)
+def test_what_is_wrong_with_a_reward_of_ones_own_is_said(rounds, tmp_path, source, complaint):
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    with pytest.raises(LearnError, match=complaint):
+        rewarded(rounds, str(file), 16, COSTS)
