@@ -2,7 +2,7 @@
 
 import typer
 
-from lede.commands import adapt, bench, calibrate, collect, compact, generate, inspect, learn
+from lede.commands import adapt, bench, calibrate, collect, compact, evaluate, generate, inspect, learn
 
 app = typer.Typer(
     name="lede",
@@ -18,6 +18,7 @@ app.command()(collect.collect)
 app.command()(inspect.inspect)
 app.command()(compact.compact)
 app.command()(learn.learn)
+app.command()(evaluate.evaluate)
 app.command()(generate.generate)
 app.command()(bench.bench)
 app.command()(calibrate.calibrate)

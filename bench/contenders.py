@@ -1,0 +1,71 @@
+"""Who is evaluated offline: policies, their ablations, and the rivals, tuned by replay on the training episodes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+
+import numpy as np
+
+from bench.evaluate import Rival
+from bench.families import FAMILIES, make_rule
+from bench.tune import Budget, drawn, predicted_rate
+from decode.rules import QPolicy
+from learn.split import held_out
+from replay.costs import Costs
+from replay.errors import DatasetError
+from replay.reader import Dataset
+from replay.texts import Texts, read_texts
+from serve.policy import Policy, check_fits
+
+TUNING = 40  # training texts that the rivals are tuned on: more change little, and each configuration reads them all
+
+
+def held_out_texts(dataset: Dataset, share: float) -> tuple[Texts, Texts]:
+    """Sweeps of the episodes that `lede learn` holds out, and of those that it trains on.
+
+    Raises DatasetError for a dataset that was collected without sweeps.
+    """
+    episodes = np.unique(dataset.columns().episodes)
+    held = held_out(episodes, share)
+    texts, training = read_texts(dataset, episodes[held]), read_texts(dataset, episodes[~held])
+    if texts is None or training is None:
+        raise DatasetError(
+            f"{dataset.path} has episodes without sweeps, which exact replay needs: "
+            "collect greedily and without --no-sweep"
+        )
+    return texts, training
+
+
+def contenders(
+    dataset: Dataset,
+    policies: Mapping[str, Policy],
+    training: Texts | None,
+    costs: Costs,
+    progress: Callable[[float, str], None] = lambda share, what: None,
+) -> list[Rival]:
+    """The policies by name; before them, with `training` texts, each family's best of the usual budget there.
+
+    Raises PolicyError for a policy of another model.
+    """
+    out = []
+    for number, family in enumerate(FAMILIES if training is not None else ()):
+        assert training is not None
+        progress(number / len(FAMILIES), f"tuning {family}")
+        out.append(tuned_by_replay(family, first(training, TUNING), costs))
+    for name, policy in policies.items():
+        check_fits(policy, dataset.header["model"])
+        out.append(Rival(name, QPolicy(policy, name)))
+    return out
+
+
+def tuned_by_replay(family: str, training: Texts, costs: Costs) -> Rival:
+    """The configuration with the highest predicted rate; the swept layers are the choice that there is."""
+    budget = Budget()
+    space = drawn(FAMILIES[family].space(training, costs.layers), budget.configurations, budget.seed)
+    best = max(space, key=lambda parameters: predicted_rate(make_rule(family, parameters), training, costs))
+    return Rival(family, make_rule(family, best), best)
+
+
+def first(texts: Texts, count: int) -> Texts:
+    """The first `count` texts."""
+    names = [field.name for field in fields(texts) if field.name not in ("layers", "stops")]
+    return replace(texts, **{name: getattr(texts, name)[:count] for name in names})

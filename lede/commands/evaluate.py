@@ -1,0 +1,83 @@
+"""`lede evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lede.commands.options import JsonOption
+from lede.errors import said_plainly
+
+
+@said_plainly
+def evaluate(
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset with sweeps.")] = Path("data/lede-tiny"),
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="A policy's folder; may be repeated. [dim]Default: policies/<dataset>, and its -paper[/]"),
+    ] = None,
+    rivals: Annotated[
+        bool, typer.Option(help="Also tune the rivals on the training episodes, and score them.")
+    ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the episodes that is held out, as `lede learn` does.")
+    ] = 0.2,
+    plot: Annotated[Path | None, typer.Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
+    json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Score policies and rivals offline: exact replay over the sweeps of held-out episodes, beside the best possible.
+
+    Nothing is decoded and no model is loaded: what each rule would do is in the dataset, what it takes in the costs.
+
+    [dim]lede evaluate --dataset data/llama2-7b --policy policies/llama2-7b[/]
+    [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
+    """
+    from lede.commands.loading import console, errors
+    from lede.paths import policy_path
+    from lede.progress import bar
+
+    with errors.status("reading the sweeps"):
+        from bench.contenders import contenders, held_out_texts
+        from bench.evaluate import evaluate as run
+        from replay.reader import open_dataset
+        from serve.policy import load_policy
+
+        opened = open_dataset(dataset)
+        if calibration is not None:
+            from replay.calibration import load_calibration
+
+            costs = load_calibration(calibration, opened.header["model"]).costs
+        else:
+            costs = opened.costs()
+        usual = policy_path(dataset)
+        folders = policy if policy is not None else [p for p in (usual, policy_path(dataset, "paper")) if p.is_dir()]
+        policies = {folder.name: load_policy(folder) for folder in folders}
+        texts, training = held_out_texts(opened, validation)
+    with bar("evaluating", 1000, quiet=json) as advance:
+
+        def tuning(share: float, what: str) -> None:
+            advance(round(share * 500), what)
+
+        methods = contenders(opened, policies, training if rivals else None, costs, tuning)
+        found = run(texts, costs, methods, lambda done, total: advance(500 + round(done / total * 500), "replaying"))
+    if plot is not None:
+        from bench.evaluate_plot import draw
+
+        draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} held-out texts, {dataset}")
+    if json:
+        import json as encoder
+
+        print(encoder.dumps({"dataset": str(dataset)} | found.to_json()))
+        return
+    from lede.evaluate_tables import ceiling_table, evaluation_table, evaluation_words
+
+    console.print(evaluation_table(found, str(dataset)))
+    console.print(ceiling_table(found))
+    for line in evaluation_words(found):
+        console.print(line)
+    if plot is not None:
+        console.print(f"drawn in {plot}")
