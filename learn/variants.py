@@ -92,6 +92,7 @@ class _Grid:
                 status = "ok" if trouble is None else "diverged" if isinstance(trouble, Diverged) else "failed"
                 results[variant] = self._write(variant, judge, status, str(trouble or ""))
         self.done += len(group)
+        self.progress(round(1000 * self.done / self.total), "")
         return results
 
     def _judge(self, variant: Variant) -> Judge:
