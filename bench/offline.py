@@ -56,7 +56,7 @@ def replay_rule(
     """
     rule.start()
     calls = deciding(rule, costs) if decision is None else Deciding(decision, decision)
-    prices = Prices(costs, rule.needs_state, rule.needs_lookup or 0 in rule.layers, calls)
+    prices = Prices(costs, rule, calls)
     return [_Replay(rule, texts, n, prices, costs, max_drafts).run() for n in range(len(texts.lengths))]
 
 
@@ -185,9 +185,10 @@ class _Replay:
         row = column.states[self.number][at]
         lookups = row[5:] if self.lookup else BLANK[5:]
         # conf_trace is over committed tokens: the round's drafts leave it as it was
+        trace = column.states[self.number][self.at][TRACE] if self.rule.needs_trace else 0.0
         return State(
-            layer, draft_index, phase, column.drafts[self.number][at], row[0], row[1],
-            column.states[self.number][self.at][TRACE], row[3], row[4], self.draft_logp, self.traces.accept, *lookups,
+            layer, draft_index, phase, column.drafts[self.number][at], row[0], row[1], trace, row[3], row[4],
+            self.draft_logp, self.traces.accept, *lookups,
         )  # fmt: skip
 
     def _take(self, column: "_Column", state: State) -> None:

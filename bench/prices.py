@@ -23,14 +23,15 @@ class Deciding:
 
 
 class Prices:
-    """Milliseconds under a rule that does or does not look at states, and does or does not use the lookup index.
+    """Milliseconds under a rule, which does or does not look at states, and use the lookup index.
 
     Every state that is reached is charged for a decision, as by the methods of Costs and in the time reward, those
     where the choice is forced included.
     """
 
-    def __init__(self, costs: Costs, states: bool, lookup: bool, deciding: Deciding):
-        self._costs, self._states, self._uses_lookup = costs, states, lookup
+    def __init__(self, costs: Costs, rule: ExitRule, deciding: Deciding):
+        states, lookup = rule.needs_state, rule.needs_lookup or 0 in rule.layers
+        self._costs, self._traces, self._uses_lookup = costs, states and rule.needs_trace, lookup
         look = costs.head[0] + costs.features if states else 0.0
         self.look = look + deciding.walk if states else 0.0  # to see a state of a real layer in the walk
         self.look0 = deciding.walk if states else 0.0
@@ -38,7 +39,7 @@ class Prices:
         self.lookup = costs.lookup
         self._again = look + (deciding.draft if states else 0.0) + (costs.lookup if lookup else 0.0)
         self._again0 = costs.lookup + (deciding.draft if states else 0.0)
-        self._kept = (costs.trace if states else 0.0) + (costs.index if lookup else 0.0)
+        self._kept = (costs.trace if self._traces else 0.0) + (costs.index if lookup else 0.0)
         self._plain, self._walk, self._draft = _line(costs.plain), _line(costs.first), _line(costs.again)
         self._finishes: dict[tuple[int, int], Line] = {}
 
@@ -55,7 +56,7 @@ class Prices:
         found = self._finishes.get((exit_layer, drafts))
         if found is None:
             found = self._finishes[exit_layer, drafts] = _line(
-                lambda at: self._costs.finish(exit_layer, drafts, at, states=self._states, lookup=self._uses_lookup)
+                lambda at: self._costs.finish(exit_layer, drafts, at, states=self._traces, lookup=self._uses_lookup)
             )
         return found[0] + found[1] * position
 

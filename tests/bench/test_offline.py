@@ -5,7 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from bench.families import FAMILIES, make_rule
 from bench.offline import replay_rule
+from bench.tune import drawn
 from collect.sweep import sweep
 from decode.generate import generate
 from decode.rules import Autoregressive, LayerSkip, LengthHeuristic, QPolicy, RandomRule, Rule
@@ -107,6 +109,17 @@ class Dropping(RandomRule):
 EXACT["coins, drops"] = Dropping((0, 1, 3), 4)
 
 
+def rivals(family, count, **changes):
+    """A family's rules with parameters from all over its space."""
+    found = drawn(FAMILIES[family].space(TEXTS, 4), count, seed=1)
+    return {f"{family} {i}": make_rule(family, parameters | changes) for i, parameters in enumerate(found)}
+
+
+EXACT |= rivals("layerskip", 6) | rivals("prompt-lookup", 3) | rivals("length-heuristic", 6)
+EXACT |= rivals("draft-verify", 3, max_drafts=2, keeps_last=True)  # two are drafted before it is asked
+BOUNDED |= rivals("del", 8)
+
+
 def real(rule, settings, costs=COSTS):
     """What decoding really does, in the terms of a replay, and each text's milliseconds by the bill of its rounds."""
     out = []
@@ -146,11 +159,13 @@ def bill(round_, rule, costs, room):
         total += costs.step(reached, state.layer, at) if state.layer else costs.visit0
         reached = state.layer
     if layer is None:
-        kept = costs.trace + (costs.index if lookup else 0.0)
-        return total + (costs.finish(reached, 0, at, lookup=lookup) if reached else costs.plain(at) + kept)
+        kept = (costs.trace if rule.needs_trace else 0.0) + (costs.index if lookup else 0.0)
+        return total + (
+            costs.finish(reached, 0, at, states=rule.needs_trace, lookup=lookup) if reached else costs.plain(at) + kept
+        )
     drafting = [d.state for d in states if d.state.phase == 1]
     total += sum(costs.draft(layer, at + s.draft_index - 1) for s in drafting)
-    total += costs.finish(layer, count, at, lookup=lookup)
+    total += costs.finish(layer, count, at, states=rule.needs_trace, lookup=lookup)
     total -= len(drafting) * costs.lookup if layer and not lookup else 0.0
     dropped = len(drafting) - (count - 1)
     assert dropped in ((0,) if rule.keeps_last else (0, 1))
@@ -190,6 +205,20 @@ def test_what_is_drafted_behind_a_mismatch_stays_within_the_bounds(name):
             assert there[2] == pytest.approx(r.milliseconds)
             assert drafted == there[0][4]
     assert width > 0  # there is something to be unsure about
+
+
+@pytest.mark.parametrize("rule", rivals("lite", 8).values(), ids=str)
+def test_lite_decides_before_it_drafts_so_only_its_bounds_are_unsure(rule):
+    for there, here in zip(real(rule, SETTINGS), replayed(rule), strict=True):
+        assert here[:2] == there[:2]
+        assert here[2].milliseconds == pytest.approx(there[2])
+
+
+@pytest.mark.parametrize("rule", rivals("draft-verify", 6).values(), ids=str)
+def test_draft_and_verify_remembers_lost_drafts_and_is_still_close(rule):
+    there, here = real(rule, SETTINGS), [r for _, _, r in replayed(rule)]
+    assert sum(r.milliseconds for r in here) == pytest.approx(sum(t[2] for t in there), rel=0.05)
+    assert sum(r.rounds for r in here) == pytest.approx(sum(t[0][1] for t in there), rel=0.05)
 
 
 @pytest.mark.parametrize("rule", [LayerSkip(1, 5), LayerSkip(0, 12), LengthHeuristic(2)], ids=str)

@@ -1,0 +1,164 @@
+"""Setting a method's parameters on training prompts, every family of rules with the same budget.
+
+The training prompts are decoded and swept once, for all families. Each family may have so many configurations scored
+by exact replay of those sweeps (`bench.offline`), drawn evenly and by a seed from its space (`bench.families`), and so
+many of the best timed for real, in turns; the fastest is kept. A space with fewer configurations is tried whole, and
+the rest of its budget is not used. Nothing here ever sees the prompts that are measured on.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from bench.families import FAMILIES, Parameters, make_rule, real_layers
+from bench.measure import Sample, measure, rule_method
+from bench.offline import replay_rule
+from collect.sweep import sweep
+from decode.generate import generate
+from decode.model import Model
+from decode.rules import ExitRule
+from decode.sampling import Settings
+from replay.costs import Costs
+from replay.texts import Texts, texts_of
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every family may use: configurations scored by replay, and of those the best so many timed for real."""
+
+    configurations: int = 120
+    finalists: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A configuration that was timed; rates are tokens a second on the training prompts, reading them included."""
+
+    parameters: Parameters
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The fastest configuration of a family, and what was tried for it. `rule` makes a new rule object."""
+
+    family: str
+    rule: Callable[[], ExitRule]
+    parameters: Parameters
+    predicted: float  # tokens a second by replay, reading the prompts included
+    measured: float  # and timed
+    scored: int  # configurations; fewer than the budget's where the space is smaller
+    finalists: tuple[Finalist, ...]
+    budget: Budget
+    prompts: int
+    prompts_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What a bench stores; `bench.families.make_rule(family, parameters)` gives the rule again."""
+        return {
+            "family": self.family, "parameters": self.parameters, "predicted": self.predicted,
+            "measured": self.measured, "scored": self.scored, "finalists": [asdict(one) for one in self.finalists],
+            "budget": asdict(self.budget), "prompts": self.prompts, "prompts_hash": self.prompts_hash,
+        }  # fmt: skip
+
+
+def sweep_prompts(
+    model: Model,
+    prompts: Sequence[list[int]],
+    settings: Settings,
+    layers: Sequence[int] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Texts:
+    """Write the training prompts' greedy texts and sweep them, at layer 0 and by default every layer of 1 … 3L/4."""
+    wanted = tuple(sorted({0, *(real_layers(model.layer_count) if layers is None else layers)}))
+    greedy, sweeps = replace(settings, temperature=0.0), []
+    for number, ids in enumerate(prompts):
+        done = generate(model, ids, None, greedy)
+        sweeps.append(sweep(model, wanted, number, done.prompt_ids, done.token_ids))
+        progress(number + 1, len(prompts))
+    limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
+    stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
+    return texts_of(sweeps, [len(ids) for ids in prompts], wanted, limits, stops)
+
+
+def tune(
+    model: Model,
+    family: str,
+    texts: Texts,
+    costs: Costs,
+    prompts: Sequence[list[int]],
+    settings: Settings,
+    budget: Budget | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Tuned:
+    """The fastest rule of a family on the training `prompts`, whose sweeps are `texts`."""
+    space = FAMILIES[family].space(texts, model.layer_count)
+    return search(
+        model, family, space, lambda parameters: make_rule(family, parameters), texts, costs, prompts, settings,
+        budget, progress,
+    )  # fmt: skip
+
+
+def search(
+    model: Model,
+    family: str,
+    space: Sequence[Parameters],
+    make: Callable[[Parameters], ExitRule],
+    texts: Texts,
+    costs: Costs,
+    prompts: Sequence[list[int]],
+    settings: Settings,
+    budget: Budget | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Tuned:
+    """The same over any list of parameters: score by replay, time the best, keep the fastest."""
+    budget = budget or Budget()
+    chosen = drawn(space, budget.configurations, budget.seed)
+    most = min(budget.finalists, len(chosen))
+    total = len(chosen) + most * len(prompts)
+    predicted = []
+    for number, parameters in enumerate(chosen):
+        predicted.append(predicted_rate(make(parameters), texts, costs))
+        progress(number + 1, total)
+    order = sorted(range(len(chosen)), key=predicted.__getitem__, reverse=True)[:most]
+    samples = []
+    methods = [rule_method(model, make(chosen[i]), settings, str(i)) for i in order]
+    for sample in measure(model, methods, [(str(n), "training", ids) for n, ids in enumerate(prompts)]):
+        samples.append(sample)
+        progress(len(chosen) + len(samples), total)
+    finalists = tuple(Finalist(chosen[i], predicted[i], measured_rate(samples, str(i))) for i in order)
+    best = max(finalists, key=lambda one: one.measured)
+    return Tuned(
+        family, lambda: make(best.parameters), best.parameters, best.predicted, best.measured, len(chosen), finalists,
+        budget, len(prompts), hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16],
+    )  # fmt: skip
+
+
+def drawn(space: Sequence[Parameters], count: int, seed: int) -> list[Parameters]:
+    """`count` of the space, one at random from each of as many equal stretches of it; all of it where it is smaller."""
+    if len(space) <= count:
+        return list(space)
+    rng = random.Random(seed)
+    edges = [round(i * len(space) / count) for i in range(count + 1)]
+    return [space[rng.randrange(lo, hi)] for lo, hi in pairwise(edges)]
+
+
+def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
+    """Tokens a second by replay, reading the prompts included."""
+    found = replay_rule(rule, texts, costs)
+    spent = sum(one.milliseconds + one.prompt_milliseconds for one in found)
+    return 1e3 * sum(one.tokens for one in found) / spent
+
+
+def measured_rate(samples: Sequence[Sample], method: str) -> float:
+    """Tokens a second of one method's samples."""
+    own = [sample for sample in samples if sample.method == method]
+    return sum(len(sample.token_ids) for sample in own) / sum(sample.seconds for sample in own)

@@ -1,0 +1,103 @@
+"""Tuning: equal budgets, real rules, and what it says of them can be used again."""
+
+import json
+
+import pytest
+
+from bench.families import FAMILIES, ladders, make_rule, real_layers
+from bench.tune import Budget, drawn, predicted_rate, search, sweep_prompts, tune
+from decode.generate import generate
+from decode.rules import Autoregressive, LayerSkip
+from decode.sampling import Settings
+from replay.costs import MAX_ROWS, Costs
+from tests.models import ours
+
+MODEL = ours("grouped")
+PROMPTS = [[3], [5, 9, 2, 30, 7, 1], [4, 4, 4, 4]]
+SETTINGS = Settings(40, stop_tokens=frozenset())
+COSTS = Costs(
+    layers=4, layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)), head=(0.1,) * MAX_ROWS, features=0.01,
+    decision=0.01, lookup=0.01, round=0.1, prefill=0.2,
+)  # fmt: skip
+BUDGET = Budget(configurations=9, finalists=3)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return sweep_prompts(MODEL, PROMPTS, SETTINGS)
+
+
+def test_every_real_layer_up_to_three_quarters_and_the_lookup_are_swept(texts):
+    assert texts.layers == (0, 1, 2, 3)
+    assert real_layers(16) == tuple(range(1, 13))
+    assert real_layers(2) == (1,)
+    plain = [generate(MODEL, prompt, None, SETTINGS).token_ids for prompt in PROMPTS]
+    assert [tuple(row) for row in texts.targets.tolist()] == plain
+    assert texts.limits.tolist() == [40, 40, 40]
+
+
+def test_sampling_is_tuned_on_greedy_texts(texts):
+    warm = sweep_prompts(MODEL, PROMPTS[:1], Settings(40, temperature=1.0, stop_tokens=frozenset()), layers=(2,))
+    assert warm.layers == (0, 2)
+    assert warm.targets.tolist() == texts.targets[:1].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_tuned_and_stored(family, texts):
+    seen = []
+    tuned = tune(MODEL, family, texts, COSTS, PROMPTS, SETTINGS, BUDGET, progress=lambda *done: seen.append(done))
+    assert tuned.scored == 9
+    assert len(tuned.finalists) == 3
+    assert [one.predicted for one in tuned.finalists] == sorted((f.predicted for f in tuned.finalists), reverse=True)
+    assert tuned.measured == max(one.measured for one in tuned.finalists) > 0
+    assert seen == [(i + 1, 9 + 9) for i in range(18)]
+    stored = json.loads(json.dumps(tuned.to_json()))
+    assert stored["family"] == family
+    again = make_rule(family, stored["parameters"])
+    assert predicted_rate(again, texts, COSTS) == pytest.approx(tuned.predicted, rel=0.05)  # decisions are timed anew
+    assert tuned.rule().name == family
+    assert tuned.rule() is not tuned.rule()
+    real = [layer for layer in again.layers if layer < MODEL.layer_count]
+    assert real == [0] if family.endswith("-lookup") else 0 not in real
+    for prompt in PROMPTS:
+        assert generate(MODEL, prompt, again, SETTINGS).token_ids == generate(MODEL, prompt, None, SETTINGS).token_ids
+
+
+def test_the_whole_of_a_space_can_be_made(texts):
+    for family, entry in FAMILIES.items():
+        space = entry.space(texts, MODEL.layer_count)
+        assert len({json.dumps(parameters) for parameters in space}) == len(space)  # no configuration twice
+        for parameters in space:
+            rule = make_rule(family, parameters)
+            assert set(rule.layers) - {MODEL.layer_count} <= set(texts.layers)
+
+
+def test_the_best_of_a_list_is_found_by_replay(texts):
+    space = [{"exit_layer": e, "draft_length": d} for e in (1, 3) for d in (1, 4, 12)]
+    best = max((predicted_rate(LayerSkip(**p), texts, COSTS), i) for i, p in enumerate(space))[1]
+    found = search(
+        MODEL, "mine", space, lambda p: LayerSkip(**p), texts, COSTS, PROMPTS, SETTINGS, Budget(finalists=1)
+    )  # fmt: skip
+    assert found.parameters == space[best]
+    assert found.scored == 6
+
+
+def test_reading_the_prompt_is_in_the_rate(texts):
+    tokens, prompt = 3 * 40, sum(map(len, PROMPTS))
+    expected = 1e3 * tokens / (tokens * COSTS.plain() + prompt * COSTS.prefill)
+    assert predicted_rate(Autoregressive(), texts, COSTS) == pytest.approx(expected)
+
+
+def test_draws_are_even_and_the_same_for_a_seed():
+    space = [{"n": n} for n in range(1000)]
+    some = drawn(space, 100, seed=3)
+    assert some == drawn(space, 100, seed=3) != drawn(space, 100, seed=4)
+    assert all(0 <= one["n"] - 10 * i < 10 for i, one in enumerate(some))
+    assert drawn(space[:7], 100, seed=3) == space[:7]
+
+
+def test_ladders_start_where_they_say():
+    found = ladders(range(1, 13), (1, 3))
+    assert {(1,), (1, 7, 12), (1, 3, 6)} <= set(found)
+    assert len(set(found)) == len(found)
+    assert all(list(one) == sorted(set(one)) for one in found)
