@@ -1,15 +1,15 @@
 """What the operations of a round cost on this device, in milliseconds: the base of the time reward.
 
 They are taken from real rounds, not from operations timed alone: a few texts are written by rules that change exit
-layer and draft length from round to round, and what each operation adds is fitted to the times of all rounds. Timed
-alone an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache)
-than it is between the others. Neighbouring rounds are of different kinds, so a slow spell of the machine hits all.
+layer and draft length every few rounds, and what each operation adds is fitted to the times of all rounds. Timed alone
+an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache) than it
+is between the others. All kinds of rounds take turns, so a slow spell of the machine hits all.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, pairwise
+from itertools import chain, cycle, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,19 @@ STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are me
 TOKENS = 160  # written behind each
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, MAX_ROWS - 1)
 FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
-PLAIN = 6  # rounds of plain decoding at a time
+ALIKE = 4  # rounds of one kind in a row; the first of them finds the caches as another kind left them, and is not used
 
 Plan = Sequence[tuple[int, int]]
 
 
 class _Turns:
-    """Gives a rule another exit layer and draft length each round, in turn through a plan."""
+    """Gives a rule another exit layer and draft length every few rounds, in turn through a plan."""
 
     layers: tuple[int, ...]
     max_drafts: int
 
     def take_turns(self, plan: Plan) -> None:
-        self._plan = cycle(plan)
+        self._plan = chain.from_iterable(repeat(cell, ALIKE) for cell in cycle(plan))
         self._next()
 
     def finish(self, round_: Round) -> None:
@@ -132,7 +132,7 @@ def gather(
 
 
 def rules(layer_count: int) -> list[Rule]:
-    """Rules that see nothing, that copy, that see states, and that think, with what each drafts in a random order."""
+    """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order."""
     exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
     shallow = exits[:4]
     shuffled = random.Random(0).sample
@@ -141,17 +141,16 @@ def rules(layer_count: int) -> list[Rule]:
         cells = [(layer, length) for layer in layers for length in lengths]
         return shuffled(cells, len(cells))
 
-    bare = []
-    for i, cell in enumerate(plan(exits, LENGTHS)):
-        bare += [cell] if i % 9 else [*[(0, 0)] * PLAIN, cell]
     made: list[Rule] = [
-        _Fixed(bare or [(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW)),
+        _Fixed([(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW))
     ]  # fmt: skip
-    return [*made, _Fixed(plan(shallow, FEW), states=True)] if shallow else made
+    if exits:
+        made += [_Fixed(plan(exits, LENGTHS)), _Fixed(plan(shallow, FEW), states=True)]
+    return made
 
 
 def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
-    """Rounds that went as planned; the time that the prompt took is added to `prompts`, for a rule without lookup."""
+    """Rounds that went as planned, behind another of their kind; `prompts` gets readings of rules without lookup."""
     start = min(start, max(model.context - TOKENS, model.context // 3, 1))
     # a prompt that repeats itself, so that there is always something to copy
     period = np.random.default_rng(0).integers(model.vocabulary, size=min(start, 24))
@@ -164,11 +163,11 @@ def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]
     synchronise(model)
     if not rule.needs_lookup and start > 1:
         prompts.append((start, (time.perf_counter() - began) * 1e3))
-    planned = rule.max_drafts
+    before, planned = None, (*rule.layers, rule.max_drafts)
     for round_ in decoding.rounds():
-        if len(round_.drafts) == planned:
+        if before == planned and len(round_.drafts) == planned[-1]:
             yield _sample(round_, rule)
-        planned = rule.max_drafts
+        before, planned = planned, (*rule.layers, rule.max_drafts)
 
 
 def _sample(round_: Round, rule: Rule) -> Sample:

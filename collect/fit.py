@@ -1,8 +1,8 @@
 """From timed rounds to costs: what each layer, row, head, state, decision and round adds, fitted to all rounds at once.
 
 Each sample gives two sums of unknown costs, its drafting and its verification. Errors are relative, and what is met is
-a low quantile of the times: other work on the machine only ever makes a round slower. No cost is negative, and a pass
-over more rows never costs less: what is fitted for rows is the increments.
+a quantile of the times a little under the middle: other work on the machine only ever makes a round slower. No cost is
+negative, and a pass over more rows never costs less: what is fitted for rows is the increments.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from replay.costs import MAX_ROWS, Costs
 
-QUANTILE = 0.15  # of the times of rounds of one kind
+QUANTILE = 0.4  # of the times of rounds of one kind
 REWEIGHTINGS = 15  # on the way from squared errors to the quantile's
 FLOOR = 0.01  # relative errors below this weigh no more than this one
 
 Float = NDArray[np.float64]
 
 # the unknowns that are one number each; the increments of layer and head for rows 2, 3, … follow them
-NAMES = ("first", "again", "head", "start", "cache", "attention", "features", "lookup", "decision")
+NAMES = ("first", "again", "head", "start", "cache", "attention", "features", "lookup", "decision", "opening")
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def fit(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_c
         context=context,
         cache=float(known["cache"]),
         attention=float(known["attention"]),
-        prefill=_low([spent / tokens for tokens, spent in prompts], 0.0),
+        prefill=_reading(prompts),
         autoregressive=float(layer_count * known["first"] + known["head"]),
         index=max(indexed - bare, 0.0),
-        trace=max(traced - indexed, 0.0),
+        trace=float(known["opening"]) + max(traced - indexed, 0.0),
     )
 
 
@@ -87,7 +87,8 @@ def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:
     e, d, further = s.exit_layer, s.drafts, s.position - context
     reach = e * (d + 1) * further
     layers = (e, e * d, d, 1, reach, reach) if e else (0, 0, 0, 0, 0, 0)  # a lookup's draft runs no layer and no head
-    sees = (d if s.states and e else 0, d if s.lookup else 0, s.decisions)
+    # a round's first decision is dearer: what it takes was last used a verification ago
+    sees = (d if s.states and e else 0, d if s.lookup else 0, s.decisions, s.decisions > 0)
     return np.array([*layers, *sees, *[0] * (2 * len(lengths))], float)
 
 
@@ -95,14 +96,14 @@ def _verifying(s: Sample, context: int, lengths: list[int], layer_count: int) ->
     """The upper layers over the drafts' rows, and the head."""
     upper, further = layer_count - s.exit_layer, s.position - context
     up_to = [float(length <= s.drafts) for length in lengths]
-    row = [upper, 0, 1, 0, upper * further, upper * (s.drafts + 1) * further, 0, 0, 0]
+    row = [upper, 0, 1, 0, upper * further, upper * (s.drafts + 1) * further, 0, 0, 0, 0]
     return np.array([*row, *(upper * on for on in up_to), *up_to], float)
 
 
 def _plain(s: Sample, context: int, lengths: list[int], layer_count: int) -> Float:
     """All layers over one row, and the head."""
     reach = layer_count * (s.position - context)
-    return np.array([layer_count, 0, 1, 0, reach, reach, 0, 0, 0, *[0] * (2 * len(lengths))], float)
+    return np.array([layer_count, 0, 1, 0, reach, reach, 0, 0, 0, 0, *[0] * (2 * len(lengths))], float)
 
 
 def quantile(equations: Float, values: Float) -> Float:
@@ -151,6 +152,13 @@ def _between(rows: NDArray[np.int64], known: NDArray[np.int64], values: Float) -
         slope = max(float(values[-1] - values[0]) / float(known[-1] - known[0]), 0.0)
         out = np.where(rows > known[-1], values[-1] + slope * (rows - known[-1]), out)
     return out
+
+
+def _reading(prompts: Sequence[tuple[int, float]]) -> float:
+    """Milliseconds a token of prompts of every length in turn; the longer one's tokens see more others."""
+    lengths = {tokens for tokens, _ in prompts}
+    spent = sum(_low([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
+    return spent / max(sum(lengths), 1)
 
 
 def _low(values: Sequence[float], otherwise: float) -> float:

@@ -34,7 +34,7 @@ class Costs:
     prefill: float = 0.0  # one token of a prompt, all layers
     autoregressive: float | None = None  # one token of plain decoding; None: as many layers over one row, and a head
     index: float = 0.0  # a round's keeping of the lookup index, for rules that use it
-    trace: float = 0.0  # a round's keeping of what states remember, for rules that see states
+    trace: float = 0.0  # a round's keeping of what states remember, and its first look, for rules that see states
 
     def __post_init__(self) -> None:
         """Lengthen tables of earlier versions to MAX_ROWS, on the straight line of their last rows."""

@@ -71,6 +71,6 @@ def _rounds(axes: Axes, costs: Costs) -> None:
         axes.text(total, i, f" {total:.3g} ms", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds of a round", xlim=(0, max(left.values()) * 1.15))
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set_title("Where a round's time goes", loc="left", fontsize=10, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)

@@ -61,6 +61,11 @@ def calibrate(
 
         print(encoder.dumps(calibration.to_json()))
         return
+    facts, context = calibration.device, calibration.costs.context
+    console.print(
+        f"{calibration.model['name']} · {calibration.dtype} · {facts['name']}, {facts['threads']} threads · "
+        f"{context} positions cached"
+    )
     console.print(calibration_table(calibration))
     console.print(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
 
@@ -69,12 +74,7 @@ def calibration_table(calibration: "Calibration") -> "Table":
     """Milliseconds of each operation, and how many layers of plain decoding they are."""
     from rich.table import Table
 
-    costs, device = calibration.costs, calibration.device
-    table = Table(
-        title=f"{calibration.model['name']} · {calibration.dtype} · {device['name']}, {device['threads']} threads · "
-        f"{costs.context} positions cached",
-        title_justify="left",
-    )
+    costs, table = calibration.costs, Table()
     table.add_column("operation")
     table.add_column("ms", justify="right")
     table.add_column("layers", justify="right")

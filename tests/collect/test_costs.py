@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from collect.costs import FEW, LENGTHS, gather, measure, rules
+from collect.costs import ALIKE, FEW, LENGTHS, gather, measure, rules
 from decode.loop import Decoding
 from decode.rules import QPolicy
 from decode.sampling import Settings
@@ -36,15 +36,16 @@ def test_rules_draft_what_is_planned_and_cover_it(layer_count):
     planned = {}
     for rule in rules(layer_count):
         cells = set()
-        for _ in range(400):
+        for _ in range(6 * len(LENGTHS) * ALIKE):
             cells.add((*rule.layers, rule.max_drafts))
             rule.finish(None)
         assert all(0 <= cell[0] < layer_count for cell in cells if len(cell) == 2)
-        planned[type(rule).__name__, rule.needs_state, rule.needs_lookup] = cells
-    copies = planned["_Fixed", False, True]
-    assert copies == {(0, d) for d in LENGTHS}
+        planned.setdefault((type(rule).__name__, rule.needs_state, rule.needs_lookup), set()).update(cells)
+    assert planned["_Fixed", False, True] == {(0, d) for d in LENGTHS}
+    bare = planned["_Fixed", False, False]
+    assert (0,) in bare  # plain decoding
+    assert {cell[1] for cell in bare if len(cell) == 2} == (set(LENGTHS) if layer_count > 1 else set())
     assert {d for e, d in planned["_Probe", True, True] if e == 0} == set(FEW)
-    assert (0,) in planned["_Fixed", False, False]  # plain decoding
 
 
 def test_the_probe_looks_and_decides_at_every_draft():

@@ -50,17 +50,17 @@ def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[
         position = rng.randrange(60, 440)
         made.append(Sample(0, 0, position, False, False, 0, 0.0, slowed(TRUE.plain(position)), 0.0))
     rng.shuffle(made)
-    return made, [(n, slowed(TRUE.read(n))) for n in (64, 320) * 10]
+    return made, [(n, slowed(TRUE.read(n))) for n in (64, 320) * 30]
 
 
 def one(exit_layer: int, drafts: int, at: int, states: bool, lookup: bool, slowed) -> Sample:
     decisions = max(drafts - 2, 0) if states and lookup else 0
-    draft = decisions * TRUE.decision + drafts * TRUE.lookup * lookup
+    draft = decisions * TRUE.decision + drafts * TRUE.lookup * lookup + 0.04 * (decisions > 0)
     if exit_layer:
         draft += exit_layer * (TRUE.first(at) + drafts * TRUE.again(at)) + drafts * TRUE.head[0]
         draft += 0.02 + drafts * TRUE.features * states  # a part of the round's fixed cost is in its drafting
     verify = (LAYERS - exit_layer) * (TRUE.layer[drafts] + TRUE.further(drafts + 1, at)) + TRUE.head[drafts]
-    rest = 0.01 + (TRUE.index if lookup else 0) + (TRUE.trace if states and lookup else 0)
+    rest = 0.01 + (TRUE.index if lookup else 0) + (TRUE.trace - 0.04 if states and lookup else 0)
     return Sample(exit_layer, drafts, at, states, lookup, decisions, slowed(draft), slowed(verify), slowed(rest))
 
 
@@ -73,17 +73,24 @@ def compare(found: Costs, tolerance: float) -> None:
                 assert found.fixed(exit_layer, drafts, at) == pytest.approx(
                     TRUE.fixed(exit_layer, drafts, at), rel=tolerance
                 )
-                assert found.draft(exit_layer, at) == pytest.approx(TRUE.draft(exit_layer, at), rel=tolerance)
-                assert found.finish(exit_layer, drafts, at) == pytest.approx(
-                    TRUE.finish(exit_layer, drafts, at), rel=tolerance
+                assert thinking(found, exit_layer, drafts, at) == pytest.approx(
+                    thinking(TRUE, exit_layer, drafts, at), rel=tolerance
                 )
     assert found.read(300) == pytest.approx(TRUE.read(300), rel=tolerance)
+
+
+def thinking(costs: Costs, exit_layer: int, drafts: int, at: int) -> float:
+    """A round of a policy that exits at its first candidate."""
+    walk = costs.visit0 if exit_layer == 0 else costs.step(0, exit_layer, at)
+    return walk + (drafts - 1) * costs.draft(exit_layer, at) + costs.finish(exit_layer, drafts, at)
 
 
 def test_what_was_timed_without_noise_is_found_again():
     samples, prompts = rounds()
     found = fit(samples, prompts, LAYERS)
     compare(found, 1e-3)
+    for exit_layer in (0, 2, 6):
+        assert found.draft(exit_layer) == pytest.approx(TRUE.draft(exit_layer, found.context), rel=1e-3)
     assert found.cache == pytest.approx(TRUE.cache, rel=0.01)
     assert found.attention == pytest.approx(TRUE.attention, rel=0.01)
     assert found.first() == pytest.approx(TRUE.first(found.context), rel=0.01)
@@ -101,7 +108,7 @@ def layer_at(found: Costs, rows: int) -> float:
 def test_a_busy_machine_moves_the_costs_little(seed):
     """Half of the times up to 30 % too long, a tenth seven times: quantiles hold, means would be double."""
     samples, prompts = rounds(noise=0.3, seed=seed)
-    compare(fit(samples, prompts, LAYERS), 0.06)
+    compare(fit(samples, prompts, LAYERS), 0.1)
 
 
 def test_rows_that_were_not_tried_lie_between_those_that_were():

@@ -47,7 +47,8 @@ def test_of_another_model_or_dtype(tmp_path):
     ("change", "message"),
     [
         ({"format": 2}, "not a calibration of format 1"), ({"costs": None}, "has no costs"),
-        ({"costs": {"layers": 16}}, "costs lack layer"), ({"model": []}, "has no model"), ({"dtype": 1}, "has no dtype"),
+        ({"costs": {"layers": 16}}, "costs lack layer"), ({"model": []}, "has no model"),
+        ({"dtype": 1}, "has no dtype"),
     ],
 )  # fmt: skip
 def test_what_is_no_calibration_is_named(tmp_path, change, message):
