@@ -85,6 +85,10 @@ class Eager:
             x = x + layer.down(F.silu(gate) * up)
         return x
 
+    def read(self, x: Tensor, position: int, cache: list[Tensor]) -> None:
+        """See Model.read."""
+        self.run(0, len(self._layers), x, position, cache)
+
     def head(self, x: Tensor) -> Tensor:
         """See Model.head."""
         z = self._head(self._cast(F.rms_norm(x, x.shape[1:], self._norm, self.eps)))

@@ -3,44 +3,64 @@
  * Two properties matter more than peak speed:
  *   - A row's result does not depend on the rows beside it. Every output number is summed in one fixed order, whatever
  *     the number of rows, threads or tiles, so plain and speculative decoding see the same bits and choose the same tokens.
- *   - A pass over several rows reads the weights once. Weights are packed in blocks of 16 outputs, a block's inputs
- *     contiguous, so that one load serves all rows.
+ *   - A pass over several rows reads the weights once. They are packed in blocks of 32 outputs, a block's inputs
+ *     contiguous, so that one load serves all rows. Keys and values lie in the cache in the same way: attention is two
+ *     more products.
  *
- * Weights are bf16 (products in bf16 with fp32 sums, as AVX512-BF16 does them; elsewhere they are widened) or fp32. The
- * residual stream, norms, rotary embedding, attention and its cache are fp32. Compile without -ffast-math.
+ * Weights are bf16 (activations are rounded to it where they are multiplied, sums are fp32) or fp32. The residual stream,
+ * norms, rotary embedding, attention and its cache are fp32. Compile without -ffast-math.
  */
 #include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
+#include <sched.h>
 #endif
-#ifdef __AVX512BF16__
+
+/* AMD's cores multiply pairs of bf16 at twice the rate of single fp32 numbers, Intel's at half of it. There they are
+ * widened instead, and the same sums taken in the same order: the bits are those of the instruction. */
+#if defined(__AVX512BF16__) && defined(__SSE4A__) /* SSE4A: AMD alone has it */
+#define DOT
+#endif
+#ifdef DOT
 #include <immintrin.h>
 #endif
 
-#define LANES 16 /* outputs in a block of packed weights, positions in a block of keys */
-#define TILE_ROWS 6
-#define TILE_BLOCKS 4
-#define ATTEND_ROWS 4
+#define BLOCK 32 /* outputs in a block of packed weights, positions in a block of keys */
+#define HALF (BLOCK / 2)
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_ROWS 13 /* rows whose sums over one block stay in 32 registers: a verification reads each weight once */
+#define WIDE_ROWS 6  /* over two blocks; with many rows this is faster, as a load of an input serves more sums */
+#else
+#ifdef __AVX__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define TILE_ROWS 3
+#define WIDE_ROWS 1
+#endif
+#define CHUNK_ROWS 96 /* rows that go through all layers together: their activations stay in the core's own cache */
+#define PAD 16        /* floats between rows that would otherwise lie a power of two apart */
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint16_t hvec __attribute__((vector_size(32)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
 
 typedef struct {
     const float *attention_norm, *mlp_norm; /* (hidden) */
-    const void *qkv, *output, *gate, *up, *down; /* packed by lede_pack */
+    const void *qkv, *output, *gate_up, *down; /* packed by lede_pack, their outputs in the order of native.py */
 } Layer;
 
 typedef struct {
-    int32_t hidden, feed_forward, heads, key_heads, head_size, bf16, vocabulary, threads;
+    int32_t hidden, feed_forward, heads, key_heads, head_size, bf16, threads;
     float eps;
     const Layer *layers;
-    const float *rotation; /* (context, head_size / 2, 2): cosine and sine */
+    const float *rotation; /* (context, cosine | sine, head_size / 2) */
     const float *norm;     /* (hidden) */
     const void *head;      /* packed, vocabulary rounded up to a block */
 } Model;
@@ -48,18 +68,16 @@ typedef struct {
 INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE vec splat(float s) { return s - (vec){0}; }
-
-INLINE uint16_t to_bf16(float f) { /* to nearest, ties to even; finite numbers */
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+INLINE int smaller(int a, int b) { return a < b ? a : b; }
+INLINE int larger(int a, int b) { return a > b ? a : b; }
+INLINE int ceiling(int a, int b) { return (a + b - 1) / b; }
 
 /* Sum of a vector's lanes, in one fixed order. */
 INLINE float total(vec v) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
 }
 
 /* e^x for x <= 0; zero below -87. Relative error under 2e-7. */
@@ -82,321 +100,427 @@ INLINE vec expv(vec x) {
 
 /* ---- products ------------------------------------------------------------------------------------------------- */
 
+INLINE uvec rounded(uvec u) { return u + 0x7fff + ((u >> 16) & 1); } /* the upper half is bf16: nearest, ties to even */
+
+/* Write a vector of activations as `product` takes them: in bf16 models rounded to it, and packed where pairs are multiplied. */
+INLINE void put(const Model *m, float *row, int i, vec v) {
+    if (!m->bf16) { store(row + i, v); return; }
+#ifdef DOT
+    hvec half = __builtin_convertvector(rounded((uvec)v) >> 16, hvec);
+    memcpy((uint16_t *)row + i, &half, sizeof half);
+#else
+    store(row + i, (vec)(rounded((uvec)v) & 0xffff0000));
+#endif
+}
+
 /* Bytes of a packed (out, in) weight. */
 int64_t lede_packed_size(int64_t out, int64_t in, int32_t bf16) {
-    return (out + LANES - 1) / LANES * LANES * in * (bf16 ? 2 : 4);
+    return (out + BLOCK - 1) / BLOCK * BLOCK * in * (bf16 ? 2 : 4);
 }
 
-/* Pack w (out, in) in blocks of 16 outputs: [block][input][output], bf16 inputs in pairs where the CPU multiplies pairs. */
+/* Pack w (out, in): [block of 32 outputs][input][output], of bf16 [block][pair of inputs][output][input of the pair]. */
 void lede_pack(const float *w, int64_t out, int64_t in, int32_t bf16, void *packed) {
-    for (int64_t block = 0; block < (out + LANES - 1) / LANES; block++)
-        for (int64_t i = 0; i < in; i++)
-            for (int64_t lane = 0; lane < LANES; lane++) {
-                int64_t o = block * LANES + lane;
-                float value = o < out ? w[o * in + i] : 0.0f;
-#ifdef __AVX512BF16__
-                int64_t at = bf16 ? ((block * in / 2 + i / 2) * LANES + lane) * 2 + i % 2 : (block * in + i) * LANES + lane;
-#else
-                int64_t at = (block * in + i) * LANES + lane;
-#endif
-                if (bf16) ((uint16_t *)packed)[at] = to_bf16(value);
-                else ((float *)packed)[at] = value;
+    for (int64_t block = 0; block * BLOCK < out; block++)
+        for (int64_t lane = 0; lane < BLOCK; lane++)
+            for (int64_t i = 0; i < in; i++) {
+                int64_t o = block * BLOCK + lane;
+                vec value = splat(o < out ? w[o * in + i] : 0.0f);
+                if (bf16) ((uint16_t *)packed)[((block * in + i) / 2 * BLOCK + lane) * 2 + i % 2] = rounded((uvec)value)[0] >> 16;
+                else ((float *)packed)[(block * in + i) * BLOCK + lane] = value[0];
             }
 }
 
-/* y[r][b·16…] = Σ_i w[b][i]·x[r][i] for `rows` rows and `blocks` blocks, both constants where it is called: the loops
- * over them are unrolled whole, so that the sums stay in registers. */
-#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-#define EACH_BLOCK _Pragma("GCC unroll 8") for (int b = 0; b < blocks; b++)
+/* y[r][b·32…] = Σ_i w[b][i]·x[r][i] for some rows r and blocks b. */
+typedef struct {
+    const char *w;
+    int64_t stride; /* bytes from a block of w to the next */
+    const float *x;
+    float *y;
+    int ldx, ldy, in; /* floats from a row to the next; inputs */
+    const void *next; /* what this thread will read when it is done */
+} Product;
 
-INLINE void tile_fp32(const float *w, const float *x, float *y, int in, int ldy, int rows, int blocks) {
-    vec sum[TILE_ROWS][TILE_BLOCKS];
-    EACH_ROW EACH_BLOCK sum[r][b] = splat(0);
-    for (int i = 0; i < in; i++) {
-        vec weight[TILE_BLOCKS];
-        EACH_BLOCK weight[b] = load(w + ((int64_t)b * in + i) * LANES);
+/* One tile of `rows` rows and `vectors` vectors, whole blocks of them. Both are constants where it is called: the loops over
+ * them are unrolled whole, so that the sums stay in registers. `soon` is what will be read next, and fetched meanwhile: the
+ * streams are too short for the CPU to foresee. */
+#define VECTORS (BLOCK / LANES) /* in a block */
+#define EACH_ROW _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+#define EACH_VECTOR _Pragma("GCC unroll 16") for (int v = 0; v < vectors; v++)
+#define OFFSET(v) ((v) / VECTORS * p->stride + (i * VECTORS + (v) % VECTORS) * (int64_t)sizeof(vec))
+#define TILE_START                                 \
+    const char *w = p->w + block * p->stride;      \
+    const float *x = p->x + (int64_t)row * p->ldx; \
+    vec sum[TILE_ROWS][2 * VECTORS];               \
+    EACH_ROW EACH_VECTOR sum[r][v] = splat(0);
+#define TILE_END EACH_ROW EACH_VECTOR store(p->y + (int64_t)(row + r) * p->ldy + block * BLOCK + v * LANES, sum[r][v]);
+
+INLINE void tile_fp32(const Product *p, const char *soon, int row, int64_t block, int rows, int vectors) {
+    TILE_START
+    _Pragma("GCC unroll 4") for (int64_t i = 0; i < p->in; i++) {
+        vec weight[2 * VECTORS];
+        EACH_VECTOR {
+            weight[v] = load((const float *)(w + OFFSET(v)));
+            __builtin_prefetch(soon + OFFSET(v), 0, 2);
+        }
         EACH_ROW {
-            float value = x[(int64_t)r * in + i];
-            EACH_BLOCK sum[r][b] += weight[b] * value;
+            float value = x[(int64_t)r * p->ldx + i];
+            EACH_VECTOR sum[r][v] += weight[v] * value;
         }
     }
-    EACH_ROW EACH_BLOCK store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
+    TILE_END
 }
 
-#ifdef __AVX512BF16__
-typedef uint16_t Input; /* activations are rounded to bf16, as the instruction takes them */
-INLINE void tile_bf16(const uint16_t *w, const Input *x, float *y, int in, int ldy, int rows, int blocks) {
-    __m512 sum[TILE_ROWS][TILE_BLOCKS];
-    EACH_ROW EACH_BLOCK sum[r][b] = _mm512_setzero_ps();
-    for (int i = 0; i < in / 2; i++) {
-        __m512bh weight[TILE_BLOCKS];
-        EACH_BLOCK weight[b] = (__m512bh)_mm512_loadu_si512(w + ((int64_t)b * in / 2 + i) * 2 * LANES);
+INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t block, int rows, int vectors) {
+    TILE_START
+    _Pragma("GCC unroll 2") for (int64_t i = 0; i < p->in / 2; i++) {
+        uvec weight[2 * VECTORS];
+        EACH_VECTOR __builtin_prefetch(soon + OFFSET(v), 0, 2);
+#ifdef DOT
+        EACH_VECTOR memcpy(&weight[v], w + OFFSET(v), sizeof(uvec));
         EACH_ROW {
             int32_t pair;
-            memcpy(&pair, x + (int64_t)r * in + 2 * i, 4);
+            memcpy(&pair, x + (int64_t)r * p->ldx + i, 4);
             __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
-            EACH_BLOCK sum[r][b] = _mm512_dpbf16_ps(sum[r][b], weight[b], value);
+            EACH_VECTOR sum[r][v] = (vec)_mm512_dpbf16_ps((__m512)sum[r][v], (__m512bh)weight[v], value);
         }
-    }
-    EACH_ROW EACH_BLOCK _mm512_storeu_ps(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
-}
 #else
-typedef float Input;
-INLINE void tile_bf16(const uint16_t *w, const Input *x, float *y, int in, int ldy, int rows, int blocks) {
-    vec sum[TILE_ROWS][TILE_BLOCKS];
-    EACH_ROW EACH_BLOCK sum[r][b] = splat(0);
-    for (int i = 0; i < in; i++) {
-        vec weight[TILE_BLOCKS];
-        EACH_BLOCK {
-            hvec half;
-            memcpy(&half, w + ((int64_t)b * in + i) * LANES, sizeof half);
-            weight[b] = (vec)(__builtin_convertvector(half, uvec) << 16);
+        for (int half = 1; half >= 0; half--) { /* the pair's second product first, as the instruction does */
+            EACH_VECTOR {
+                memcpy(&weight[v], w + OFFSET(v), sizeof(uvec));
+                weight[v] = half ? weight[v] & 0xffff0000 : weight[v] << 16;
+            }
+            EACH_ROW {
+                float value = x[(int64_t)r * p->ldx + 2 * i + half];
+                EACH_VECTOR sum[r][v] += (vec)weight[v] * value;
+            }
+            __asm__ volatile("" ::: "memory"); /* load again: what is kept for later spills the sums */
         }
-        EACH_ROW {
-            float value = x[(int64_t)r * in + i];
-            EACH_BLOCK sum[r][b] += weight[b] * value;
-        }
+#endif
     }
-    EACH_ROW EACH_BLOCK store(y + (int64_t)r * ldy + b * LANES, sum[r][b]);
+    TILE_END
 }
+
+#define CASE(kind, n, blocks) case 4 * n + blocks: tile_##kind(p, soon, row, block, n, blocks * VECTORS); break;
+#define SMALL(kind) CASE(kind, 1, 1) CASE(kind, 2, 1) CASE(kind, 3, 1) CASE(kind, 1, 2)
+#ifdef __AVX512F__
+#define CASES(kind)                                                                                                 \
+    SMALL(kind) CASE(kind, 2, 2) CASE(kind, 3, 2) CASE(kind, 4, 2) CASE(kind, 5, 2) CASE(kind, 6, 2)                \
+    CASE(kind, 4, 1) CASE(kind, 5, 1) CASE(kind, 6, 1) CASE(kind, 7, 1) CASE(kind, 8, 1) CASE(kind, 9, 1)           \
+    CASE(kind, 10, 1) CASE(kind, 11, 1) CASE(kind, 12, 1) CASE(kind, 13, 1)
+#else
+#define CASES SMALL
+#endif
+#define PRODUCT(kind)                                                                                               \
+    static void product_##kind(const Product *p, int rows, int first, int last) {                                   \
+        const int most = rows > 2 * TILE_ROWS && WIDE_ROWS > 1 ? WIDE_ROWS : TILE_ROWS;                             \
+        const int height = ceiling(rows, ceiling(rows, most)); /* even tiles */                                     \
+        for (int block = first, wide; block < last; block += 1 + wide) {                                            \
+            wide = height <= WIDE_ROWS && block + 1 < last;                                                         \
+            const char *here = p->w + block * p->stride, *end = p->w + last * p->stride;                            \
+            const char *soon = here + (1 + wide) * p->stride;                                                       \
+            if (soon == end) soon = p->next;                                                                        \
+            for (int row = 0; row < rows; row += height, soon = here) /* fetched once */                            \
+                switch (4 * smaller(height, rows - row) + 1 + wide) { CASES(kind) }                                 \
+        }                                                                                                           \
+    }
+PRODUCT(fp32)
+PRODUCT(bf16)
+
+/* ---- threads -------------------------------------------------------------------------------------------------- */
+
+/* Threads that share a call. They meet several times a layer, every few microseconds: a meeting spins, but not for long,
+ * since the thread that is waited for may have lost its core to another process. */
+typedef struct { int32_t arrived, meeting; } Team;
+
+#ifdef _OPENMP
+#define SPINS 2000
+static void meet(Team *team, int threads) {
+    if (threads == 1) return;
+    const int32_t meeting = __atomic_load_n(&team->meeting, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
+        team->arrived = 0;
+        __atomic_store_n(&team->meeting, meeting + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(&team->meeting, __ATOMIC_ACQUIRE) == meeting; spins++) {
+#ifdef __x86_64__
+        __builtin_ia32_pause();
+#endif
+        if (spins > SPINS) sched_yield();
+    }
+}
+#define THREAD omp_get_thread_num()
+#define THREADS omp_get_num_threads()
+#else
+static void meet(Team *team, int threads) { (void)team, (void)threads; }
+#define THREAD 0
+#define THREADS 1
 #endif
 
-#define ROWS_CASE(kind, n) case n: tile_##kind(w, x, y, in, ldy, n, blocks); break;
-#define TILES(kind, W, X)                                                                                          \
-    INLINE void rows_##kind(const W *w, const X *x, float *y, int in, int ldy, int rows, int blocks) {              \
-        switch (rows) {                                                                                            \
-            ROWS_CASE(kind, 1) ROWS_CASE(kind, 2) ROWS_CASE(kind, 3)                                               \
-            ROWS_CASE(kind, 4) ROWS_CASE(kind, 5) ROWS_CASE(kind, 6)                                               \
-        }                                                                                                          \
-    }                                                                                                              \
-    static void span_##kind(const W *w, const X *x, float *y, int in, int ldy, int rows, int first, int last) {     \
-        const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles; /* even tiles */ \
-        for (int block = first; block < last;) {                                                                   \
-            const int blocks = last - block >= TILE_BLOCKS ? TILE_BLOCKS : 1;                                       \
-            const W *weights = w + (int64_t)block * in * LANES;                                                     \
-            for (int r = 0; r < rows; r += height) {                                                                \
-                const int n = rows - r < height ? rows - r : height;                                                \
-                const X *input = x + (int64_t)r * in;                                                               \
-                float *output = y + (int64_t)r * ldy + block * LANES;                                               \
-                if (blocks == TILE_BLOCKS) rows_##kind(weights, input, output, in, ldy, n, TILE_BLOCKS);            \
-                else rows_##kind(weights, input, output, in, ldy, n, 1);                                            \
-            }                                                                                                      \
-            block += blocks;                                                                                        \
-        }                                                                                                          \
-    }
-TILES(fp32, float, float)
-TILES(bf16, uint16_t, Input)
+/* ---- a layer -------------------------------------------------------------------------------------------------- */
 
-/* One thread's share of y (rows, ldy) = x (rows, in) · wᵀ: blocks first…last. `x` is as `prepared` left it. */
-static void product(const Model *m, const void *w, const void *x, float *y, int in, int ldy, int rows, int first, int last) {
-    if (m->bf16) span_bf16(w, x, y, in, ldy, rows, first, last);
-    else span_fp32(w, x, y, in, ldy, rows, first, last);
+/* One call's work on some rows, as one thread sees it. Row pitches are in floats. */
+typedef struct {
+    const Model *m;
+    Team *team;
+    int thread, threads, rows, position, capacity; /* positions that the cache has room for */
+    float *x;             /* (rows, hidden), of all threads */
+    float *keys, *values; /* this layer's: [key head][capacity × head size] */
+    float *query, *attended, *mlp, *scores;                                  /* of all threads */
+    float *normed, *products, *weights;                                      /* this thread's own */
+    int query_pitch, mlp_pitch, score_pitch, normed_pitch, product_pitch; /* weights have the scores', attended the queries' */
+} Work;
+
+/* This thread's share of `count` units of work: first…last. */
+typedef struct { int first, last; } Share;
+INLINE Share share(const Work *k, int count) {
+    return (Share){(int)((int64_t)count * k->thread / k->threads), (int)((int64_t)count * (k->thread + 1) / k->threads)};
 }
 
-/* x as `product` takes it: rounded to bf16 into `buffer` where that is what is multiplied. */
-static const void *prepared(const Model *m, const float *x, int64_t count, void *buffer) {
-    if (!m->bf16 || sizeof(Input) == 4) return x;
-    uint16_t *out = buffer;
-    for (int64_t i = 0; i < count; i++) out[i] = to_bf16(x[i]);
-    return out;
+/* Where this thread's share of a weight (out, in) begins. */
+static const char *share_of(const Work *k, const void *w, int out, int in) {
+    return (const char *)w + share(k, out / BLOCK).first * lede_packed_size(BLOCK, in, k->m->bf16);
 }
 
-static void rms_norm(const float *x, const float *weight, float *y, int size, float eps) {
-    vec squares = splat(0);
-    for (int i = 0; i < size; i += LANES) { vec v = load(x + i); squares += v * v; }
-    float scale = 1.0f / sqrtf(total(squares) / size + eps);
-    for (int i = 0; i < size; i += LANES) store(y + i, load(x + i) * scale * load(weight + i));
+/* Query head h's keys or values, given those of head 0. */
+INLINE const char *cached(const Work *k, const float *first, int h) {
+    return (const char *)(first + h / (k->m->heads / k->m->key_heads) * (int64_t)k->capacity * k->m->head_size);
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------ */
+/* products = x · wᵀ over a share of w's blocks; x as `put` wrote it. */
+static void product(const Work *k, const void *w, const float *x, int pitch, int in, Share s, const void *next) {
+    const Product p = {w, lede_packed_size(BLOCK, in, k->m->bf16), x, k->products, pitch, k->product_pitch, in, next};
+    if (k->m->bf16) product_bf16(&p, k->rows, s.first, s.last);
+    else product_fp32(&p, k->rows, s.first, s.last);
+}
 
-/* Rotate one head in place; coordinates i and i + size/2 are a pair. */
-static void rotate(float *head, const float *rotation, int size) {
-    for (int i = 0; i < size / 2; i++) {
-        float c = rotation[2 * i], s = rotation[2 * i + 1], a = head[i], b = head[i + size / 2];
-        head[i] = a * c - b * s;
-        head[i + size / 2] = b * c + a * s;
+/* Every thread norms all rows for itself: that takes less time than another meeting. */
+static void rms_norm(const Model *m, const float *x, const float *weight, float *y, int rows, int pitch) {
+    const int size = m->hidden;
+    for (int r = 0; r < rows; r++, x += size, y += pitch) {
+        vec squares = splat(0);
+        for (int i = 0; i < size; i += LANES) { vec v = load(x + i); squares += v * v; }
+        const float scale = 1.0f / sqrtf(total(squares) / size + m->eps);
+        for (int i = 0; i < size; i += LANES) put(m, y, i, load(x + i) * scale * load(weight + i));
     }
 }
 
-/* `rows` queries, one for each of the positions first…, over all positions up to their own. Keys and values are loaded once
- * for all of them. keys: [position / 16][coordinate][16], values: [position][coordinate]; scores: rows × padded length.
- * Positions behind a row's own weigh exactly nothing, so a row's bits are the same alone and among others. */
-INLINE void attend(const float *query, int ldq, const float *keys, const float *values, float *out, int ldo, int first,
-                   int rows, int size, float *scores) {
-    const int blocks = (first + rows + LANES - 1) / LANES, padded = blocks * LANES;
-    const float scale = 1.0f / sqrtf((float)size);
-    for (int block = 0; block < blocks; block++) {
-        const float *k = keys + (int64_t)block * size * LANES;
-        vec sum[ATTEND_ROWS][4];
-        EACH_ROW for (int j = 0; j < 4; j++) sum[r][j] = splat(0);
-        for (int i = 0; i < size; i += 4)
-            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
-                vec key = load(k + (i + j) * LANES);
-                EACH_ROW sum[r][j] += key * query[(int64_t)r * ldq + i + j];
+/* Rotate 16 coordinates of a head, from `first`, and their partners half a head on, which native.py packs into one block. */
+INLINE void rotate(const Model *m, int position, int first, const float *from, float scale, float *to) {
+    const float *turn = m->rotation + (int64_t)position * m->head_size + first;
+    for (int i = 0; i < HALF; i += LANES) {
+        const vec c = load(turn + i), s = load(turn + m->head_size / 2 + i), a = load(from + i), b = load(from + HALF + i);
+        store(to + i, (a * c - b * s) * scale);
+        store(to + HALF + i, (b * c + a * s) * scale);
+    }
+}
+
+/* Queries, and keys and values into the cache; or the latter alone. Keys lie as [block of positions][coordinate][position],
+ * values as [block of coordinates][position][coordinate]. */
+static void project(const Work *k, const Layer *layer, int keys_only) {
+    const Model *m = k->m;
+    const int size = m->head_size, parts = size / BLOCK, skipped = keys_only ? m->heads * parts : 0;
+    const int64_t plane = (int64_t)k->capacity * size;
+    Share s = share(k, (m->heads + 2 * m->key_heads) * parts - skipped);
+    s.first += skipped, s.last += skipped;
+    rms_norm(m, k->x, layer->attention_norm, k->normed, k->rows, k->normed_pitch);
+    product(k, layer->qkv, k->normed, k->normed_pitch, m->hidden, s, k->keys);
+    for (int block = s.first; block < s.last; block++) {
+        const int part = block % parts, head = block / parts, key_head = head - m->heads, value_head = key_head - m->key_heads;
+        for (int r = 0; r < k->rows; r++) {
+            const float *from = k->products + (int64_t)r * k->product_pitch + block * BLOCK;
+            const int position = k->position + r;
+            if (value_head >= 0) {
+                float *to = k->values + value_head * plane + ((int64_t)part * k->capacity + position) * BLOCK;
+                memcpy(to, from, BLOCK * sizeof(float));
+            } else if (key_head >= 0) {
+                float key[BLOCK], *to = k->keys + key_head * plane;
+                to += ((int64_t)position / BLOCK * size + part * BLOCK) * BLOCK + position % BLOCK;
+                rotate(m, position, part * HALF, from, 1.0f, key);
+                for (int i = 0; i < BLOCK; i++) to[i * BLOCK] = key[i];
+            } else {
+                float *to = k->query + (int64_t)r * k->query_pitch + block * BLOCK;
+                rotate(m, position, part * HALF, from, 1.0f / sqrtf((float)size), to);
             }
-        EACH_ROW store(scores + r * padded + block * LANES, ((sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3])) * scale);
-    }
-    float norm[ATTEND_ROWS];
-    EACH_ROW {
-        float *own = scores + r * padded;
-        for (int t = first + r + 1; t < padded; t++) own[t] = -INFINITY;
-        vec most = load(own), sum = splat(0);
-        for (int block = 1; block < blocks; block++) {
-            vec v = load(own + block * LANES);
-            ivec larger = v > most;
-            most = (vec)(((ivec)v & larger) | ((ivec)most & ~larger));
         }
-        float highest = most[0];
-        for (int i = 1; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
-        for (int block = 0; block < blocks; block++) {
-            vec e = expv(load(own + block * LANES) - highest);
-            store(own + block * LANES, e);
-            sum += e;
-        }
-        norm[r] = 1.0f / total(sum);
     }
-    for (int i = 0; i < size; i += LANES) {
-        vec sum[ATTEND_ROWS][4];
-        EACH_ROW for (int j = 0; j < 4; j++) sum[r][j] = splat(0);
-        for (int t = 0; t < padded; t += 4)
-            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
-                vec value = load(values + (int64_t)(t + j) * size + i);
-                EACH_ROW sum[r][j] += value * scores[r * padded + t + j];
+}
+
+/* Scores of all queries with all keys up to the last row's: shared by heads and blocks of positions. */
+static void score(const Work *k) {
+    const Model *m = k->m;
+    const int size = m->head_size, blocks = ceiling(k->position + k->rows, BLOCK);
+    const Share s = share(k, m->heads * blocks);
+    for (int h = s.first / blocks; h * blocks < s.last; h++) {
+        const int more = (h + 1) * blocks < s.last;
+        const Product p = {
+            cached(k, k->keys, h), (int64_t)size * BLOCK * 4, k->query + h * size,
+            k->scores + (int64_t)h * k->rows * k->score_pitch, k->query_pitch, k->score_pitch, size,
+            cached(k, more ? k->keys : k->values, h + more),
+        };
+        product_fp32(&p, k->rows, larger(s.first - h * blocks, 0), smaller(s.last - h * blocks, blocks));
+    }
+}
+
+/* y = e^(x - highest) over the first `own` scores, zero up to `length`; returns one over their sum. Positions behind a row's
+ * own weigh exactly nothing, so a row's bits are the same alone and among others. */
+static float softmax(const float *x, float *y, int own, int length) {
+    ivec lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = i;
+    const int whole = own / LANES * LANES;
+    const vec tail = choose(lanes < own - whole, load(x + whole), splat(-INFINITY));
+    vec most = tail, sum = splat(0);
+    for (int i = 0; i < whole; i += LANES) { vec v = load(x + i); most = choose(v > most, v, most); }
+    float highest = most[0];
+    for (int i = 1; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
+    for (int i = 0; i < whole; i += LANES) { vec e = expv(load(x + i) - highest); store(y + i, e); sum += e; }
+    const vec e = expv(tail - highest);
+    store(y + whole, e);
+    for (int i = whole + LANES; i < length; i += LANES) store(y + i, splat(0));
+    return 1.0f / total(sum + e);
+}
+
+/* Values weighted by the softmax of the scores: shared by heads and blocks of coordinates. */
+static void mix(const Work *k, const Layer *layer) {
+    const Model *m = k->m;
+    const int size = m->head_size, parts = size / BLOCK, length = k->position + k->rows;
+    const Share s = share(k, m->heads * parts);
+    for (int h = s.first / parts; h * parts < s.last; h++) {
+        float norm[CHUNK_ROWS];
+        for (int r = 0; r < k->rows; r++)
+            norm[r] = softmax(k->scores + ((int64_t)h * k->rows + r) * k->score_pitch, k->weights + (int64_t)r * k->score_pitch,
+                              k->position + r + 1, length);
+        const int first = larger(s.first, h * parts), last = smaller(s.last, (h + 1) * parts);
+        const Product p = {
+            cached(k, k->values, h), (int64_t)k->capacity * BLOCK * 4, k->weights, k->products + h * size,
+            k->score_pitch, k->product_pitch, length,
+            last < s.last ? cached(k, k->values, h + 1) : share_of(k, layer->output, m->hidden, m->heads * size),
+        };
+        product_fp32(&p, k->rows, first - h * parts, last - h * parts);
+        for (int r = 0; r < k->rows; r++)
+            for (int i = first * BLOCK; i < last * BLOCK; i += LANES) {
+                const vec mixed = load(k->products + (int64_t)r * k->product_pitch + i) * norm[r];
+                put(m, k->attended + (int64_t)r * k->query_pitch, i, mixed);
             }
-        EACH_ROW store(out + (int64_t)r * ldo + i, ((sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3])) * norm[r]);
     }
 }
 
-/* ---- the two entry points --------------------------------------------------------------------------------------- */
-
-/* Scratch of one call: shared results, and a private area for each thread. */
-typedef struct { float *qkv, *attention, *mlp; char *private; int64_t private_size; } Scratch;
-
-INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-
-static int64_t scratch_size(const Model *m, int rows, int length, Scratch *s, char *base) {
-    int64_t width = (int64_t)(m->heads + 2 * m->key_heads) * m->head_size;
-    int64_t inputs = at_least(at_least(m->hidden, m->feed_forward), (int64_t)m->heads * m->head_size);
-    int64_t floats[3] = {rows * width, (int64_t)rows * m->heads * m->head_size, (int64_t)rows * m->feed_forward};
-    int64_t private_floats = 2 * rows * inputs + 2 * (int64_t)rows * m->feed_forward + ATTEND_ROWS * (length + 2 * LANES);
-    private_floats = (private_floats + 31) / 32 * 32;
-    s->qkv = (float *)base;
-    s->attention = s->qkv + floats[0];
-    s->mlp = s->attention + floats[1];
-    s->private = (char *)(s->mlp + floats[2]);
-    s->private_size = private_floats * 4;
-    return (floats[0] + floats[1] + floats[2]) * 4 + s->private_size * m->threads;
+/* x += input · wᵀ */
+static void add_product(const Work *k, const void *w, const float *input, int pitch, int in, const void *next) {
+    const int hidden = k->m->hidden;
+    const Share s = share(k, hidden / BLOCK);
+    product(k, w, input, pitch, in, s, next);
+    for (int r = 0; r < k->rows; r++)
+        for (int i = s.first * BLOCK; i < s.last * BLOCK; i += LANES) {
+            float *x = k->x + (int64_t)r * hidden + i;
+            store(x, load(x) + load(k->products + (int64_t)r * k->product_pitch + i));
+        }
 }
 
-/* Bytes of scratch that a call with so many rows, reaching so many positions, needs. */
-int64_t lede_scratch_size(const Model *m, int32_t rows, int32_t length) {
-    Scratch s;
-    return scratch_size(m, rows, length, &s, 0);
+/* silu(gate) · up; a block holds 16 outputs of the gate and the same 16 of `up`. */
+static void feed(const Work *k, const Layer *layer) {
+    const Model *m = k->m;
+    const Share s = share(k, m->feed_forward / HALF);
+    rms_norm(m, k->x, layer->mlp_norm, k->normed, k->rows, k->normed_pitch);
+    product(k, layer->gate_up, k->normed, k->normed_pitch, m->hidden, s, share_of(k, layer->down, m->hidden, m->feed_forward));
+    for (int r = 0; r < k->rows; r++)
+        for (int i = s.first * HALF; i < s.last * HALF; i += LANES) {
+            const float *from = k->products + (int64_t)r * k->product_pitch + i / HALF * BLOCK + i % HALF;
+            const vec gate = load(from), e = expv((vec)((ivec)gate | (ivec)splat(-0.0f))); /* e^-|gate| */
+            const vec most = gate / (1.0f + e);
+            put(m, k->mlp + (int64_t)r * k->mlp_pitch, i, choose(gate < splat(0), most * e, most) * load(from + HALF));
+        }
 }
 
-/* Layers lo+1…hi over x (rows, hidden), in place, at positions `position`…; keys and values go into `cache`.
- * cache: [layer][key | value][key head][capacity × head size], capacity a multiple of 16. */
-void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, int32_t position, float *cache,
-              int32_t capacity, void *scratch) {
-    Scratch s;
-    scratch_size(m, rows, position + rows, &s, scratch);
-    const int size = m->head_size, groups = m->heads / m->key_heads, hidden = m->hidden, ff = m->feed_forward;
-    const int width = (m->heads + 2 * m->key_heads) * size, attended = m->heads * size;
-    const int64_t inputs = at_least(at_least(hidden, ff), attended), plane = (int64_t)capacity * size;
+/* `next`: the weight that this thread will read after the layer. */
+static void run_layer(const Work *k, const Layer *layer, const void *next) {
+    const int attended = k->m->heads * k->m->head_size, hidden = k->m->hidden, inner = k->m->feed_forward;
+    project(k, layer, 0);
+    meet(k->team, k->threads);
+    score(k);
+    meet(k->team, k->threads);
+    mix(k, layer);
+    meet(k->team, k->threads);
+    add_product(k, layer->output, k->attended, k->query_pitch, attended, share_of(k, layer->gate_up, 2 * inner, hidden));
+    meet(k->team, k->threads);
+    feed(k, layer);
+    meet(k->team, k->threads);
+    add_product(k, layer->down, k->mlp, k->mlp_pitch, inner, next);
+    meet(k->team, k->threads);
+}
+
+/* ---- the entry points ----------------------------------------------------------------------------------------- */
+
+INLINE float *take(float **free, int64_t floats) { float *taken = *free; *free += floats; return taken; }
+
+/* Lay out a chunk's buffers in `scratch`: the shared ones, then those of each thread. Returns the bytes of all. */
+static int64_t lay_out(Work *k, char *scratch) {
+    const Model *m = k->m;
+    const int attended = m->heads * m->head_size, width = attended + 2 * m->key_heads * m->head_size;
+    k->query_pitch = attended + PAD;
+    k->mlp_pitch = m->feed_forward + PAD;
+    k->score_pitch = k->capacity + PAD;
+    k->normed_pitch = m->hidden + PAD;
+    k->product_pitch = larger(larger(width, 2 * m->feed_forward), m->hidden) + PAD;
+    const int64_t shared = CHUNK_ROWS * (2 * k->query_pitch + k->mlp_pitch + (int64_t)m->heads * k->score_pitch);
+    const int64_t own = CHUNK_ROWS * ((int64_t)k->normed_pitch + k->product_pitch + k->score_pitch);
+    if (scratch != NULL) {
+        float *free = (float *)scratch;
+        k->query = take(&free, CHUNK_ROWS * k->query_pitch);
+        k->attended = take(&free, CHUNK_ROWS * k->query_pitch);
+        k->mlp = take(&free, CHUNK_ROWS * k->mlp_pitch);
+        k->scores = take(&free, (int64_t)CHUNK_ROWS * m->heads * k->score_pitch);
+        free += own * k->thread;
+        k->normed = take(&free, CHUNK_ROWS * k->normed_pitch);
+        k->products = take(&free, CHUNK_ROWS * k->product_pitch);
+        k->weights = take(&free, CHUNK_ROWS * k->score_pitch);
+    }
+    return (shared + own * m->threads) * (int64_t)sizeof(float);
+}
+
+/* Bytes of scratch that a call needs with a cache of that capacity; lede_head needs those of capacity 0. */
+int64_t lede_scratch_size(const Model *m, int32_t capacity) {
+    Work k = {.m = m, .capacity = capacity};
+    return lay_out(&k, NULL);
+}
+
+/* Layers lo+1…hi over x (rows, hidden), in place, at positions `position`…; keys and values go into `cache`. `reading`: x is
+ * not wanted afterwards, so of layer hi only keys and values are computed.
+ * cache: [layer][key | value][key head][capacity × head size], capacity a multiple of 32. */
+void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, int32_t position, float *cache, int32_t capacity,
+              int32_t reading, void *scratch) {
+    Team team = {0};
+    const int chunk = ceiling(rows, ceiling(rows, CHUNK_ROWS)), width = (m->heads + 2 * m->key_heads) * m->head_size;
+    const int64_t planes = (int64_t)m->key_heads * capacity * m->head_size;
 #pragma omp parallel num_threads(m->threads) if (m->threads > 1)
     {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#else
-        const int thread = 0, threads = 1;
-#endif
-        float *normed = (float *)(s.private + s.private_size * thread);
-        void *rounded = normed + rows * inputs;
-        float *gate = (float *)rounded + rows * inputs, *up = gate + (int64_t)rows * ff, *scores = up;
-#define SHARE(count) (int)((int64_t)(count) * thread / threads), (int)((int64_t)(count) * (thread + 1) / threads)
-        for (int number = lo; number < hi; number++) {
-            const Layer *layer = m->layers + number;
-            float *keys = cache + (int64_t)number * 2 * m->key_heads * plane, *values = keys + m->key_heads * plane;
-
-            for (int r = 0; r < rows; r++) rms_norm(x + (int64_t)r * hidden, layer->attention_norm, normed + (int64_t)r * hidden, hidden, m->eps);
-            product(m, layer->qkv, prepared(m, normed, (int64_t)rows * hidden, rounded), s.qkv, hidden, width, rows, SHARE(width / LANES));
-#pragma omp barrier
-            scores = up + (int64_t)rows * ff; /* a key head's group of queries is one thread's work: no barrier within */
-            int first_head = (int)((int64_t)m->key_heads * thread / threads), last_head = (int)((int64_t)m->key_heads * (thread + 1) / threads);
-            for (int h = first_head; h < last_head; h++) {
-                for (int r = 0; r < rows; r++) {
-                    const int p = position + r;
-                    float *key = s.qkv + (int64_t)r * width + (m->heads + h) * size;
-                    rotate(key, m->rotation + (int64_t)p * size, size);
-                    float *slot = keys + h * plane + (int64_t)(p / LANES) * size * LANES + p % LANES;
-                    for (int i = 0; i < size; i++) slot[i * LANES] = key[i];
-                    memcpy(values + h * plane + (int64_t)p * size, s.qkv + (int64_t)r * width + (m->heads + m->key_heads + h) * size, size * sizeof(float));
-                }
-                for (int q = h * groups; q < (h + 1) * groups; q++) {
-                    for (int r = 0; r < rows; r++)
-                        rotate(s.qkv + (int64_t)r * width + q * size, m->rotation + (int64_t)(position + r) * size, size);
-                    for (int r = 0; r < rows; r += ATTEND_ROWS) {
-                        const float *query = s.qkv + (int64_t)r * width + q * size, *k = keys + h * plane, *v = values + h * plane;
-                        float *out = s.attention + (int64_t)r * attended + q * size;
-                        switch (rows - r) {
-                            case 1: attend(query, width, k, v, out, attended, position + r, 1, size, scores); break;
-                            case 2: attend(query, width, k, v, out, attended, position + r, 2, size, scores); break;
-                            case 3: attend(query, width, k, v, out, attended, position + r, 3, size, scores); break;
-                            default: attend(query, width, k, v, out, attended, position + r, 4, size, scores);
-                        }
-                    }
-                }
+        Work k = {.m = m, .team = &team, .thread = THREAD, .threads = THREADS, .capacity = capacity};
+        lay_out(&k, scratch);
+        for (int row = 0; row < rows; row += chunk) {
+            k.x = x + (int64_t)row * m->hidden, k.rows = smaller(chunk, rows - row), k.position = position + row;
+            for (int number = lo; number < hi; number++) {
+                k.keys = cache + 2 * number * planes, k.values = k.keys + planes;
+                const void *next = number + 1 < hi ? share_of(&k, m->layers[number + 1].qkv, width, m->hidden) : m->head;
+                if (reading && number + 1 == hi) project(&k, m->layers + number, 1);
+                else run_layer(&k, m->layers + number, next);
             }
-#pragma omp barrier
-            {
-                int first = (int)((int64_t)(hidden / LANES) * thread / threads), last = (int)((int64_t)(hidden / LANES) * (thread + 1) / threads);
-                product(m, layer->output, prepared(m, s.attention, (int64_t)rows * attended, rounded), normed, attended, hidden, rows, first, last);
-                for (int r = 0; r < rows; r++)
-                    for (int i = first * LANES; i < last * LANES; i++) x[(int64_t)r * hidden + i] += normed[(int64_t)r * hidden + i];
-            }
-#pragma omp barrier
-            {
-                int first = (int)((int64_t)(ff / LANES) * thread / threads), last = (int)((int64_t)(ff / LANES) * (thread + 1) / threads);
-                for (int r = 0; r < rows; r++) rms_norm(x + (int64_t)r * hidden, layer->mlp_norm, normed + (int64_t)r * hidden, hidden, m->eps);
-                const void *input = prepared(m, normed, (int64_t)rows * hidden, rounded);
-                product(m, layer->gate, input, gate, hidden, ff, rows, first, last);
-                product(m, layer->up, input, up, hidden, ff, rows, first, last);
-                for (int r = 0; r < rows; r++)
-                    for (int i = first * LANES; i < last * LANES; i += LANES) {
-                        vec g = load(gate + (int64_t)r * ff + i), u = load(up + (int64_t)r * ff + i);
-                        vec a = (vec)((ivec)g | (ivec)splat(-0.0f)), e = expv(a); /* e^-|g| */
-                        vec share = g / (1.0f + e);
-                        ivec below = g < splat(0);
-                        store(s.mlp + (int64_t)r * ff + i, (vec)(((ivec)(share * e) & below) | ((ivec)share & ~below)) * u);
-                    }
-            }
-#pragma omp barrier
-            {
-                int first = (int)((int64_t)(hidden / LANES) * thread / threads), last = (int)((int64_t)(hidden / LANES) * (thread + 1) / threads);
-                product(m, layer->down, prepared(m, s.mlp, (int64_t)rows * ff, rounded), normed, ff, hidden, rows, first, last);
-                for (int r = 0; r < rows; r++)
-                    for (int i = first * LANES; i < last * LANES; i++) x[(int64_t)r * hidden + i] += normed[(int64_t)r * hidden + i];
-            }
-#pragma omp barrier
         }
     }
 }
 
 /* Final norm and head: logits (rows, ld), ld being the vocabulary rounded up to a block. */
 void lede_head(const Model *m, const float *x, int32_t rows, float *logits, int32_t ld, void *scratch) {
-    float *normed = scratch;
-    void *rounded = normed + (int64_t)rows * m->hidden;
-    for (int r = 0; r < rows; r++) rms_norm(x + (int64_t)r * m->hidden, m->norm, normed + (int64_t)r * m->hidden, m->hidden, m->eps);
-    const void *input = prepared(m, normed, (int64_t)rows * m->hidden, rounded);
+    const int chunk = ceiling(rows, ceiling(rows, CHUNK_ROWS));
 #pragma omp parallel num_threads(m->threads) if (m->threads > 1)
     {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#else
-        const int thread = 0, threads = 1;
-#endif
-        product(m, m->head, input, logits, m->hidden, ld, rows, SHARE(ld / LANES));
+        Work k = {.m = m, .thread = THREAD, .threads = THREADS};
+        lay_out(&k, scratch);
+        k.product_pitch = ld;
+        for (int row = 0; row < rows; row += chunk) {
+            k.rows = smaller(chunk, rows - row), k.products = logits + (int64_t)row * ld;
+            rms_norm(m, x + (int64_t)row * m->hidden, m->norm, k.normed, k.rows, k.normed_pitch);
+            product(&k, m->head, k.normed, k.normed_pitch, m->hidden, share(&k, ld / BLOCK), m->head);
+        }
     }
 }
 
@@ -409,7 +533,7 @@ void lede_statistics(const float *logits, int32_t rows, int32_t vocabulary, int3
         for (int j = 0; j < k; j++) best[j] = -INFINITY;
         for (int from = 0; from < vocabulary; from += LANES) {
             const int to = from + LANES < vocabulary ? from + LANES : vocabulary;
-            int any = 0; /* almost always none of 16 is among the best so far */
+            int any = 0; /* almost always none of these is among the best so far */
             for (int i = from; i < to; i++) any |= logits[i] > best[k - 1];
             for (int i = from; any && i < to; i++) {
                 float z = logits[i];

@@ -15,18 +15,19 @@ from decode.compile import library
 from decode.rotary import rotation_angles
 from decode.state import TOP_K, Statistics
 
-LANES = 16
+LANES = 16  # of a vector
+BLOCK = 32  # outputs in a block of packed weights, positions in a block of the cache
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _Layer(Structure):
-    _fields_ = [(name, c_void_p) for name in ("attention_norm", "mlp_norm", "qkv", "output", "gate", "up", "down")]
+    _fields_ = [(name, c_void_p) for name in ("attention_norm", "mlp_norm", "qkv", "output", "gate_up", "down")]
 
 
 class _Model(Structure):
     _fields_ = [
         *((name, c_int32) for name in (
-            "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "vocabulary", "threads",
+            "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "threads",
         )),
         ("eps", c_float), ("layers", POINTER(_Layer)), ("rotation", c_void_p), ("norm", c_void_p), ("head", c_void_p),
     ]  # fmt: skip
@@ -35,7 +36,7 @@ class _Model(Structure):
 def supports(config: LlamaConfig, dtype: torch.dtype, device: torch.device, head_size: int) -> bool:
     """Whether this model can run here: a CPU, a C compiler, fp32 or bf16, sizes in whole vectors."""
     sizes = (config.hidden_size, config.intermediate_size, head_size)
-    whole = all(size % (2 * LANES) == 0 for size in sizes)
+    whole = all(size % BLOCK == 0 for size in sizes)
     return device.type == "cpu" and dtype in DTYPES and whole and library() is not None
 
 
@@ -48,40 +49,43 @@ class Native:
         self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
         self._planes = 2 * (config.num_key_value_heads or config.num_attention_heads)
         self._head_size, self._layer_count = head_size, config.num_hidden_layers
-        self._context = config.max_position_embeddings
         self._kept: list[Tensor] = []  # what the structures point into
         self._bf16 = dtype == torch.bfloat16
         layers = (_Layer * config.num_hidden_layers)()
         for i in range(config.num_hidden_layers):
             prefix = f"model.layers.{i}."
-            attention = [weights[f"{prefix}self_attn.{name}_proj.weight"] for name in ("q", "k", "v")]
+            q, k, v = (weights[f"{prefix}self_attn.{name}_proj.weight"] for name in ("q", "k", "v"))
+            gate, up = (weights[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up"))
             layers[i] = _Layer(
                 self._plain(weights[f"{prefix}input_layernorm.weight"]),
                 self._plain(weights[f"{prefix}post_attention_layernorm.weight"]),
-                self._packed(torch.cat(attention)),
+                self._packed(torch.cat((beside_partners(q, head_size), beside_partners(k, head_size), v))),
                 self._packed(weights[f"{prefix}self_attn.o_proj.weight"]),
-                *(self._packed(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up", "down")),
+                self._packed(alternating(gate, up)),
+                self._packed(weights[f"{prefix}mlp.down_proj.weight"]),
             )
         self._layers = layers
         self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
-        self._row = -(-self._vocabulary // LANES) * LANES
+        self._row = -(-self._vocabulary // BLOCK) * BLOCK
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        angles = rotation_angles(config)
         self._model = _Model(
             config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
-            head_size, int(self._bf16), self._vocabulary, 1, config.rms_norm_eps, layers,
-            self._plain(torch.view_as_real(rotation_angles(config))), self._plain(weights["model.norm.weight"]),
+            head_size, int(self._bf16), 1, config.rms_norm_eps, layers,
+            self._plain(torch.cat((angles.real, angles.imag), dim=1)), self._plain(weights["model.norm.weight"]),
             self._packed(head),
         )  # fmt: skip
         self._reference = ctypes.byref(self._model)
-        self._scratch, self._scratch_rows = torch.empty(0), 0
+        self.use_threads(1)
 
     def use_threads(self, threads: int) -> None:
         """Share every call among so many threads; the results stay the same bits."""
-        self._model.threads, self._scratch_rows = threads, 0
+        self._model.threads = threads
+        self._reserve(0)
 
     def cache(self, length: int) -> Tensor:
         """Room for `length` positions."""
-        capacity = -(-length // LANES) * LANES
+        capacity = -(-length // BLOCK) * BLOCK
         # zeros, not whatever was in memory: positions behind a row's own weigh nothing, but nothing times NaN is NaN
         return torch.zeros(self._layer_count, self._planes, capacity, self._head_size)
 
@@ -93,27 +97,17 @@ class Native:
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor) -> Tensor:
         """See Model.run."""
-        x, rows = x.clone(memory_format=torch.contiguous_format), x.shape[0]
-        if rows > self._scratch_rows:
-            self._reserve(rows)
-        self._library.lede_run(
-            self._reference,
-            lo,
-            hi,
-            x.data_ptr(),
-            rows,
-            position,
-            cache.data_ptr(),
-            cache.shape[2],
-            self._scratch.data_ptr(),
-        )
+        x = x.clone(memory_format=torch.contiguous_format)
+        self._run(lo, hi, x, position, cache, reading=0)
         return x
+
+    def read(self, x: Tensor, position: int, cache: Tensor) -> None:
+        """See Model.read."""
+        self._run(0, self._layer_count, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
 
     def head(self, x: Tensor) -> Tensor:
         """See Model.head."""
         rows = x.shape[0]
-        if rows > self._scratch_rows:
-            self._reserve(rows)
         logits = torch.empty(rows, self._row)
         self._library.lede_head(
             self._reference, x.contiguous().data_ptr(), rows, logits.data_ptr(), self._row, self._scratch.data_ptr()
@@ -130,9 +124,17 @@ class Native:
             for i in range(0, 5 * rows, 5)
         ]
 
-    def _reserve(self, rows: int) -> None:
-        size = self._library.lede_scratch_size(self._reference, rows, self._context)
-        self._scratch, self._scratch_rows = torch.empty(size, dtype=torch.uint8), rows
+    def _run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor, reading: int) -> None:
+        if cache.shape[2] > self._reserved:
+            self._reserve(cache.shape[2])
+        self._library.lede_run(
+            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, cache.data_ptr(), cache.shape[2], reading,
+            self._scratch.data_ptr(),
+        )  # fmt: skip
+
+    def _reserve(self, capacity: int) -> None:
+        size = self._library.lede_scratch_size(self._reference, capacity)
+        self._scratch, self._reserved = torch.empty(size, dtype=torch.uint8), capacity
 
     def _plain(self, tensor: Tensor) -> int:
         self._kept.append(tensor.float().contiguous())
@@ -147,14 +149,25 @@ class Native:
         return packed.data_ptr()
 
 
+def beside_partners(weight: Tensor, head_size: int) -> Tensor:
+    """Reorder the outputs of each head so that a block holds 16 coordinates and the 16 that they are rotated with."""
+    heads = weight.view(-1, 2, head_size // BLOCK, LANES, weight.shape[1])
+    return heads.transpose(1, 2).reshape(weight.shape)
+
+
+def alternating(gate: Tensor, up: Tensor) -> Tensor:
+    """Outputs of both, a block holding 16 of each."""
+    return torch.stack((gate.view(-1, LANES, gate.shape[1]), up.view(-1, LANES, up.shape[1])), 1).flatten(0, 2)
+
+
 def prototypes(loaded: ctypes.CDLL) -> Any:
     """Declare the arguments of the functions in native.c."""
     model = POINTER(_Model)
     declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "lede_packed_size": (c_int64, (c_int64, c_int64, c_int32)),
         "lede_pack": (None, (c_void_p, c_int64, c_int64, c_int32, c_void_p)),
-        "lede_scratch_size": (c_int64, (model, c_int32, c_int32)),
-        "lede_run": (None, (model, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_void_p)),
+        "lede_scratch_size": (c_int64, (model, c_int32)),
+        "lede_run": (None, (model, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p)),
         "lede_head": (None, (model, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
         "lede_statistics": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32, c_void_p)),
     }
