@@ -28,7 +28,7 @@ from replay.costs import MAX_ROWS, Costs
 SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer
 STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are met
 TOKENS = 160  # written behind each
-LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, MAX_ROWS - 1)
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 24, MAX_ROWS - 1)
 FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
 ALIKE = 4  # rounds of one kind in a row; the first of them finds the caches as another kind left them, and is not used
 

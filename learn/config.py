@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from learn.errors import LearnError
 from learn.rewards import check_reward
+from replay.costs import MAX_ROWS
+from replay.schema import MAX_DRAFTS
 
 ALGORITHMS = ("dqn", "double_dqn", "cql", "bcq", "qr_dqn", "iqn", "fitted")
 
@@ -27,6 +29,7 @@ class LearnConfig:
     candidates: layers that the policy may exit at, some of the dataset's; None: all of them. Layer 0 may be added to a
         swept dataset that was collected without it.
     bypass: whether a walk may go on past its last candidate: no draft at all, one token of the full model's.
+    max_drafts: drafts a round, 12 as in the paper; sweeps tell of longer rounds than were ever tried.
     gamma, n_steps: the target is the n-step return + gamma^n * max over actions of the target network (§3.2).
     learning_rate: of Adam. batch_size: transitions an update.
     updates: in total, over all outer rounds; None: one for every 4 training rows.
@@ -48,6 +51,7 @@ class LearnConfig:
     features: Literal["paper", "extended"] = "extended"
     candidates: tuple[int, ...] | None = None
     bypass: bool = False
+    max_drafts: int = MAX_DRAFTS
     gamma: float = 1.0
     n_steps: int = 3
     learning_rate: float = 3e-4
@@ -83,6 +87,8 @@ class LearnConfig:
         for name in ("n_steps", "batch_size", "target_interval", "outer", "score_every"):
             if getattr(self, name) < 1:
                 raise LearnError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 2 <= self.max_drafts < MAX_ROWS:
+            raise LearnError(f"max_drafts must be 2 to {MAX_ROWS - 1}, not {self.max_drafts}")
         if self.updates is not None and self.updates < 1:
             raise LearnError(f"updates must be at least 1, not {self.updates}")
         if not 0 < self.gamma <= 1:

@@ -37,7 +37,7 @@ def simulate(
     """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
 
     bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there anyway.
-    max_drafts: a round, 19 at most.
+    max_drafts: a round; as many as there are costs for, at most.
     The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
     its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
     """

@@ -42,7 +42,7 @@ class FittedConfig:
     drawn from anywhere in the texts, the others from where the policy so far starts its rounds. refresh: steps between
     two looks at what the policy achieves. bypass: a walk may go on past its last candidate and draft nothing; the
     policy's layers then end with the model's last. max_drafts: a round; sweeps tell of rounds longer than were ever
-    tried, up to the 19 that costs are measured for.
+    tried, up to the 31 that costs are measured for.
     """
 
     hidden: tuple[int, ...] = (32, 32)

@@ -118,7 +118,9 @@ class Judge:
         data, config = self.data, self.config
         exact = None
         if data.texts is not None and data.costs is not None:
-            exact = simulate(data.texts, policy.features, policy.exits, data.costs, self.rate, data.bypass)
+            exact = simulate(
+                data.texts, policy.features, policy.exits, data.costs, self.rate, data.bypass, config.max_drafts
+            )  # fmt: skip
             if config.reward in ("paper", "time"):
                 return exact
             if config.reward == "accepted":

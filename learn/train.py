@@ -133,6 +133,7 @@ def _fit_sweeps(data: Data, config: LearnConfig) -> Judge:
         learning_rate=config.learning_rate,
         refresh=config.score_every,
         bypass=config.bypass,
+        max_drafts=config.max_drafts,
         seed=config.seed,
     )
     result = fit(data.training, data.texts, data.costs, how)
@@ -180,6 +181,7 @@ def _info(dataset: Dataset, judge: Judge) -> dict[str, Any]:
         "tokenizer_hash": header["tokenizer_hash"],
         "state": {"top_k": header["top_k"], "trace": header["trace"]},
         "dataset": {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]},
+        "max_drafts": judge.config.max_drafts,
         "hyperparameters": judge.config.to_dict(),
         "training": {
             "rows": len(data.train.actions),

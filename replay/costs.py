@@ -9,8 +9,8 @@ from typing import Any
 
 from replay.errors import DatasetError
 
-MAX_ROWS = 20  # the last committed token and up to 19 drafts
-FORMER_ROWS = 13  # of costs stored by earlier versions
+MAX_ROWS = 32  # the last committed token and up to 31 drafts
+FORMER_ROWS = 13  # at least so many have costs stored by earlier versions
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Costs:
     """
 
     layers: int
-    layer: tuple[float, ...]  # one layer over 1, 2, …, 20 rows; over one as the drafts behind a round's first see it
+    layer: tuple[float, ...]  # one layer over 1, 2, …, 32 rows; over one as the drafts behind a round's first see it
     head: tuple[float, ...]  # final norm and head over as many; over one with all else that a draft takes
     features: float  # the state of one row, from its logits
     decision: float  # one call of the exit rule
@@ -76,7 +76,7 @@ class Costs:
     def finish(
         self, exit_layer: int, drafts: int, position: int | None = None, *, states: bool = True, lookup: bool = True
     ) -> float:
-        """Verify up to 19 `drafts`: the bonus token's early pass, and the upper layers over drafts + 1 rows.
+        """Verify up to 31 `drafts`: the bonus token's early pass, and the upper layers over drafts + 1 rows.
 
         No drafts are the upper layers over the row that a walk left at `exit_layer`. A rule that sees no states, or
         does not use the lookup, has less to keep from round to round: say so with `states`, `lookup`.
@@ -143,7 +143,7 @@ def _is_cost(value: object) -> bool:
 
 
 def _lengthened(values: Sequence[float]) -> tuple[float, ...]:
-    if len(values) not in (FORMER_ROWS, MAX_ROWS):
+    if not FORMER_ROWS <= len(values) <= MAX_ROWS:
         raise DatasetError(f"costs must give a layer and the head at 1 to {MAX_ROWS} rows: measure them again")
     # from two rows on: a row alone may be measured apart from verifications
     slope = max(values[-1] - values[1], 0.0) / (len(values) - 2)

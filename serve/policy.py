@@ -23,6 +23,7 @@ FORMAT = 1
 WEIGHTS = "policy.safetensors"
 FACTS = "policy.json"
 CONTINUE, EXIT = 0, 1
+MAX_DRAFTS = 12
 
 Array = NDArray[np.float32]
 
@@ -64,6 +65,11 @@ class Policy:
     def matrices(self) -> tuple[tuple[Array, Array], ...]:
         """The network as `values` evaluates it, on raw features: ((W, b), …), W (inputs, outputs), ReLU between."""
         return (*self._hidden, self._last)
+
+    @property
+    def max_drafts(self) -> int:
+        """Drafts a round that it was trained for; 12 where it does not say, as in the paper (§4.1)."""
+        return int(self.info.get("max_drafts", MAX_DRAFTS))
 
     def values(self, row: Array) -> Array:
         """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""

@@ -1,6 +1,5 @@
 """Half of a learned policy: what each of its two decisions is worth on its own."""
 
-from decode.rules.base import MAX_DRAFTS
 from decode.rules.learned import QPolicy
 from decode.rules.network import ValueFunction
 from decode.state import State
@@ -10,7 +9,7 @@ class FixedExit(QPolicy):
     """The policy decides only the draft length; the exit layer, one of its candidates, is fixed."""
 
     def __init__(
-        self, policy: ValueFunction, exit_layer: int, name: str = "lede-fixed-exit", max_drafts: int = MAX_DRAFTS
+        self, policy: ValueFunction, exit_layer: int, name: str = "lede-fixed-exit", max_drafts: int | None = None
     ):
         super().__init__(policy, name, max_drafts)
         if exit_layer not in self.layers:

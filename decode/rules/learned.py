@@ -11,8 +11,9 @@ class QPolicy(Rule):
     name = "lede"
     needs_state = True
 
-    def __init__(self, policy: ValueFunction, name: str = "lede", max_drafts: int = MAX_DRAFTS):
-        self.name, self.max_drafts = name, max_drafts
+    def __init__(self, policy: ValueFunction, name: str = "lede", max_drafts: int | None = None):
+        self.name = name
+        self.max_drafts = getattr(policy, "max_drafts", MAX_DRAFTS) if max_drafts is None else max_drafts
         self.layers = tuple(policy.layers)
         self.needs_trace = "conf_trace" in policy.features
         self.needs_lookup = any(feature.startswith("lookup_") for feature in policy.features)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from replay.calibration import Calibration
 
-SHOWN_ROWS = (2, 5, 9, 13, 20)  # of the tables by rows
+SHOWN_ROWS = (2, 5, 9, 13, 20, 32)  # of the tables by rows
 
 
 @said_plainly

@@ -39,6 +39,7 @@ def learn(
     bypass: Annotated[
         bool | None, typer.Option("--bypass", help="Let a round draft nothing: go on to the full model.")
     ] = None,
+    max_drafts: Annotated[int | None, typer.Option(help="Drafts a round; the paper has 12.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Discount a decision.")] = None,
     n_steps: Annotated[int | None, typer.Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
@@ -57,8 +58,8 @@ def learn(
     """
     options: dict[str, Any] = {
         "algorithm": algorithm, "reward": reward, "features": features, "horizon": horizon,
-        "candidates": parse_layers(candidates), "bypass": bypass, "gamma": gamma, "n_steps": n_steps,
-        "updates": updates, "seed": seed,
+        "candidates": parse_layers(candidates), "bypass": bypass, "max_drafts": max_drafts, "gamma": gamma,
+        "n_steps": n_steps, "updates": updates, "seed": seed,
     }  # fmt: skip
     if variants is None:
         _learn_one(dataset, out, preset, options, json)

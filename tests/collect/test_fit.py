@@ -43,7 +43,7 @@ def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[
     made = []
     for kind, (states, lookup) in KINDS.items():
         for exit_layer in (0,) if kind == "copies" else (0, 2, 4, 6) if kind == "thinks" else (2, 3, 4, 6, 9, 12):
-            for drafts in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19):
+            for drafts in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 31):
                 for _ in range(2):
                     made.append(one(exit_layer, drafts, rng.randrange(60, 440), states, lookup, slowed))
     for _ in range(100):

@@ -84,7 +84,7 @@ def test_refuses_what_it_cannot_fit():
         fit(made_up(0, count=0), made_up(0), COSTS)
     with pytest.raises(LearnError, match="at least 1"):
         FittedConfig(steps=0)
-    with pytest.raises(LearnError, match="2 to 19"):
-        FittedConfig(max_drafts=20)
+    with pytest.raises(LearnError, match="2 to 31"):
+        FittedConfig(max_drafts=32)
     with pytest.raises(LearnError, match="between 0 and 1"):
         FittedConfig(explore=2)

@@ -97,7 +97,7 @@ def test_json_and_what_is_not_costs():
     with pytest.raises(DatasetError, match="lack lookup"):
         Costs.from_json({name: value for name, value in MEASURED.to_json().items() if name != "lookup"})
     for wrong in ({"layer": [1.0]}, {"head": []}):
-        with pytest.raises(DatasetError, match="20 rows"):
+        with pytest.raises(DatasetError, match="32 rows"):
             Costs.from_json(MEASURED.to_json() | wrong)
     for wrong in ({"layer": 3.0}, {"round": "slow"}, {"features": float("nan")}, {"lookup": -1.0}, {"cache": True}):
         with pytest.raises(DatasetError, match=f"costs have {next(iter(wrong))}"):
