@@ -10,20 +10,35 @@
  * Weights are bf16 (activations are rounded to it where they are multiplied, sums are fp32) or fp32. The residual stream,
  * norms, rotary embedding, attention and its cache are fp32. Compile without -ffast-math.
  */
+#define _GNU_SOURCE /* syscall */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define sleep_while(at, value) syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0)
+#define wake(at) syscall(SYS_futex, at, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0)
+#else
 #include <sched.h>
+#define sleep_while(at, value) sched_yield()
+#define wake(at)
+#endif
 #endif
 
-/* AMD's cores multiply pairs of bf16 at twice the rate of single fp32 numbers, Intel's at half of it. There they are
- * widened instead, and the same sums taken in the same order: the bits are those of the instruction. */
-#if defined(__AVX512BF16__) && defined(__SSE4A__) /* SSE4A: AMD alone has it */
-#define DOT
+/* AMD's cores (SSE4A: AMD alone has it) multiply pairs of bf16 at twice the rate of single fp32 numbers, Intel's at half of
+ * it. There they are widened instead, and the same sums taken in the same order: the bits are those of the instruction. */
+#ifndef PAIRS
+#if defined(__AVX512BF16__) && defined(__SSE4A__)
+#define PAIRS 1
+#else
+#define PAIRS 0
 #endif
-#ifdef DOT
+#endif
+#if PAIRS
 #include <immintrin.h>
 #endif
 
@@ -105,7 +120,7 @@ INLINE uvec rounded(uvec u) { return u + 0x7fff + ((u >> 16) & 1); } /* the uppe
 /* Write a vector of activations as `product` takes them: in bf16 models rounded to it, and packed where pairs are multiplied. */
 INLINE void put(const Model *m, float *row, int i, vec v) {
     if (!m->bf16) { store(row + i, v); return; }
-#ifdef DOT
+#if PAIRS
     hvec half = __builtin_convertvector(rounded((uvec)v) >> 16, hvec);
     memcpy((uint16_t *)row + i, &half, sizeof half);
 #else
@@ -175,7 +190,7 @@ INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t block
     _Pragma("GCC unroll 2") for (int64_t i = 0; i < p->in / 2; i++) {
         uvec weight[2 * VECTORS];
         EACH_VECTOR __builtin_prefetch(soon + OFFSET(v), 0, 2);
-#ifdef DOT
+#if PAIRS
         EACH_VECTOR memcpy(&weight[v], w + OFFSET(v), sizeof(uvec));
         EACH_ROW {
             int32_t pair;
@@ -228,25 +243,29 @@ PRODUCT(bf16)
 
 /* ---- threads -------------------------------------------------------------------------------------------------- */
 
-/* Threads that share a call. They meet several times a layer, every few microseconds: a meeting spins, but not for long,
- * since the thread that is waited for may have lost its core to another process. */
-typedef struct { int32_t arrived, meeting; } Team;
+/* Threads that share a call. They meet several times a layer, every few microseconds, so one that waits spins; but not for
+ * long, since who is waited for may have lost its core to another process, or be waiting for this one's. */
+typedef struct { int32_t arrived, meeting, asleep; } Team;
 
 #ifdef _OPENMP
-#define SPINS 2000
+#define SPINS 500
 static void meet(Team *team, int threads) {
     if (threads == 1) return;
     const int32_t meeting = __atomic_load_n(&team->meeting, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
         team->arrived = 0;
-        __atomic_store_n(&team->meeting, meeting + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&team->meeting, meeting + 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST)) wake(&team->meeting);
         return;
     }
     for (int spins = 0; __atomic_load_n(&team->meeting, __ATOMIC_ACQUIRE) == meeting; spins++) {
 #ifdef __x86_64__
         __builtin_ia32_pause();
 #endif
-        if (spins > SPINS) sched_yield();
+        if (spins < SPINS) continue;
+        __atomic_add_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
+        sleep_while(&team->meeting, meeting);
+        __atomic_sub_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
     }
 }
 #define THREAD omp_get_thread_num()
