@@ -70,7 +70,7 @@ class _Probe(_Turns, QPolicy):
 
 
 class _Network:
-    """A policy of the usual size with arbitrary weights, which always drafts on."""
+    """A policy of the usual size with arbitrary weights, but for a last bias that makes it always draft on."""
 
     def __init__(self, layers: tuple[int, ...]):
         self.layers = layers
@@ -78,11 +78,11 @@ class _Network:
         sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
         weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
         biases = [np.zeros(size, np.float32) for size in sizes[1:]]
-        weights[-1][:], biases[-1][1] = 0, 1
+        biases[-1][1] = 1e9
         self.matrices = tuple(zip(weights, biases, strict=True))
 
     def values(self, row: np.ndarray) -> np.ndarray:
-        """What continue and exit are worth; the network's own opinion is not asked."""
+        """What continue and exit are worth."""
         for weight, bias in self.matrices[:-1]:
             row = np.maximum(row @ weight + bias, 0)
         weight, bias = self.matrices[-1]
