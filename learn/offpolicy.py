@@ -59,9 +59,13 @@ class Reweighted:
 
     def mean(self, values: Array) -> float:
         """Expected sum over a chain of what each row contributes (N,); NaN if the policy agrees with no whole chain."""
-        if not self.final.any():
-            return math.nan
-        return float((self.weights * values / self._totals[self.step]).sum())
+        return float((self.shares * values.astype(np.float64)).sum()) if self.final.any() else math.nan
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The rows' weights (N,), normalised over all chains at each step; 0 where no chain is left at a step."""
+        totals = self._totals[self.step]
+        return np.divide(self.weights, totals, out=np.zeros_like(totals), where=totals > 0)
 
     def error(self, values: Array, centre: float = 0.0) -> float:
         """Standard error of `mean(values)`, whose estimate is `centre`; infinite on a single chain's evidence."""

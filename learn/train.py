@@ -19,6 +19,7 @@ from learn.algorithms import exported, make_algorithm
 from learn.buffer import ColumnBuffer
 from learn.config import LearnConfig
 from learn.data import Data, Source
+from learn.doubly_robust import UPDATES, Estimate, doubly_robust
 from learn.errors import LearnError
 from learn.fitted import FittedConfig, fit
 from learn.history import Point, draw, write_csv
@@ -26,6 +27,7 @@ from learn.judge import Checkpoint, Judge
 from learn.library import d3rlpy, quiet
 from learn.offpolicy import Score
 from learn.rate import Static
+from learn.views import with_features
 from replay.reader import Dataset, open_dataset
 from serve.policy import Policy
 
@@ -53,6 +55,7 @@ class LearnResult:
     rate: float | None
     history: tuple[Point, ...]
     exact: bool  # scored on sweeps, not estimated from the log
+    estimate: Estimate | None  # where not: its rate once more, doubly robust, with an interval
 
     def summary(self) -> dict[str, Any]:
         """What `policy.json` says of the training, and the folder; ready for JSON."""
@@ -82,7 +85,8 @@ def learn(
 def keep(dataset: Dataset, judge: Judge, folder: Path) -> LearnResult:
     """Write what a training run gave into the folder: the policy, learning.csv and learning.png."""
     best, data = judge.best, judge.data
-    policy = replace(best.policy, info=_info(dataset, judge))
+    estimate = _estimate(judge)
+    policy = replace(best.policy, info=_info(dataset, judge, estimate))
     policy.save(folder)
     write_csv(folder / "learning.csv", judge.history)
     draw(folder / "learning.png", judge.history, best.update, data.static)
@@ -97,7 +101,18 @@ def keep(dataset: Dataset, judge: Judge, folder: Path) -> LearnResult:
         rate=judge.rate,
         history=tuple(judge.history),
         exact=judge.exact,
+        estimate=estimate,
     )
+
+
+def _estimate(judge: Judge) -> Estimate | None:
+    """Where there are costs but no sweeps: the kept policy's rate, doubly robust. The walk alone has no rate."""
+    data, config = judge.data, judge.config
+    if judge.exact or data.costs is None or config.horizon == "walk":
+        return None
+    updates = min(UPDATES, judge.history[-1].update)
+    train, held = (with_features(part, config.features) for part in (data.train, data.rounds))
+    return doubly_robust(judge.best.policy, train, held, data.costs, updates, config.seed)
 
 
 def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
@@ -173,7 +188,7 @@ def reproducible(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _info(dataset: Dataset, judge: Judge) -> dict[str, Any]:
+def _info(dataset: Dataset, judge: Judge, estimate: Estimate | None) -> dict[str, Any]:
     """What `policy.json` says besides the network."""
     header, best, data = dataset.header, judge.best, judge.data
     return {
@@ -191,6 +206,7 @@ def _info(dataset: Dataset, judge: Judge) -> dict[str, Any]:
             "static": asdict(data.static) if data.static else None,
             "held_static": asdict(data.held_static) if data.held_static else None,
             "rate": judge.rate,
+            "doubly_robust": asdict(estimate) if estimate else None,
         },
         "lede": _version(),
     }

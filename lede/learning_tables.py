@@ -28,6 +28,9 @@ def learning_table(result: "LearnResult") -> Table:
         known(score.acceptance), f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}", known(score.reward, 3),
         style="bold",
     )  # fmt: skip
+    if (again := result.estimate) is not None:
+        interval = f"{known(again.rate, 3)} ({known(again.low, 3)}–{known(again.high, 3)})"
+        table.add_row("the same, doubly robust (95 %)", "–", "–", "–", interval, "–")
     if static is not None:
         table.add_row(
             "best static rule of the training episodes",
