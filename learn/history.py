@@ -43,37 +43,44 @@ def _cell(value: float) -> str:
 
 
 def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) -> None:
-    """Draw the curves as a PNG. kept: the update whose network was kept. static: the rule to beat, if known."""
+    """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
+    length, rate and loss. kept: the update whose network was kept. static: the rule to beat on the same episodes.
+
+    A curve of which nothing is known, as of the loss of a training that has none, leaves its panel empty.
+    """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     grid = figure.subplots(2, 3)
     panels: list[tuple[str, str]] = [
-        ("loss", "squared error"),
-        ("mean_q", "mean greedy value"),
-        ("validation_reward", "reward of a chain, held out"),
+        ("validation_reward", "(a) reward, held out"),
+        ("acceptance", "(b) acceptance rate"),
+        ("exit_layer", "(c) average exit layer"),
+        ("draft_length", "drafts a round"),
         ("validation_rate", "tokens / ms, held out"),
-        ("exit_layer", "mean exit layer"),
-        ("draft_length", "tokens a round"),
+        ("loss", "loss"),
     ]
     updates = [point.update for point in points]
     for axes, (name, title) in zip(grid.flat, panels, strict=True):
-        axes.plot(updates, [getattr(point, name) for point in points], marker=".", linewidth=1.2)
+        values = [getattr(point, name) for point in points]
+        axes.plot(updates, values, marker=".", linewidth=1.2)
         axes.axvline(kept, color="0.7", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
         axes.set_xlim(0, None)
-    losses = [point.loss for point in points]
-    if max(losses) > 10 * min(losses):
-        grid[0, 0].set_yscale("log")
+        if not any(math.isfinite(value) for value in values):
+            axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color="0.5")
+    losses = [point.loss for point in points if math.isfinite(point.loss)]
+    if losses and max(losses) > 10 * min(losses) > 0:
+        grid[1, 2].set_yscale("log")
     if static is not None:
         label = f"best static, E={static.layer}, d={static.drafts}"
-        grid[1, 0].axhline(static.rate, color="C1", linestyle="--", linewidth=1, label=label)
-        grid[1, 0].legend(fontsize=8)
+        grid[1, 1].axhline(static.rate, color="C1", linestyle="--", linewidth=1, label=label)
+        grid[1, 1].legend(fontsize=8)
     accepted = [point.draft_length * point.acceptance for point in points]
-    grid[1, 2].lines[0].set_label("drafts")
-    grid[1, 2].plot(updates, accepted, marker=".", linewidth=1.2, color="C2", label="accepted")
-    grid[1, 2].legend(fontsize=8)
+    grid[1, 0].lines[0].set_label("drafts")
+    grid[1, 0].plot(updates, accepted, marker=".", linewidth=1.2, color="C2", label="accepted")
+    grid[1, 0].legend(fontsize=8)
     for axes in grid[1]:
         axes.set_xlabel("updates")
     figure.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")

@@ -6,7 +6,6 @@ rate the policies so far are estimated to achieve, never a lower one, and contin
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,14 +85,18 @@ class Judge:
                 "lower the learning rate, raise the target interval, or use more steps (n_steps 3 or more)"
             )
         policy = Policy(self.features, self.data.candidates, weights, self.mean, self.scale)
+        values = policy.values(self._chains.observations)
+        return self.record(done, loss, float(values.max(axis=1).mean()), policy)
+
+    def record(self, done: int, loss: float, mean_q: float, policy: Policy) -> Point:
+        """Score a policy, and keep it if it is the best so far. loss, mean_q: NaN where the training has none."""
         found = self._score(policy)
         if not self.history or found.rank(self.by_rate) > self.best.score.rank(self.by_rate):
             self.best = Checkpoint(done, policy, found)
-        values = policy.values(self._chains.observations)
         point = Point(
             update=done,
             loss=loss,
-            mean_q=float(values.max(axis=1).mean()),
+            mean_q=mean_q,
             validation_reward=found.reward,
             validation_rate=found.rate,
             exit_layer=found.exit_layer,
@@ -103,15 +106,6 @@ class Judge:
         )
         self.history.append(point)
         return point
-
-    def adopt(self, best: Checkpoint, rates: Sequence[tuple[int, float, float]]) -> None:
-        """The record of a training that scored itself: (updates, training rate, held-out rate) at each score."""
-        nothing = math.nan
-        self.best = best
-        self.history = [
-            Point(update, nothing, nothing, nothing, rate, nothing, nothing, nothing, nothing)
-            for update, _, rate in rates
-        ]
 
     def _score(self, policy: Policy) -> Score:
         """Exact where the held-out episodes were swept; from the log what sweeps cannot say, and all without them."""

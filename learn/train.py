@@ -23,7 +23,7 @@ from learn.doubly_robust import UPDATES, Estimate, doubly_robust
 from learn.errors import LearnError
 from learn.fitted import FittedConfig, fit
 from learn.history import Point, draw, write_csv
-from learn.judge import Checkpoint, Judge
+from learn.judge import Judge
 from learn.library import d3rlpy, quiet
 from learn.offpolicy import Score
 from learn.rate import Static
@@ -89,7 +89,7 @@ def keep(dataset: Dataset, judge: Judge, folder: Path) -> LearnResult:
     policy = replace(best.policy, info=_info(dataset, judge, estimate))
     policy.save(folder)
     write_csv(folder / "learning.csv", judge.history)
-    draw(folder / "learning.png", judge.history, best.update, data.static)
+    draw(folder / "learning.png", judge.history, best.update, data.held_static)
     return LearnResult(
         policy=policy,
         folder=folder,
@@ -118,7 +118,7 @@ def _estimate(judge: Judge) -> Estimate | None:
 def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
     """Train one variant; raises LearnError if training diverges."""
     if config.algorithm == "fitted":
-        return _fit_sweeps(data, config)
+        return _fit_sweeps(data, config, progress)
     judge = Judge(data, config)
     algorithm = make_algorithm(config)
     rng = np.random.default_rng(config.seed)
@@ -137,7 +137,7 @@ def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
     return judge
 
 
-def _fit_sweeps(data: Data, config: LearnConfig) -> Judge:
+def _fit_sweeps(data: Data, config: LearnConfig, progress: Progress) -> Judge:
     """`learn.fitted` instead of a Q-learner: from the sweeps, not the logged decisions."""
     if data.training is None or data.texts is None or data.costs is None:
         raise LearnError("fitted learns from sweeps, and not every episode was swept: collect without --no-sweep")
@@ -151,9 +151,14 @@ def _fit_sweeps(data: Data, config: LearnConfig) -> Judge:
         max_drafts=config.max_drafts,
         seed=config.seed,
     )
-    result = fit(data.training, data.texts, data.costs, how)
     judge = Judge(data, config)
-    judge.adopt(Checkpoint(result.kept, result.policy, result.score), result.history)
+
+    def watch(step: int, policy: Policy, rate: float) -> None:
+        judge.rate = rate
+        point = judge.record(step, math.nan, math.nan, policy)
+        progress(step, judge.total, point.loss, point.mean_q, point.validation_reward)
+
+    fit(data.training, data.texts, data.costs, how, watch)
     return judge
 
 

@@ -1,6 +1,7 @@
 """`lede learn`."""
 
 import json as encoder
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,10 +84,9 @@ def _learn_one(dataset: Path, out: Path | None, preset: str, options: dict[str, 
     with bar("learning", 1000, quiet=json) as advance:
 
         def report(update: int, total: int, loss: float, mean_q: float, validation_reward: float) -> None:
-            advance(
-                round(update / total * 1000),
-                f"update {update:,}/{total:,}  loss {loss:.4f}  Q {mean_q:.3f}  validation {validation_reward:.3f}",
-            )
+            known = {"loss": loss, "Q": mean_q, "validation": validation_reward}
+            words = "  ".join(f"{name} {value:.3f}" for name, value in known.items() if not math.isnan(value))
+            advance(round(update / total * 1000), f"update {update:,}/{total:,}  {words}")
 
         result = run(dataset, out, config, report)
     if json:
