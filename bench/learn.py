@@ -141,8 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         columns = made_up(ROWS, features=15)
     torch.set_num_threads(1)
     with quiet():
-        sizes = [PRESETS[name].batch_size for name in ("paper", "default")]
-        configs = [dataclasses.replace(PRESETS["default"], batch_size=size) for size in sizes]
+        sizes = [PRESETS[name].batch_size for name in ("paper", "dqn")]
+        configs = [dataclasses.replace(PRESETS["dqn"], batch_size=size) for size in sizes]
         results = [compare(columns, config, options.updates) for config in configs]
     if options.json:
         print(json.dumps({"rows": len(columns.actions), "results": results}, indent=2))

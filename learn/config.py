@@ -17,7 +17,7 @@ STEPS_PER_UPDATE = 4
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """Everything a training run depends on besides the dataset. The defaults are the preset `default`.
+    """Everything a training run depends on besides the dataset. The defaults are the preset `dqn`.
 
     algorithm: `dqn` (the paper's), `double_dqn`, `cql`, `bcq`, `qr_dqn` and `iqn` are d3rlpy's, see
         `learn.algorithms`; `fitted` learns from sweeps instead of logged decisions, see `learn.fitted`.
@@ -111,7 +111,7 @@ class LearnConfig:
 
 
 PRESETS: Mapping[str, LearnConfig] = {
-    "default": LearnConfig(),
+    "dqn": LearnConfig(),
     # §3.2, §4.1 to the letter. The paper does not say how wide the network is, nor whether inputs are scaled: as in
     # every preset, they are standardised with the training rows' mean and scale.
     "paper": LearnConfig(
@@ -128,17 +128,36 @@ PRESETS: Mapping[str, LearnConfig] = {
         through_forced=False,
         outer=1,
     ),
-    # What `learn.fitted` takes: its own number of steps, and a smaller network; rewards and targets it has none.
+    # What `learn.fitted` takes: its own number of steps, and a smaller network; rewards and targets it has none. What
+    # decodes fastest (docs/policies.md), and so what `lede learn` does where a dataset has sweeps.
     "fitted": LearnConfig(
-        algorithm="fitted", learning_rate=1e-2, batch_size=512, updates=400, hidden=(32, 32), score_every=50, outer=1
+        algorithm="fitted",
+        max_drafts=MAX_ROWS - 1,
+        learning_rate=1e-2,
+        batch_size=512,
+        updates=800,
+        hidden=(32, 32),
+        score_every=50,
+        outer=1,
     ),
 }
 
 
-def preset(name: str = "default", **overrides: Any) -> LearnConfig:
+# Options that `fitted` has no use for: whoever gives one wants a Q-learner.
+OF_Q_LEARNERS = ("reward", "horizon", "features", "gamma", "n_steps", "target_interval", "sigma0", "through_forced")
+
+
+def usual_preset(swept: bool, **overrides: Any) -> str:
+    """The preset where none is named: `fitted` on sweeps, unless an option asks for a Q-learner."""
+    asked = {name for name, value in overrides.items() if value is not None}
+    other = overrides.get("algorithm") not in (None, "fitted") or asked & set(OF_Q_LEARNERS)
+    return "fitted" if swept and not other else "dqn"
+
+
+def preset(name: str = "dqn", **overrides: Any) -> LearnConfig:
     """The preset of that name with some fields replaced; an override of None means the preset's own value.
 
-    The algorithm `fitted` starts from the preset `fitted`.
+    The algorithm `fitted` starts from the preset `fitted`, whatever the name.
     Raises LearnError if there is no such preset or field, or if a value is out of range.
     """
     if name not in PRESETS:
@@ -147,6 +166,6 @@ def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     if unknown:
         raise LearnError(f"there is no such option: {', '.join(sorted(unknown))}")
     chosen = {key: value for key, value in overrides.items() if value is not None}
-    if chosen.get("algorithm") == "fitted" and name == "default":
+    if chosen.get("algorithm") == "fitted":
         name = "fitted"
     return LearnConfig(**(vars(PRESETS[name]) | chosen))

@@ -54,10 +54,13 @@ def simulate(
     spent, rounds, drafting, drafted, accepted, depth = (np.zeros(count) for _ in range(6))
     visit = np.array([[_visit(costs, a, b) for b in layers] for a in (0, *layers)])  # to candidate b from candidate a
     redraft = np.array([costs.draft(int(layer)) for layer in layers])
-    finish = np.array([[costs.finish(int(layer), d) for d in range(1, max_drafts + 1)] for layer in layers])
+    traced = "conf_trace" in features  # which takes a pass over each verification's logits
+    finish = np.array(
+        [[costs.finish(int(layer), d, states=traced) for d in range(1, max_drafts + 1)] for layer in layers]
+    )
     earned = np.zeros(count)  # the paper's reward
-    bare_finish = costs.finish(texts.layers[-1], 0) if bypass else 0.0
-    plain = costs.plain() + costs.trace + costs.index  # what networks keep from round to round
+    bare_finish = costs.finish(texts.layers[-1], 0, states=traced) if bypass else 0.0
+    plain = costs.plain() + (costs.trace if traced else 0.0) + costs.index  # what networks keep from round to round
     arrived = np.zeros(count, bool)  # whether the walk's current candidate was paid for
 
     while (active := position < texts.lengths).any():

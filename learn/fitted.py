@@ -12,6 +12,7 @@ that a round's tree depends on the text alone. As elsewhere (`learn.exact`), the
 of the true text. The two outputs are not values: their difference is the log-odds of exiting.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,7 +31,9 @@ from replay.schema import MAX_DRAFTS, STATE
 from replay.texts import SWEPT, Texts
 from serve.policy import Policy
 
-FEATURES = (*(name for name in STATE if name != "accept_trace"), "draft_index")  # and layer=… of every candidate
+# All of the extended set, and layer=… of every candidate, but accept_trace, and conf_trace, which takes a pass over
+# each verification's logits and brings less than that.
+FEATURES = (*(name for name in STATE if name not in ("accept_trace", "conf_trace")), "draft_index")
 LOOKS_FIRST = 1.0  # log-odds of exiting before training: drafts must be long enough for their ends to be seen
 
 
@@ -87,7 +90,7 @@ class RoundTrees:
         self.layers = (*layers, costs.layers) if bypass else layers
         self.names = (*FEATURES, *(f"layer={layer}" for layer in self.layers))
         self._reach = [costs.visit0 if b == 0 else costs.step(a, b) for a, b in pairwise((0, *layers))]
-        finish = [[costs.finish(layer, d) for d in range(1, self.longest + 1)] for layer in layers]
+        finish = [[costs.finish(layer, d, states=False) for d in range(1, self.longest + 1)] for layer in layers]
         self._draft = torch.tensor([costs.draft(layer) for layer in layers], dtype=torch.float64)
         self._finish = torch.tensor(finish, dtype=torch.float64)
         self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
@@ -101,7 +104,6 @@ class RoundTrees:
         shape = (count, len(texts.layers), self.longest)
         logp = seen[..., SWEPT.index("top1_logp")]
         own = {
-            "conf_trace": self._states[text, start, :, SWEPT.index("conf_trace")][..., None].expand(shape),
             "draft_logp": logp.cumsum(-1) - logp,
             "draft_index": torch.arange(1, self.longest + 1, dtype=torch.float32).expand(shape),
         }
@@ -128,10 +130,10 @@ class RoundTrees:
             ahead = torch.where(wide <= k, stop, stop + chance[..., k - 1] * (on - stop))
         leave = torch.where(wide >= 2, ahead - rate * self._draft, verified[..., 0])
         # from the last candidate back: draft from here, or walk on
-        plain = 1 - rate * (costs.plain() + costs.trace + costs.index)
+        plain = 1 - rate * (costs.plain() + costs.index)
         walk = torch.full_like(leave[:, 0], plain)
         if self.bypass:
-            walk = torch.full_like(walk, 1 - rate * costs.finish(self.texts.layers[last], 0))
+            walk = torch.full_like(walk, 1 - rate * costs.finish(self.texts.layers[last], 0, states=False))
         for c in range(last, -1, -1):
             on, forced = walk, c == last and not self.bypass
             walk = leave[:, c] if forced else on + chance[:, c, 0] * (leave[:, c] - on)
@@ -157,9 +159,16 @@ class RoundTrees:
         return float(self.texts.lengths.sum() / spent.sum()), spent, np.concatenate(starts)
 
 
-def fit(train: Texts, validation: Texts, costs: Costs, config: FittedConfig | None = None) -> FittedResult:
+def fit(
+    train: Texts,
+    validation: Texts,
+    costs: Costs,
+    config: FittedConfig | None = None,
+    watch: Callable[[int, Policy, float], None] | None = None,
+) -> FittedResult:
     """Fit a policy on the training texts; of the networks on the way, keep the fastest on the validation texts.
 
+    watch: called at every refresh with the steps done, the policy so far, and its rate on the training texts.
     Both must have the same candidate layers, one or more texts each, else LearnError. The same arguments give the
     same weights.
     """
@@ -174,12 +183,14 @@ def fit(train: Texts, validation: Texts, costs: Costs, config: FittedConfig | No
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
-            return _fit(trees, held, config)
+            return _fit(trees, held, config, watch or (lambda *_: None))
     finally:
         torch.set_num_threads(threads)
 
 
-def _fit(trees: RoundTrees, held: RoundTrees, config: FittedConfig) -> FittedResult:
+def _fit(
+    trees: RoundTrees, held: RoundTrees, config: FittedConfig, watch: Callable[[int, Policy, float], None]
+) -> FittedResult:
     rng = np.random.default_rng(config.seed)
     lengths = trees.texts.lengths
     everywhere = np.argwhere(np.arange(trees.texts.right.shape[1]) < lengths[:, None])
@@ -196,6 +207,7 @@ def _fit(trees: RoundTrees, held: RoundTrees, config: FittedConfig) -> FittedRes
             achieved, _, own = trees.play(policy)
             rate = max(achieved, 1 / trees.costs.plain())
             history.append((step, achieved, held.play(policy)[0]))
+            watch(step, policy, achieved)
             best = max(best, (history[-1][2], step, policy), key=lambda found: found[0])
         if step == config.steps:
             break

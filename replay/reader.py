@@ -87,6 +87,11 @@ class Dataset:
         """One row a candidate layer and committed position, and `run`; empty if none were collected."""
         return self._scan("sweeps")
 
+    @property
+    def swept(self) -> bool:
+        """Whether there are sweeps, of some episodes at least."""
+        return any(self.files("sweeps").values())
+
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
         files = {}

@@ -22,8 +22,12 @@ def learn(
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="default (what decodes fastest), paper (its recipe to the letter) or fitted.")
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="fitted (from sweeps: what decodes fastest), dqn or paper (its recipe to the letter). "
+            "[dim]Default: fitted where the dataset has sweeps and no option asks for a Q-learner, else dqn[/]"
+        ),
+    ] = None,
     algorithm: Annotated[
         str | None, typer.Option(help="dqn, double_dqn, cql, bcq, qr_dqn, iqn, or fitted (from sweeps).")
     ] = None,
@@ -65,22 +69,24 @@ def learn(
     if variants is None:
         _learn_one(dataset, out, preset, options, json)
         return
-    given = [name for name, value in options.items() if value is not None] + ["preset"] * (preset != "default")
+    given = [name for name, value in options.items() if value is not None] + ["preset"] * (preset is not None)
     if given:
         raise typer.BadParameter(f"with --variants, options are given in the file: write {', '.join(given)} there")
     _learn_grid(dataset, out, variants, json)
 
 
-def _learn_one(dataset: Path, out: Path | None, preset: str, options: dict[str, Any], json: bool) -> None:
+def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
     from lede.commands.loading import console, errors
     from lede.paths import policy_path
     from lede.progress import bar
 
     with errors.status("loading d3rlpy"):
         from learn.config import preset as preset_config
+        from learn.config import usual_preset
         from learn.train import learn as run
-    config = preset_config(preset, **options)
-    out = out or policy_path(dataset, preset)
+        from replay.reader import open_dataset
+    config = preset_config(preset or usual_preset(open_dataset(dataset).swept, **options), **options)
+    out = out or policy_path(dataset, "paper" if preset == "paper" else "default")
     with bar("learning", 1000, quiet=json) as advance:
 
         def report(update: int, total: int, loss: float, mean_q: float, validation_reward: float) -> None:

@@ -39,7 +39,7 @@ def known(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("name", ["dqn", "paper"])
 def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, name, capfd):
     calls = []
     config = preset(name, **QUICK)
@@ -51,7 +51,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert sorted(os.listdir(tmp_path / "out")) == names
 
     # Two rounds of 60 are 50 + 10 updates each, one of 120 is 50 + 50 + 20.
-    expected = [50, 60, 110, 120] if name == "default" else [50, 100, 120]
+    expected = [50, 60, 110, 120] if name == "dqn" else [50, 100, 120]
     assert [call[0] for call in calls] == expected == [point.update for point in result.history]
     assert all(call[1] == 120 for call in calls) and all(np.isfinite(call[2:4]).all() for call in calls)
     with open(tmp_path / "out" / "learning.csv", newline="") as file:
@@ -74,7 +74,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     summary = json.loads(json.dumps(result.summary()))
     assert (summary["folder"], summary["updates"]) == (str(tmp_path / "out"), 120)
     assert summary["static"]["rate"] == result.static.rate
-    if name == "default":
+    if name == "dqn":
         assert result.rate >= result.static.rate > 0
     else:
         assert result.rate is None
@@ -112,7 +112,7 @@ def test_importing_prints_nothing_and_changes_nothing():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("name", ["dqn", "paper"])
 def test_finds_the_policy_that_is_known_to_be_best(known, tmp_path, name):
     """Exit exactly where everything so far is right; see `toy.write_known`."""
     result = learn(known, tmp_path, preset(name, learning_rate=1e-3, updates=1500, score_every=250))
@@ -125,7 +125,7 @@ def test_finds_the_policy_that_is_known_to_be_best(known, tmp_path, name):
     right = data.raw["accepted"][reached]
     agreement = (policy.exits(data.observations[reached]) == right).mean()
     assert agreement > 0.97
-    if name == "default":
+    if name == "dqn":
         assert result.score.rate > result.static.rate  # knows when to stop, which no static rule does
 
 
@@ -216,5 +216,5 @@ def test_presets():
 def test_wrong_options_are_named(overrides, complaint):
     with pytest.raises(LearnError, match=complaint):
         preset(**overrides)
-    with pytest.raises(LearnError, match="default or paper"):
+    with pytest.raises(LearnError, match="dqn or paper"):
         preset("papre")
