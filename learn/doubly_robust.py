@@ -35,7 +35,8 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """rate: tokens a millisecond; low, high: a 95 % interval over episodes. predicted: without the correction.
+    """rate: tokens a millisecond; low, high: a 95 % interval over episodes, NaN of a single one. predicted: without the
+    correction.
 
     weighted: by importance weights alone. effective: rounds of the policy's own that would tell as much as the weights.
     """
@@ -80,7 +81,9 @@ def doubly_robust(
     influence = value[starts] + chains * np.add.reduceat(behaviour.shares * surprise, starts)
     gain = influence.mean()
     of_episode = np.unique(held.episodes[starts], return_inverse=True)[1]
-    error = np.sqrt((np.bincount(of_episode, influence - gain) ** 2).sum()) / chains / spent
+    sums = np.bincount(of_episode, influence - gain)
+    few = len(sums) / (len(sums) - 1) if len(sums) > 1 else np.nan
+    error = np.sqrt(few * (sums**2).sum()) / chains / spent
     estimate = rate + gain / spent
     return Estimate(
         rate=float(estimate),

@@ -211,7 +211,7 @@ def _info(dataset: Dataset, judge: Judge, estimate: Estimate | None) -> dict[str
             "static": asdict(data.static) if data.static else None,
             "held_static": asdict(data.held_static) if data.held_static else None,
             "rate": judge.rate,
-            "doubly_robust": asdict(estimate) if estimate else None,
+            "doubly_robust": {k: finite(v) for k, v in asdict(estimate).items()} if estimate else None,
         },
         "lede": _version(),
     }
