@@ -1,8 +1,8 @@
 """From timed rounds to costs: what each layer, row, head, state, decision and round adds, fitted to all rounds at once.
 
-Each sample gives two sums of unknown costs, its drafting and its verification. Errors are relative, and what is met is
-a quantile of the times a little under the middle: other work on the machine only ever makes a round slower. No cost is
-negative, and a pass over more rows never costs less: what is fitted for rows is the increments.
+Each sample gives two sums of unknown costs, its drafting and its verification. What is least is the sum of the relative
+errors, so that the typical round is met whatever else the machine did during some. No cost is negative, and a pass over
+more rows never costs less: what is fitted for rows is the increments.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from replay.costs import MAX_ROWS, Costs
 
-QUANTILE = 0.4  # of the times of rounds of one kind
-REWEIGHTINGS = 15  # on the way from squared errors to the quantile's
+REWEIGHTINGS = 15  # on the way from squared to absolute errors
 FLOOR = 0.01  # relative errors below this weigh no more than this one
 
 Float = NDArray[np.float64]
@@ -55,15 +54,15 @@ def fit(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_c
         elif not s.lookup and not s.states:
             equations.append(_plain(s, context, lengths, layer_count))
             times.append(s.whole)
-    found = quantile(np.array(equations), np.array(times))
+    found = typical(np.array(equations), np.array(times))
     known = dict(zip(NAMES, found, strict=False))
     increments = found[len(NAMES) :].reshape(2, len(lengths)).cumsum(axis=1)
     rows = np.arange(2, MAX_ROWS + 1)
     layer = known["first"] + _between(rows, np.array(lengths) + 1, increments[0])
     head = known["head"] + _between(rows, np.array(lengths) + 1, increments[1])
-    bare = _low([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
-    indexed = _low([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
-    traced = _low([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
+    bare = _median([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
+    indexed = _median([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
+    traced = _median([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
     return Costs(
         layers=layer_count,
         layer=(float(known["again"]), *map(float, layer)),
@@ -106,34 +105,34 @@ def _plain(s: Sample, context: int, lengths: list[int], layer_count: int) -> Flo
     return np.array([layer_count, 0, 1, 0, reach, reach, 0, 0, 0, 0, *[0] * (2 * len(lengths))], float)
 
 
-def quantile(equations: Float, values: Float) -> Float:
-    """Non-negative factors (K,) of `equations` (N, K) whose sums lie above QUANTILE of `values` (N,), relatively."""
+def typical(equations: Float, values: Float) -> Float:
+    """Non-negative factors (K,) of `equations` (N, K) that give `values` (N,) with the least sum of relative errors."""
     relative = equations / values[:, None]
     scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)  # columns of one size; empty ones get 0
     relative, weights = relative / scale, np.ones(len(values))
     found = np.zeros(equations.shape[1])
     for _ in range(REWEIGHTINGS):
         found = nonnegative(relative * weights[:, None], weights)
-        over = 1 - relative @ found  # by how much of its time a round took longer than these costs say
-        weights = np.sqrt(np.where(over > 0, QUANTILE, 1 - QUANTILE) / np.maximum(np.abs(over), FLOOR))
+        weights = np.maximum(np.abs(1 - relative @ found), FLOOR) ** -0.5
     return found / scale
 
 
 def nonnegative(matrix: Float, values: Float) -> Float:
     """x >= 0 with the least |matrix·x - values|² (Lawson and Hanson, Solving Least Squares Problems, chapter 23)."""
-    q, r = np.linalg.qr(matrix)  # as many rows as columns from here on
-    target = q.T @ values
-    x, free = np.zeros(r.shape[1]), np.zeros(r.shape[1], bool)
-    tolerance = 1e-10 * max(float(np.abs(r.T @ target).max()), 1e-300)
+    # by the normal equations, which need not be solved to the last digit: K is small, and N is thousands
+    square, target = matrix.T @ matrix, matrix.T @ values
+    square += np.diag(np.full(len(square), 1e-13 * max(float(np.trace(square)), 1e-300)))
+    x, free = np.zeros(len(square)), np.zeros(len(square), bool)
+    tolerance = 1e-11 * max(float(np.abs(target).max()), 1e-300)
     for _ in range(3 * len(x)):
-        pull = r.T @ (target - r @ x)
+        pull = target - square @ x
         pull[free] = -np.inf
         if free.all() or pull.max() <= tolerance:
             break
         free[pull.argmax()] = True
         while free.any():
             trial = np.zeros(len(x))
-            trial[free] = np.linalg.lstsq(r[:, free], target, rcond=None)[0]
+            trial[free] = np.linalg.solve(square[np.ix_(free, free)], target[free])
             below = free & (trial <= 0)
             if not below.any():
                 x = trial
@@ -157,9 +156,9 @@ def _between(rows: NDArray[np.int64], known: NDArray[np.int64], values: Float) -
 def _reading(prompts: Sequence[tuple[int, float]]) -> float:
     """Milliseconds a token of prompts of every length in turn; the longer one's tokens see more others."""
     lengths = {tokens for tokens, _ in prompts}
-    spent = sum(_low([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
+    spent = sum(_median([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
     return spent / max(sum(lengths), 1)
 
 
-def _low(values: Sequence[float], otherwise: float) -> float:
-    return float(np.quantile(values, QUANTILE)) if values else otherwise
+def _median(values: Sequence[float], otherwise: float) -> float:
+    return float(np.median(values)) if values else otherwise

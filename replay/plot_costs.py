@@ -48,7 +48,7 @@ def _rows(axes: Axes, costs: Costs) -> None:
     for name, values, colour in (("layer", costs.layer, "#4c72b0"), ("head", costs.head, "#c44e52")):
         axes.plot(counts, values, "o-", color=colour, markersize=3.5, label=f"{name}")
     axes.axhline(costs.first(), color="#4c72b0", linewidth=0.9, linestyle=":", label="layer, plain decoding")
-    axes.set(xlabel="rows in the pass", ylabel="milliseconds", xlim=(0.5, MAX_ROWS + 0.5), xticks=[1, *range(4, MAX_ROWS + 1, 4)])
+    axes.set(xlabel="rows in the pass", ylabel="milliseconds", xticks=[1, *range(4, MAX_ROWS + 1, 4)])
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title("One pass", loc="left", fontsize=10, fontweight="bold")
