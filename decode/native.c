@@ -44,7 +44,7 @@
 
 #define BLOCK 32 /* outputs in a block of packed weights, positions in a block of keys */
 #define HALF (BLOCK / 2)
-#if defined(__AVX512F__)
+#ifdef __AVX512F__
 #define LANES 16
 #define TILE_ROWS 13 /* rows whose sums over one block stay in 32 registers: a verification reads each weight once */
 #define WIDE_ROWS 6  /* over two blocks; with many rows this is faster, as a load of an input serves more sums */
@@ -57,7 +57,8 @@
 #define TILE_ROWS 3
 #define WIDE_ROWS 1
 #endif
-#define CHUNK_ROWS 96 /* rows that go through all layers together: their activations stay in the core's own cache */
+#define CHUNK_ROWS 48 /* rows that a thread takes through all layers together: they stay in the core's own cache */
+#define APART_ROWS 13 /* so many rows for each thread, and threads take rows of their own */
 #define PAD 16        /* floats between rows that would otherwise lie a power of two apart */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -278,22 +279,27 @@ static void meet(Team *team, int threads) { (void)team, (void)threads; }
 
 /* ---- a layer -------------------------------------------------------------------------------------------------- */
 
-/* One call's work on some rows, as one thread sees it. Row pitches are in floats. */
+/* One call's work, as one thread sees it: a share of the products of some rows; or, where there are many, all products of
+ * rows of its own (`threads` is 1 then), which takes one meeting a layer instead of six. Row pitches are in floats. */
 typedef struct {
     const Model *m;
     Team *team;
-    int thread, threads, rows, position, capacity; /* positions that the cache has room for */
-    float *x;             /* (rows, hidden), of all threads */
-    float *keys, *values; /* this layer's: [key head][capacity × head size] */
-    float *query, *attended, *mlp, *scores;                                  /* of all threads */
-    float *normed, *products, *weights;                                      /* this thread's own */
+    int thread, threads, members; /* of those that share these rows; of the team */
+    int rows, position, capacity; /* positions that the cache has room for */
+    float *x;                               /* (rows, hidden) */
+    float *keys, *values;                   /* this layer's: [key head][capacity × head size] */
+    float *query, *attended, *mlp, *scores; /* of all threads that share */
+    float *normed, *products, *weights;     /* this thread's own */
     int query_pitch, mlp_pitch, score_pitch, normed_pitch, product_pitch; /* weights have the scores', attended the queries' */
 } Work;
+
+/* Where part number `part` of `parts` even ones of `count` begins. */
+INLINE int span(int count, int part, int parts) { return (int)((int64_t)count * part / parts); }
 
 /* This thread's share of `count` units of work: first…last. */
 typedef struct { int first, last; } Share;
 INLINE Share share(const Work *k, int count) {
-    return (Share){(int)((int64_t)count * k->thread / k->threads), (int)((int64_t)count * (k->thread + 1) / k->threads)};
+    return (Share){span(count, k->thread, k->threads), span(count, k->thread + 1, k->threads)};
 }
 
 /* Where this thread's share of a weight (out, in) begins. */
@@ -455,7 +461,7 @@ static void feed(const Work *k, const Layer *layer) {
 static void run_layer(const Work *k, const Layer *layer, const void *next) {
     const int attended = k->m->heads * k->m->head_size, hidden = k->m->hidden, inner = k->m->feed_forward;
     project(k, layer, 0);
-    meet(k->team, k->threads);
+    meet(k->team, k->members); /* keys and values are for all */
     score(k);
     meet(k->team, k->threads);
     mix(k, layer);
@@ -472,8 +478,8 @@ static void run_layer(const Work *k, const Layer *layer, const void *next) {
 
 INLINE float *take(float **free, int64_t floats) { float *taken = *free; *free += floats; return taken; }
 
-/* Lay out a chunk's buffers in `scratch`: the shared ones, then those of each thread. Returns the bytes of all. */
-static int64_t lay_out(Work *k, char *scratch) {
+/* Lay out thread `number`'s buffers in `scratch`. Returns the bytes of all threads. */
+static int64_t lay_out(Work *k, int number, char *scratch) {
     const Model *m = k->m;
     const int attended = m->heads * m->head_size, width = attended + 2 * m->key_heads * m->head_size;
     k->query_pitch = attended + PAD;
@@ -484,23 +490,23 @@ static int64_t lay_out(Work *k, char *scratch) {
     const int64_t shared = CHUNK_ROWS * (2 * k->query_pitch + k->mlp_pitch + (int64_t)m->heads * k->score_pitch);
     const int64_t own = CHUNK_ROWS * ((int64_t)k->normed_pitch + k->product_pitch + k->score_pitch);
     if (scratch != NULL) {
-        float *free = (float *)scratch;
+        float *free = (float *)scratch + (k->threads > 1 ? 0 : shared * number);
         k->query = take(&free, CHUNK_ROWS * k->query_pitch);
         k->attended = take(&free, CHUNK_ROWS * k->query_pitch);
         k->mlp = take(&free, CHUNK_ROWS * k->mlp_pitch);
         k->scores = take(&free, (int64_t)CHUNK_ROWS * m->heads * k->score_pitch);
-        free += own * k->thread;
+        free = (float *)scratch + shared * m->threads + own * number;
         k->normed = take(&free, CHUNK_ROWS * k->normed_pitch);
         k->products = take(&free, CHUNK_ROWS * k->product_pitch);
         k->weights = take(&free, CHUNK_ROWS * k->score_pitch);
     }
-    return (shared + own * m->threads) * (int64_t)sizeof(float);
+    return (shared + own) * m->threads * (int64_t)sizeof(float);
 }
 
 /* Bytes of scratch that a call needs with a cache of that capacity; lede_head needs those of capacity 0. */
 int64_t lede_scratch_size(const Model *m, int32_t capacity) {
     Work k = {.m = m, .capacity = capacity};
-    return lay_out(&k, NULL);
+    return lay_out(&k, 0, NULL);
 }
 
 /* Layers lo+1…hi over x (rows, hidden), in place, at positions `position`…; keys and values go into `cache`. `reading`: x is
@@ -509,14 +515,18 @@ int64_t lede_scratch_size(const Model *m, int32_t capacity) {
 void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, int32_t position, float *cache, int32_t capacity,
               int32_t reading, void *scratch) {
     Team team = {0};
-    const int chunk = ceiling(rows, ceiling(rows, CHUNK_ROWS)), width = (m->heads + 2 * m->key_heads) * m->head_size;
+    const int width = (m->heads + 2 * m->key_heads) * m->head_size;
     const int64_t planes = (int64_t)m->key_heads * capacity * m->head_size;
 #pragma omp parallel num_threads(m->threads) if (m->threads > 1)
     {
-        Work k = {.m = m, .team = &team, .thread = THREAD, .threads = THREADS, .capacity = capacity};
-        lay_out(&k, scratch);
-        for (int row = 0; row < rows; row += chunk) {
-            k.x = x + (int64_t)row * m->hidden, k.rows = smaller(chunk, rows - row), k.position = position + row;
+        const int apart = rows >= APART_ROWS * THREADS, abreast = apart ? THREADS : 1;
+        const int parts = ceiling(rows, CHUNK_ROWS * abreast) * abreast;
+        Work k = {.m = m, .team = &team, .members = THREADS, .thread = THREAD, .threads = THREADS, .capacity = capacity};
+        if (apart) k.thread = 0, k.threads = 1;
+        lay_out(&k, THREAD, scratch);
+        for (int part = apart ? THREAD : 0; part < parts; part += abreast) {
+            const int row = span(rows, part, parts);
+            k.rows = span(rows, part + 1, parts) - row, k.position = position + row, k.x = x + (int64_t)row * m->hidden;
             for (int number = lo; number < hi; number++) {
                 k.keys = cache + 2 * number * planes, k.values = k.keys + planes;
                 const void *next = number + 1 < hi ? share_of(&k, m->layers[number + 1].qkv, width, m->hidden) : m->head;
@@ -533,7 +543,7 @@ void lede_head(const Model *m, const float *x, int32_t rows, float *logits, int3
 #pragma omp parallel num_threads(m->threads) if (m->threads > 1)
     {
         Work k = {.m = m, .thread = THREAD, .threads = THREADS};
-        lay_out(&k, scratch);
+        lay_out(&k, THREAD, scratch);
         k.product_pitch = ld;
         for (int row = 0; row < rows; row += chunk) {
             k.rows = smaller(chunk, rows - row), k.products = logits + (int64_t)row * ld;

@@ -1,4 +1,4 @@
-"""The compiled backend: a row's bits depend on nothing but the row, however the code was compiled and the work split."""
+"""The compiled backend: a row has the same bits however the code was compiled and the work was split."""
 
 import ctypes
 import platform
