@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from bench.bootstrap import ratio_interval
 from bench.limit import limit
 from bench.measure import Sample
 from bench.names import BASELINE, LIBRARY
 from replay.costs import Costs
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,12 @@ class Row:
     host_share: float | None  # the rest
     rouge_l: float | None
     parameters: dict[str, Any] | None  # what tuning set
+    # with `lede bench --check` (bench.check):
+    predicted_speedup: float | None = None  # `speedup` by replay of the same texts
+    predicted_low: float | None = None  # if, behind first wrong drafts, the rule did the worst and the best it could
+    predicted_high: float | None = None
+    oracle_speedup: float | None = None  # the best that any choice of layer and length can do on these texts
+    regret: float | None = None  # share of it that is missed: 1 - speedup / oracle_speedup
 
 
 def summarise(
@@ -137,14 +140,10 @@ def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float |
 
 def interval(samples: Sequence[Sample], baseline: Sequence[Sample]) -> tuple[float, float]:
     """95 % bootstrap interval of the ratio of speeds, prompts resampled in pairs; both lists are in the same order."""
-    counts = np.array(
-        [[len(s.token_ids), s.seconds, len(b.token_ids), b.seconds] for s, b in zip(samples, baseline, strict=True)]
+    pairs = list(zip(samples, baseline, strict=True))
+    return ratio_interval(
+        [(len(s.token_ids), b.seconds) for s, b in pairs], [(s.seconds, len(b.token_ids)) for s, b in pairs]
     )
-    draws = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
-    sums = counts[draws].sum(1)
-    ratios = (sums[:, 0] / sums[:, 1]) / (sums[:, 2] / sums[:, 3])
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def paired(samples: Sequence[Sample], method: str, other: str) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ from replay.texts import Texts
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+FAR = 1000  # costs are linear in the position, so that two positions give the line
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def ceiling(
     decisions: bool = False,
     keeps_last: bool = True,
     bypass: bool = False,
+    positions: bool = False,
 ) -> Ceiling:
     """The least time over all choices of an exit layer and a draft length for every round.
 
@@ -69,14 +71,15 @@ def ceiling(
     and for every state a policy would look at, as a policy must; without, a round pays only for what it drafts with,
     and knows by magic. keeps_last, with `decisions`: the token at which a policy says stop is drafted (so that it
     drafts two or more), or it is dropped, having been looked at. bypass: a round may draft nothing; with `decisions`,
-    after the whole walk, as if the full model were its last candidate.
+    after the whole walk, as if the full model were its last candidate. positions: each round costs what it does at its
+    own position in the cache, as in `bench.offline`; without, what it does at the costs' `context`.
     """
     chosen = texts.layers if layers is None else tuple(layers)
     if not set(chosen) <= set(texts.layers) or not chosen:
         raise ValueError(f"layers {chosen} are not among the texts' {texts.layers}")
     if not lengths or min(lengths) < 1:
         raise ValueError("lengths must name draft lengths of 1 or more")
-    table = _Table(texts, costs, chosen, sorted(set(lengths)), decisions, keeps_last, bypass)
+    table = _Table(texts, costs, chosen, sorted(set(lengths)), decisions, keeps_last, bypass, positions)
     count, longest = texts.right.shape[:2]
     every = np.arange(count)
     left = np.zeros((count, longest + table.widest + 2))  # milliseconds from a position to the end
@@ -94,54 +97,75 @@ class _Table:
     """What every option of a round costs and commits: all pairs of a candidate and a length, and drafting nothing."""
 
     def __init__(self, texts: Texts, costs: Costs, layers: tuple[int, ...], lengths: list[int], decisions: bool,
-                 keeps_last: bool, bypass: bool):  # fmt: skip
+                 keeps_last: bool, bypass: bool, positions: bool):  # fmt: skip
         columns = [texts.layers.index(layer) for layer in layers]
-        self.layers, self.lengths, self.widest = np.array(layers), np.array(lengths), max(lengths)
+        self.layers, self.lengths = np.array(layers), np.array(lengths)
         self.runs, self.found = accepted_runs(texts)[:, :, columns], texts.found[:, :, columns]
-        self._bypass = bypass
+        self._bypass, self._decisions, self._keeps_last = bypass, decisions, keeps_last
         self._least = 2 if decisions and keeps_last else 1
+        self.widest = max(*lengths, self._least)
+        self._prompts = texts.prompt_lengths
+        # what a round costs at position 0, or wherever the costs were measured, and what each position adds
+        self._prices = self._priced(costs, 0 if positions else None)
+        self._rises = [
+            (far - near) / FAR for near, far in zip(self._prices, self._priced(costs, FAR), strict=True)
+        ] if positions else None  # fmt: skip
+
+    def _priced(self, costs: Costs, position: int | None) -> list[Float]:
+        """Milliseconds: of a draft (found, candidate, drafts, whether there is room for another); of no draft at a text's
+        end, for want of a guess, and (2,) by choice, without and with a guess of the lookup."""
+        layers, decisions = self.layers.tolist(), self._decisions
         kept = costs.trace + costs.index if decisions else 0.0  # what a round of a policy keeps for the next
         looked = costs.lookup if layers[0] == 0 else 0.0
-        self._plain = costs.plain() + kept
-        self._alone = costs.fixed(0, 0) + kept - (costs.index if decisions else 0.0)  # the lookup alone found nothing
-        self._skip = np.full(2, costs.plain())  # to draft nothing by choice, without and with a guess of the lookup
-        # (found, candidate, drafts, whether there is room for another): milliseconds
-        self._spent = np.zeros((2, len(layers), self.widest + 1, 2))
+        plain = np.array(costs.plain(position) + kept)
+        alone = np.array(costs.fixed(0, 0, position) + kept - (costs.index if decisions else 0.0))
+        skip = np.full(2, costs.plain(position))
+        spent = np.zeros((2, len(layers), self.widest + 1, 2))
         for found in (0, 1):
             walk, before = 0.0, 0
             for c, layer in enumerate(layers):
                 if layer == 0:
                     walk += costs.visit0 if found else looked
                 else:
-                    walk += costs.step(before, layer)
+                    walk += costs.step(before, layer, position)
                 before = layer
+                again = costs.draft(layer, position)
                 for d in range(1, self.widest + 1):
                     if not decisions:
-                        self._spent[found, c, d] = costs.fixed(layer, d)
+                        spent[found, c, d] = costs.fixed(layer, d, position)
                         continue
-                    self._spent[found, c, d] = walk + (d - 1) * costs.draft(layer) + costs.finish(layer, d)
-                    if not keeps_last:  # one more state is seen; the pass that it takes is the bonus token's
-                        self._spent[found, c, d, 1] += costs.draft(layer) - layer * costs.again()
+                    spent[found, c, d] = walk + (d - 1) * again + costs.finish(layer, d, position)
+                    if not self._keeps_last:  # one more state is seen; the pass that it takes is the bonus token's
+                        spent[found, c, d, 1] += again - layer * costs.again(position)
             if decisions:
-                self._skip[found] = walk + costs.finish(layers[-1], 0)
+                skip[found] = walk + costs.finish(layers[-1], 0, position)
+        return [spent, plain, alone, skip]
 
     def options(self, t: int, room: Int) -> tuple[Float, Int, Int, Int]:
         """At position `t` of every text, (N, O) each: milliseconds (inf: impossible), tokens committed, drafts,
         candidate."""
-        most = np.clip(room - 1, 0, max(self.widest, MAX_DRAFTS))[:, None, None]
+        most = np.clip(room - 1, 0, self.widest)[:, None, None]
         found = self.found[:, t].astype(np.int64)[:, :, None]
         guess = found[:, 0, 0] if self.layers[0] == 0 else np.zeros(len(room), np.int64)
         candidates = np.arange(len(self.layers))[None, :, None]
         wanted = np.maximum(self.lengths, self._least)[None, None, :]
         drafts = np.minimum(wanted, most) + 0 * candidates
-        spent = self._spent[guess[:, None, None], candidates, drafts, (drafts < most).astype(np.int64)]
+        where = (guess[:, None, None], candidates, drafts, (drafts < most).astype(np.int64))
+        spent, plain, alone, skip = (
+            price[index] for price, index in zip(self._prices, (where, (), (), (guess,)), strict=True)
+        )
+        if self._rises is not None:
+            position = (self._prompts + t - 1).astype(np.float64)
+            spent = spent + self._rises[0][where] * position[:, None, None]
+            plain, alone = plain + self._rises[1] * position, alone + self._rises[2] * position
+            skip = skip + self._rises[3][guess] * position
         spent = np.where((found > 0) & (drafts > 0), spent, np.inf)
         committed = np.minimum(drafts, self.runs[:, t][:, :, None]) + 1
         # nothing is drafted: by choice, or because the text ends, or because the lookup is alone and found nothing
         forced = np.isinf(spent).all((1, 2))
-        nothing = np.where(forced, np.where(most[:, 0, 0] > 0, self._alone, self._plain), np.inf)
+        nothing = np.where(forced, np.where(most[:, 0, 0] > 0, alone, plain), np.inf)
         if self._bypass:
-            nothing = np.where(forced, nothing, self._skip[guess])
+            nothing = np.where(forced, nothing, skip)
         flat = (len(room), -1)
         one = np.ones((len(room), 1), np.int64)
         return (

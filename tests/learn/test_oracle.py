@@ -21,10 +21,11 @@ SEEDS = st.integers(0, 10_000)
 def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, bypass) -> float:
     """The time of the cheapest sequence of rounds, each of them tried."""
     kept = costs.trace + costs.index if decisions else 0.0
+    fewest = 2 if decisions and keeps_last else 1
 
     def rounds(n, t):
         """(milliseconds, tokens) of every round that may start here."""
-        most = min(int(texts.lengths[n]) - t - 1, 12)
+        most = min(int(texts.lengths[n]) - t - 1, max(fewest, *lengths))
         if most == 0:
             yield costs.plain() + kept, 1
             return
@@ -37,7 +38,7 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, by
             spent += costs.visit0 if layer == 0 else costs.step(before, layer)
             before, drafted = layer, True
             for wanted in lengths:
-                drafts = min(max(wanted, 2 if decisions and keeps_last else 1), most)
+                drafts = min(max(wanted, fewest), most)
                 hits = [*texts.right[n, t : t + drafts, column].tolist(), False]
                 tokens = hits.index(False) + 1
                 if not decisions:
@@ -62,7 +63,7 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, by
 
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([(0,), (2,), (0, 4), (0, 2, 4)]),
-       st.sampled_from([range(1, 13), (3,), (1, 4)]))  # fmt: skip
+       st.sampled_from([range(1, 13), range(1, 32), (1,), (3,), (1, 4)]))  # fmt: skip
 def test_equals_brute_force(seed, decisions, keeps_last, bypass, layers, lengths):
     texts = made_up(seed, count=3, longest=18)
     found = ceiling(texts, COSTS, layers=layers, lengths=tuple(lengths), decisions=decisions, keeps_last=keeps_last,
