@@ -53,7 +53,7 @@ class Decoding:
     def _prefill(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), LONGEST_BLOCK):
             x = self.model.embed(tokens[start : start + LONGEST_BLOCK])
-            self.model.run(0, self.model.layer_count, x, start, self._cache)
+            self.model.read(x, start, self._cache)
 
     @torch.inference_mode()  # here and not around the loop above: a generator must not leave its mode to its caller
     def _round(self) -> Round:
