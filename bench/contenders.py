@@ -1,10 +1,11 @@
 """Who is evaluated offline: policies, their ablations, and the rivals, tuned by replay on the training episodes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 
+from bench.errors import BenchError
 from bench.evaluate import Rival
 from bench.families import FAMILIES, make_rule
 from bench.tune import Budget, drawn, predicted_rate
@@ -44,17 +45,25 @@ def contenders(
 ) -> list[Rival]:
     """The policies by name; before them, with `training` texts, each family's best of the usual budget there.
 
-    Raises PolicyError for a policy of another model.
+    Raises PolicyError for a policy of another model, BenchError for one with layers that were not swept.
     """
+    for name, policy in policies.items():
+        check_fits(policy, dataset.header["model"])
+        if unknown := sorted({*policy.layers} - {*dataset.layers, dataset.model_layers}):
+            raise BenchError(
+                f"the policy {name} exits at {_listed(unknown)}, but {dataset.path} was swept at "
+                f"{_listed(dataset.layers)} only: evaluate it on the dataset that it was learned from"
+            )
     out = []
     for number, family in enumerate(FAMILIES if training is not None else ()):
         assert training is not None
         progress(number / len(FAMILIES), f"tuning {family}")
         out.append(tuned_by_replay(family, first(training, TUNING), costs))
-    for name, policy in policies.items():
-        check_fits(policy, dataset.header["model"])
-        out.append(Rival(name, QPolicy(policy, name)))
-    return out
+    return out + [Rival(name, QPolicy(policy, name)) for name, policy in policies.items()]
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) != 1 else ''} {', '.join(map(str, layers))}"
 
 
 def tuned_by_replay(family: str, training: Texts, costs: Costs) -> Rival:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from bench.bootstrap import ratio_interval
 from bench.offline import Replayed, replay_rule
-from decode.rules import Autoregressive, ExitRule
+from decode.rules import LONG_DRAFTS, Autoregressive, ExitRule
 from learn.oracle import Ceiling, ceiling
 from replay.costs import Costs
-from replay.schema import MAX_DRAFTS
 from replay.texts import Texts
 
 Float = NDArray[np.float64]
 WORST = 0.1  # share of the texts that is told apart
+FIXED = (2, 4, 8, 12, 24)  # draft lengths of ceilings that may not choose them
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def evaluate(
     prompts = np.array([costs.read(int(length)) for length in texts.prompt_lengths])
     found = {}
     for name, options in wanted.items():
-        found[name] = ceiling(texts, costs, **options)
+        found[name] = ceiling(texts, costs, positions=True, **options)
         progress(len(found), total)
     replayed = []
     for method in methods:
@@ -115,12 +115,13 @@ def evaluate(
 def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Names of the ceilings and what they may choose; each takes a choice away, so that its worth is seen."""
     real = [layer for layer in layers if layer > 0]
-    out: dict[str, dict[str, Any]] = {"oracle": {"bypass": True}}
-    if len(real) < len(layers):
-        out["oracle without layer 0"] = {"layers": real, "bypass": True}
-    out["oracle that pays to look"] = {"decisions": True, "bypass": True}
-    out |= {f"always E={layer}, best d": {"layers": [layer]} for layer in layers}
-    out |= {f"always d={d}, best E": {"lengths": [d]} for d in (2, 4, 8, MAX_DRAFTS)}
+    free = range(1, LONG_DRAFTS + 1)
+    out: dict[str, dict[str, Any]] = {"oracle": {"lengths": free, "bypass": True}}
+    if 0 < len(real) < len(layers):
+        out["oracle without layer 0"] = {"layers": real, "lengths": free, "bypass": True}
+    out["oracle that pays to look"] = {"lengths": free, "decisions": True, "bypass": True}
+    out |= {f"always E={layer}, best d": {"layers": [layer], "lengths": free} for layer in layers}
+    out |= {f"always d={d}, best E": {"lengths": [d]} for d in FIXED}
     return out
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.evaluate import Evaluated, Evaluation
+from bench.names import BASELINE, FAMILIES
 
 OURS, THEIRS, CEILING, INK = "#1f6fb4", "#9aa5b1", "#c98a2b", "#333333"
 
@@ -23,7 +24,7 @@ def draw(path: Path, found: Evaluation, title: str) -> None:
 
 
 def _colour(row: Evaluated) -> str:
-    return OURS if row.method.startswith("lede") else THEIRS
+    return THEIRS if row.method in (BASELINE, *FAMILIES) else OURS
 
 
 def _bars(axes: Any, found: Evaluation) -> None:

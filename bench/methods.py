@@ -37,8 +37,8 @@ def prepare(
 ) -> list[Method]:
     """The named methods, each tuned on `training` (token ids) where the store does not know its parameters yet.
 
-    `policies`: the folders of `lede` and `lede-paper`. All families have the same `budget`; the library's early exit,
-    which is timed alone, tries fewer. Raises PolicyError for a policy of another model.
+    `policies`: the folders of the policies, by the names in POLICY_OF. All families have the same `budget`; the
+    library's early exit, which is timed alone, tries fewer. Raises PolicyError for a policy of another model.
     """
     return _Preparing(model, path, names, training, settings, policies, store, progress, budget).methods()
 
@@ -99,14 +99,8 @@ class _Preparing:
             return self.library.method(name)
         if name == EARLY_EXIT:
             return self.library.method(name, **parameters)
-        if name == BASELINE:
-            rule: ExitRule = Autoregressive()
-        elif name in FAMILIES:
-            rule = make_rule(name, parameters)
-        elif name in ABLATIONS:
-            rule = ABLATIONS[name][1](self.policies[POLICY_OF[name]], **parameters)
-        else:
-            rule = policy_rule(self.model, self.policies[name], name)
+        rule = rule_of(self.model, name, parameters, self.policies)
+        assert rule is not None  # the two that are not rules are the library's
         return rule_method(self.model, rule, self.settings, name)
 
     def report(self, note: str, share: float) -> None:
@@ -130,6 +124,21 @@ class _Preparing:
         exits = {layer for policy in self.policies.values() for layer in policy.layers}
         wanted = set(real_layers(self.model.layer_count)) | exits - {self.model.layer_count}
         return sweep_prompts(self.model, self.training, self.settings, sorted(wanted), report)
+
+
+def rule_of(
+    model: Model, name: str, parameters: dict[str, Any], policies: Mapping[str, Policy]
+) -> ExitRule | None:  # fmt: skip
+    """The exit rule of a method with these parameters; None for a method of the library."""
+    if name in (LIBRARY, EARLY_EXIT):
+        return None
+    if name == BASELINE:
+        return Autoregressive()
+    if name in FAMILIES:
+        return make_rule(name, parameters)
+    if name in ABLATIONS:
+        return ABLATIONS[name][1](policies[POLICY_OF[name]], **parameters)
+    return policy_rule(model, policies[POLICY_OF[name]], name)
 
 
 def _exits(policy: Policy, model: Model) -> list[dict[str, Any]]:

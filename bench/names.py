@@ -5,5 +5,8 @@ FAMILIES = (  # tuned by bench.tune
     "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup",
 )  # fmt: skip
 # Method → the policy that it runs on.
-POLICY_OF = {"lede": "lede", "lede-paper": "lede-paper", "lede-fixed-exit": "lede", "lede-fixed-length": "lede"}
+POLICY_OF = {
+    "lede": "lede", "lede-paper": "lede-paper", "lede-exits": "lede-exits", "lede-fixed-exit": "lede",
+    "lede-fixed-length": "lede",
+}  # fmt: skip
 METHODS = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES, *POLICY_OF)

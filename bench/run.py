@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from bench.check import Check, calibrate, calibrations, check, combined
 from bench.differences import Difference, differences, measured
+from bench.errors import BenchError
 from bench.measure import Method, Sample, measure
 from bench.methods import Progress, prepare
 from bench.names import BASELINE, METHODS
@@ -25,15 +27,15 @@ from decode.sampling import Settings
 from replay.costs import Costs
 
 EXACT = (torch.float32, torch.float64)
-TUNING_SHARE = 0.3  # of the progress bar
+TUNING_SHARE, CHECK_SHARE = 0.3, 0.15  # of the progress bar
 
 
 @dataclass(frozen=True)
 class Job:
     """What one table is to show.
 
-    `prompts` are measured on, `training` only tuned on; `policies`: the folders of `lede` and `lede-paper`, where they
-    are wanted; `threads` as asked for, 0 for what was fastest.
+    `prompts` are measured on, `training` only tuned on; `policies`: the folders of `lede` and others (POLICY_OF), where
+    they are wanted; `threads` as asked for, 0 for what was fastest; `check`: set beside each speedup what replay says.
     """
 
     task: str
@@ -43,6 +45,7 @@ class Job:
     methods: Sequence[str]
     policies: dict[str, Path] = field(default_factory=dict)
     threads: int = 0
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Report:
     tuned: dict[str, Any]
     costs: Costs
     facts: dict[str, Any]
+    check: Check | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `lede bench --json` prints for one model and task."""
@@ -63,6 +67,7 @@ class Report:
             **self.facts,
             "static": self.tuned.get("layerskip", {}).get("parameters"),
             "costs": self.costs.to_json(),
+            "check": None if self.check is None else self.check.to_json(),
             "tuning": {name: self.tuned[name] for name in METHODS if name in self.tuned},
             "rows": [asdict(row) for row in self.rows],
             "paper": {method: asdict(row) for method, row in paper.items()},
@@ -91,8 +96,13 @@ def bench(
 
     `path` is where `transformers` finds the same checkpoint. Rivals are tuned on `job.training`, never on
     `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
-    that are not a bench's, PolicyError for a policy of another model.
+    that are not a bench's and for a check of sampled texts, PolicyError for a policy of another model.
     """
+    if job.check and job.settings.temperature > 0:
+        raise BenchError(
+            f"--check replays greedy texts, and {job.task} is sampled at temperature {job.settings.temperature:g}: "
+            "leave out the one or the other"
+        )
     methods = [name for name in METHODS if name in job.methods or name == BASELINE]
     chosen = tokenised(model, job.prompts)
     store = Store(out, question(model, job, methods), fresh)
@@ -108,11 +118,20 @@ def bench(
             model, path, methods, training, job.settings, job.policies, store,
             lambda share, note: progress(share * TUNING_SHARE, note),
         )  # fmt: skip
-        samples += _measured(model, prepared, chosen, samples, store, progress)
-    tuned = store.tuned()
-    costs = Costs.from_json(tuned["costs"])
+        end = 1 - CHECK_SHARE if job.check else 1.0
+        samples += _measured(
+            model, prepared, chosen, samples, store, job.check,
+            lambda share, note: progress(TUNING_SHARE + (end - TUNING_SHARE) * share, note),
+        )  # fmt: skip
     greedy = job.settings.temperature == 0
     tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
+    checked = check(
+        model, store, methods, job.policies, job.settings, tokens, samples,
+        lambda share, note: progress(1 - CHECK_SHARE + CHECK_SHARE * share, note),
+    ) if job.check else None  # fmt: skip
+    progress(1.0, "")
+    tuned = store.tuned()
+    costs = combined(calibrations(tuned))
     order = {method: number for number, method in enumerate(methods)}
     samples.sort(key=lambda s: order[s.method])
     facts = {
@@ -129,27 +148,30 @@ def bench(
         {name: tuned[name]["parameters"] for name in methods if name in tuned}, greedy,
     )  # fmt: skip
     found = measured(model, differences(samples), samples, tokens) if greedy else []
-    return Report(rows, samples, found, tuned, costs, facts)
+    return Report(checked.rows(rows) if checked else rows, samples, found, tuned, costs, facts, checked)
 
 
 def _measured(
     model: Model, methods: Sequence[Method], chosen: Sequence[tuple[str, str, list[int]]], before: Sequence[Sample],
-    store: Store, progress: Progress,
+    store: Store, calibrating: bool, progress: Progress,
 ) -> list[Sample]:  # fmt: skip
-    """Take the samples that are not there yet, each written down at once."""
+    """Take the samples that are not there yet, each written down at once; perhaps costs in their middle and behind."""
     done = {(s.method, s.prompt_id) for s in before}
     total = len(methods) * len(chosen)
+    middle = (total - len(before)) // 2
     new: list[Sample] = []
     for sample in measure(
         model, methods, chosen, done,
         lambda name, number: progress(
-            TUNING_SHARE + (1 - TUNING_SHARE) * (len(before) + len(new)) / total,
+            (len(before) + len(new)) / total,
             f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}",
         ),
     ):  # fmt: skip
         store.append(sample, model.name)
         new.append(sample)
-    progress(1.0, "")
+        if calibrating and len(new) in (middle, total - len(before)):
+            progress((len(before) + len(new)) / total, "measuring costs again")
+            calibrate(model, store)
     return new
 
 

@@ -135,11 +135,11 @@ def policy_hash(folder: Path) -> str:
 
 
 @cache
-def code_hash() -> str:
-    """Names the code that is measured, and the libraries it runs on."""
+def code_hash(parts: tuple[str, ...] = MEASURED_CODE) -> str:
+    """Names files and folders of the code, by default what is measured, and the libraries it runs on."""
     digest = hashlib.sha256(" ".join(version(name) for name in ("lede", "torch", "transformers")).encode())
     digest.update(str(torch.version.cuda).encode())
-    for part in MEASURED_CODE:
+    for part in parts:
         path = ROOT / part
         for file in sorted(f for f in path.rglob("*") if f.suffix in (".py", ".c")) if path.is_dir() else [path]:
             digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())

@@ -9,7 +9,7 @@ the rest of its budget is not used. Nothing here ever sees the prompts that are 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -78,11 +78,24 @@ def sweep_prompts(
     progress: Progress = lambda done, total: None,
 ) -> Texts:
     """Write the training prompts' greedy texts and sweep them, at layer 0 and by default every layer of 1 … 3L/4."""
-    wanted = tuple(sorted({0, *(real_layers(model.layer_count) if layers is None else layers)}))
-    greedy, sweeps = replace(settings, temperature=0.0), []
-    for number, ids in enumerate(prompts):
-        done = generate(model, ids, None, greedy)
-        sweeps.append(sweep(model, wanted, number, done.prompt_ids, done.token_ids))
+    wanted = real_layers(model.layer_count) if layers is None else layers
+    greedy = replace(settings, temperature=0.0)
+    outputs = (generate(model, ids, None, greedy).token_ids for ids in prompts)
+    return sweep_texts(model, prompts, outputs, settings, wanted, progress)
+
+
+def sweep_texts(
+    model: Model,
+    prompts: Sequence[list[int]],
+    outputs: Iterable[tuple[int, ...]],
+    settings: Settings,
+    layers: Sequence[int],
+    progress: Progress = lambda done, total: None,
+) -> Texts:
+    """Sweep greedy texts that are written, at layer 0 and these; `settings` are those that they were written with."""
+    wanted, sweeps = tuple(sorted({0, *layers})), []
+    for number, (ids, output) in enumerate(zip(prompts, outputs, strict=True)):
+        sweeps.append(sweep(model, wanted, number, tuple(ids), output))
         progress(number + 1, len(prompts))
     limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
     stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens

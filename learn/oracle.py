@@ -112,8 +112,8 @@ class _Table:
         ] if positions else None  # fmt: skip
 
     def _priced(self, costs: Costs, position: int | None) -> list[Float]:
-        """Milliseconds: of a draft (found, candidate, drafts, whether there is room for another); of no draft at a text's
-        end, for want of a guess, and (2,) by choice, without and with a guess of the lookup."""
+        """Milliseconds of rounds: with drafts, by (guess found, candidate, drafts, room for another); without, at a
+        text's end, for want of a guess, and (2,) by choice, without and with a guess found."""
         layers, decisions = self.layers.tolist(), self._decisions
         kept = costs.trace + costs.index if decisions else 0.0  # what a round of a policy keeps for the next
         looked = costs.lookup if layers[0] == 0 else 0.0

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bench.run import Report
 
 NEAR_TIE = 0.05  # logits: below it a difference is what rounding explains
+NEAR = 0.05  # share by which a prediction may be off, and calibrations apart, without a word
 SHOWN = 3  # differences told one by one
 
 
@@ -71,6 +72,50 @@ def time_table(report: "Report") -> Table:
     return table
 
 
+def check_table(report: "Report") -> Table:
+    """What replay says of each rule, beside what was measured, and how much of the best possible that is."""
+    assert report.check is not None
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("method", "predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle"):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for row in report.rows:
+        if row.predicted_speedup is None or row.regret is None:
+            continue
+        ratio = row.speedup / row.predicted_speedup
+        table.add_row(
+            row.method, f"{row.predicted_speedup:.2f}×", f"{row.predicted_low:.2f}–{row.predicted_high:.2f}",
+            f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})", f"{ratio:.3f}",
+            percent(1 - row.regret), style="bold" if row.method == "lede" else "",
+        )  # fmt: skip
+    return table
+
+
+def _check_words(report: "Report") -> Iterator[str]:
+    """How good the predictions are, and how far to trust them."""
+    found = report.check
+    if found is None:
+        return
+    off = [
+        f"{row.method} ({row.speedup / row.predicted_speedup - 1:+.0%})" for row in report.rows
+        if row.predicted_speedup is not None and abs(row.speedup / row.predicted_speedup - 1) > NEAR
+    ]  # fmt: skip
+    yield (
+        f"measured more than {NEAR:.0%} off what was predicted: {', '.join(off)}" if off
+        else f"every measured speedup is within {NEAR:.0%} of the predicted one"
+    )  # fmt: skip
+    layers = ", ".join(map(str, found.oracle_layers))
+    yield (
+        "[dim]predicted: replay of the same texts with costs measured here; bounds: if it did the worst and the best "
+        f"it could behind first wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer (among "
+        f"{layers}) and length in every round, decisions free[/]"
+    )
+    if found.drift > NEAR:
+        yield (
+            f"[yellow]the machine was not steady: {found.calibrations} calibrations in this run differ by up to "
+            f"{found.drift:.0%} in what a round costs over a plain token, and predictions are no better than that[/]"
+        )
+
+
 def bench_words(report: "Report") -> Iterator[str]:
     """The tables' point in a few sentences, what a reader must know of `same`, and where the run is."""
     facts = report.facts
@@ -95,6 +140,7 @@ def bench_words(report: "Report") -> Iterator[str]:
             "speedup without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and "
             "the host's work free; reached: what it has of that[/]"
         )
+    yield from _check_words(report)
     tuned = [f"{row.method} ({said(row.parameters)})" for row in report.rows if row.parameters]
     if tuned:
         yield f"[dim]tuned on {facts['training_prompts']} training prompts: {'; '.join(tuned)}[/]"

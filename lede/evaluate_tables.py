@@ -5,33 +5,43 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bench.names import BASELINE, FAMILIES
 from lede.tables import number
 
 if TYPE_CHECKING:
     from bench.evaluate import Evaluated, Evaluation
 
-COLUMNS = ("E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "of the\noracle")
+EXITS = 4  # exit layers told apart in a row, the most frequent ones
 
 
 def evaluation_table(found: "Evaluation", dataset: str) -> Table:
     """One row a rule."""
     title = f"{dataset}: replayed exactly on {found.texts} held-out texts, reading the prompts included"
-    table = _table(title, "rule", *COLUMNS, "bounds", "worst\ntenth", "rounds by exit")
+    table = _table(
+        title, "rule", "E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "bounds", "of the\noracle",
+        "worst\ntenth", "exits, % of rounds",
+    )  # fmt: skip
     for row in found.rows:
-        exits = " ".join(f"{layer}:{_percent(n, row)}" for layer, n in (row.exits or {}).items())
-        bounds = f"{row.bound_low:.2f}–{row.bound_high:.2f}"
         table.add_row(
-            *_cells(row, found), bounds, f"{row.worst_decile:.2f}", exits or "–",
-            style="bold" if row.method.startswith("lede") else "",
+            row.method, number(row.exit_layer, 1), number(row.draft_length, 1), number(row.acceptance),
+            number(row.tokens_per_round), number(row.tokens_per_s, 0), _speedup(row),
+            f"{row.bound_low:.2f}–{row.bound_high:.2f}", _share(row, found), f"{row.worst_decile:.2f}", _exits(row),
+            style="" if row.method in (BASELINE, *FAMILIES) else "bold",
         )  # fmt: skip
     return table
 
 
 def ceiling_table(found: "Evaluation") -> Table:
     """What no rule can pass: with a free choice of everything, and with parts of the choice taken away."""
-    table = _table("what no rule can pass: each choice made as if the text were known", "may choose", *COLUMNS)
+    table = _table(
+        "what no rule can pass: each choice made as if the text were known", "may choose", "E", "d", "accept",
+        "tokens\n/round", "speedup (95 %)", "of the\noracle",
+    )  # fmt: skip
     for row in found.ceilings:
-        table.add_row(*_cells(row, found))
+        table.add_row(
+            row.method, number(row.exit_layer, 1), number(row.draft_length, 1), number(row.acceptance),
+            number(row.tokens_per_round), _speedup(row), _share(row, found),
+        )  # fmt: skip
     return table
 
 
@@ -39,27 +49,31 @@ def evaluation_words(found: "Evaluation") -> Iterator[str]:
     """How to read the two tables."""
     yield (
         "[dim]bounds: behind a first wrong draft the rule's states are not in the dataset; its speedup if it then did "
-        "the worst and the best it could. oracle: everything chosen freely, decisions free[/]"
+        "the worst and the best it could. exits: the rounds that draft, by layer. oracle: everything chosen freely, "
+        "decisions free[/]"
     )
 
 
-def _cells(row: "Evaluated", found: "Evaluation") -> tuple[str, ...]:
-    return (
-        row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance),
-        number(row.tokens_per_round), number(row.tokens_per_s, 0),
-        f"{row.predicted_speedup:.2f}× ({row.predicted_low:.2f}–{row.predicted_high:.2f})",
-        f"{row.predicted_speedup / found.oracle_speedup:.0%}",
-    )  # fmt: skip
+def _speedup(row: "Evaluated") -> str:
+    return f"{row.predicted_speedup:.2f} ({row.predicted_low:.2f}–{row.predicted_high:.2f})"
 
 
-def _percent(rounds: int, row: "Evaluated") -> str:
-    total = sum((row.exits or {}).values())
-    return f"{rounds / total:.0%}"
+def _share(row: "Evaluated", found: "Evaluation") -> str:
+    return f"{row.predicted_speedup / found.oracle_speedup:.0%}"
+
+
+def _exits(row: "Evaluated") -> str:
+    """The layers that most rounds draft from; a rule that always drafts from one needs no telling."""
+    exits = row.exits or {}
+    if len(exits) < 2:
+        return ""
+    often = sorted(sorted(exits, key=exits.__getitem__, reverse=True)[:EXITS])
+    return " ".join(f"{layer}:{100 * exits[layer] / sum(exits.values()):.0f}" for layer in often)
 
 
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        last = heading == "rounds by exit"
-        table.add_column(heading, justify="left" if i == 0 or last else "right", no_wrap=not last)
+        last = heading.startswith("exits")
+        table.add_column(heading, justify="left" if i == 0 or last else "right", no_wrap=True)
     return table

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from bench.run import Report
     from collect.prompts import Prompt
     from decode.sampling import Settings
+    from replay.reader import Dataset
 
 STDLIB = "stdlib"
+PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
+EMBEDDED_CANDIDATES = (3, 4, 6)
 USUAL_TOKENS = 256
 WIDTH = 100  # columns that the tables need
 
@@ -41,6 +44,17 @@ def bench(
     paper_policy: Annotated[
         Path | None,
         typer.Option(help="The paper's preset, to set beside it. [dim]Default: policies/<model name>-paper[/]"),
+    ] = None,
+    exits_policy: Annotated[
+        Path | None,
+        typer.Option(help="One of real layers only, likewise. [dim]Default: policies/<model name>-exits[/]"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible one.")
+    ] = False,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Measure on the held-out episodes of this dataset, tune on its others, instead of a task."),
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
@@ -73,15 +87,24 @@ def bench(
         raise typer.BadParameter("--prompts and --training go together: rivals are tuned on other prompts")
     if prompts is not None and task:
         raise typer.BadParameter("--task and --prompts exclude each other")
-    if len(models) > 1 and (policy or paper_policy):
+    if dataset is not None and (task or prompts is not None):
+        raise typer.BadParameter("--dataset brings its own prompts: leave out --task and --prompts")
+    given = {"lede": policy, "lede-paper": paper_policy, "lede-exits": exits_policy}
+    if len(models) > 1 and any(given.values()):
         raise typer.BadParameter("--policy is one model's: with several models their policies are in policies/<name>")
+    if len(models) > 1 and dataset is not None:
+        raise typer.BadParameter("--dataset is one model's: leave out the other models")
     asked = tuple(methods.split(",")) if methods else None
 
     from lede.commands.loading import console, errors
     from lede.progress import bar
 
-    plans = [plan(name, asked, policy, paper_policy) for name in models]  # before anything takes time
-    works = [workload(name, limit, tuning, max_new_tokens, prompts, training) for name in task or [STDLIB]]
+    plans = [plan(name, asked, given) for name in models]  # before anything takes time
+    opened = open_episodes(dataset) if dataset is not None else None
+    works = (
+        [workload_of(opened, limit, tuning, max_new_tokens)] if opened is not None
+        else [workload(name, limit, tuning, max_new_tokens, prompts, training) for name in task or [STDLIB]]
+    )  # fmt: skip
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         errors.print(f"[yellow]{note}[/]")
 
@@ -95,8 +118,13 @@ def bench(
     with bar("measuring", 100, quiet=json) as advance:
         for name, (chosen, policies, _) in zip(models, plans, strict=True):
             loaded = load(name, dtype, device, threads)
+            if opened is not None:
+                from bench.held_out import check_same_model
+                from decode.facts import model_facts
+
+                check_same_model(opened, model_facts(loaded))
             for title, test, train, settings in works:
-                job = Job(title, test, train, settings, chosen, policies, threads)
+                job = Job(title, test, train, settings, chosen, policies, threads, check)
 
                 def report(share: float, note: str, before: int = len(reports), what: str = title) -> None:
                     which = f"{model_name(name)}, {what}: " if tables > 1 else ""  # noqa: B023
@@ -123,9 +151,12 @@ def bench(
 
 
 def plan(
-    model: str | None, asked: tuple[str, ...] | None, policy: Path | None, paper_policy: Path | None
+    model: str | None, asked: tuple[str, ...] | None, given: dict[str, Path | None]
 ) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
-    """The methods to measure, the policies' folders, and what to say about methods that are left out."""
+    """The methods to measure, the policies' folders, and what to say about methods that are left out.
+
+    given: folders named on the command line, by the names in POLICY_OF.
+    """
     from bench.names import METHODS, POLICY_OF
     from lede.paths import dataset_path, policy_path
     from serve.policy import load_policy
@@ -134,28 +165,66 @@ def plan(
     if unknown:
         raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {', '.join(METHODS)}")
     usual = dataset_path(model)
-    folders = {"lede": policy or policy_path(usual), "lede-paper": paper_policy or policy_path(usual, "paper")}
-    given = {"lede": policy is not None, "lede-paper": paper_policy is not None}
+    folders = {name: folder or policy_path(usual, PRESETS[name]) for name, folder in given.items()}
     chosen, policies, missing = [], {}, dict.fromkeys(folders, False)
     for name in METHODS if asked is None else asked:
         needs = POLICY_OF.get(name)
-        if needs is not None and asked is None and not given[needs] and not folders[needs].is_dir():
+        if needs is not None and asked is None and given[needs] is None and not folders[needs].is_dir():
             missing[needs] = True
             continue
         if needs is not None:
-            load_policy(folders[needs])
+            layers = load_policy(folders[needs]).layers
+            if needs == "lede-exits" and 0 in layers:
+                raise typer.BadParameter(
+                    f"{folders[needs]} is not a policy for lede-exits, which exits at real layers only: its candidates "
+                    f"are {', '.join(map(str, layers))}"
+                )
             policies[needs] = folders[needs]
         chosen.append(name)
     notes = []
     for needs, lacks in missing.items():
         if lacks:
             names = ", ".join(name for name, folder in POLICY_OF.items() if folder == needs)
-            preset = "" if needs == "lede" else " --preset paper"
+            how = {
+                "lede": "", "lede-paper": " --preset paper",
+                "lede-exits": f" --candidates {real_candidates(usual)} --out {folders[needs]}",
+            }  # fmt: skip
             notes.append(
-                f"without {names}: there is no policy at {folders[needs]}; lede learn --dataset {usual}{preset} makes "
-                "one (from what lede collect writes)"
+                f"without {names}: there is no policy at {folders[needs]}; lede learn --dataset {usual}{how[needs]} "
+                "makes one (from what lede collect writes)"
             )
     return tuple(chosen), policies, notes
+
+
+def real_candidates(dataset: Path) -> str:
+    """The real layers of a dataset as an option says them; of one not there yet, the embedded model's."""
+    import json
+
+    try:
+        layers = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["layers"]
+    except (OSError, ValueError, KeyError):
+        layers = EMBEDDED_CANDIDATES
+    return ",".join(str(layer) for layer in layers if layer > 0)
+
+
+def open_episodes(path: Path) -> "Dataset":
+    """The dataset whose episodes are the prompts."""
+    from replay.reader import open_dataset
+
+    return open_dataset(path)
+
+
+def workload_of(
+    dataset: "Dataset", limit: int, tuning: int, max_new_tokens: int | None
+) -> "tuple[str, list[Prompt], list[Prompt], Settings]":  # fmt: skip
+    """The same as `workload`, of a dataset's episodes; the usual length is that of its newest run."""
+    from bench.held_out import dataset_prompts
+    from decode.sampling import Settings
+
+    runs = dataset.runs
+    usual = runs[-1].get("arguments", {}).get("max_new_tokens") if runs else None
+    test, train = dataset_prompts(dataset, limit, tuning)
+    return f"held out of {dataset.path.resolve().name}", test, train, Settings(max_new_tokens or usual or USUAL_TOKENS)
 
 
 def workload(
@@ -178,16 +247,15 @@ def workload(
 
 def show(report: "Report") -> None:
     """Print one table, where the time went, and what it means."""
-    from rich.console import Console
+    from lede.bench_tables import bench_table, bench_title, bench_words, check_table, time_table
+    from lede.commands.loading import console, wide
 
-    from lede.bench_tables import bench_table, bench_title, bench_words, time_table
-    from lede.commands.loading import console
-
-    # in a file or a pipe nothing need be cut
-    wide = console if console.is_terminal else Console(highlight=False, width=max(console.width, WIDTH))
+    tables = wide(WIDTH)
     console.print(bench_title(report), soft_wrap=True)
-    wide.print(bench_table(report))
-    wide.print(time_table(report))
+    tables.print(bench_table(report))
+    tables.print(time_table(report))
+    if report.check is not None:
+        tables.print(check_table(report))
     console.print()
     for line in bench_words(report):
         console.print(line, soft_wrap=True)

@@ -8,13 +8,15 @@ import typer
 from lede.commands.options import JsonOption
 from lede.errors import said_plainly
 
+WIDTH = 110  # columns that the tables need
+
 
 @said_plainly
 def evaluate(
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset with sweeps.")] = Path("data/lede-tiny"),
     policy: Annotated[
         list[Path] | None,
-        typer.Option(help="A policy's folder; may be repeated. [dim]Default: policies/<dataset>, and its -paper[/]"),
+        typer.Option(help="A policy's folder; may be repeated. [dim]Default: policies/<dataset>, -paper and -exits[/]"),
     ] = None,
     rivals: Annotated[
         bool, typer.Option(help="Also tune the rivals on the training episodes, and score them.")
@@ -36,7 +38,12 @@ def evaluate(
     [dim]lede evaluate --dataset data/llama2-7b --policy policies/llama2-7b[/]
     [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
     """
-    from lede.commands.loading import console, errors
+    if not 0 < validation < 1:
+        raise typer.BadParameter(
+            f"--validation is a share between 0 and 1, not {validation:g}: some texts are held out"
+        )
+
+    from lede.commands.loading import console, errors, wide
     from lede.paths import policy_path
     from lede.progress import bar
 
@@ -53,10 +60,20 @@ def evaluate(
             costs = load_calibration(calibration, opened.header["model"]).costs
         else:
             costs = opened.costs()
-        usual = policy_path(dataset)
-        folders = policy if policy is not None else [p for p in (usual, policy_path(dataset, "paper")) if p.is_dir()]
-        policies = {folder.name: load_policy(folder) for folder in folders}
+        presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
+        usual = {name: policy_path(dataset, preset) for name, preset in presets.items()}
+        alike = policy is not None and len({folder.name for folder in policy}) < len(policy)
+        folders = (
+            {str(folder) if alike else folder.name: folder for folder in policy} if policy
+            else {name: folder for name, folder in usual.items() if folder.is_dir()}
+        )  # fmt: skip
+        policies = {name: load_policy(folder) for name, folder in folders.items()}
         texts, training = held_out_texts(opened, validation)
+    if not policies:
+        errors.print(
+            f"[yellow]without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one[/]",
+            soft_wrap=True,
+        )
     with bar("evaluating", 1000, quiet=json) as advance:
 
         def tuning(share: float, what: str) -> None:
@@ -75,9 +92,11 @@ def evaluate(
         return
     from lede.evaluate_tables import ceiling_table, evaluation_table, evaluation_words
 
-    console.print(evaluation_table(found, str(dataset)))
-    console.print(ceiling_table(found))
+    tables = wide(WIDTH)
+    tables.print(evaluation_table(found, str(dataset)))
+    console.print()
+    tables.print(ceiling_table(found))
     for line in evaluation_words(found):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if plot is not None:
-        console.print(f"drawn in {plot}")
+        console.print(f"drawn in {plot}", soft_wrap=True)

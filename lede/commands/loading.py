@@ -14,6 +14,11 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
+def wide(columns: int) -> Console:
+    """The console; in a file or a pipe, where nothing need be cut, at least so wide."""
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, columns))
+
+
 def quiet_transformers() -> None:
     """The library's own bars and warnings are for its direct users: the commands say what their users need to know."""
     from transformers.utils import logging

@@ -1,0 +1,49 @@
+"""The episodes of a dataset as a bench's prompts: those that `lede learn` holds out, and those that it trains on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.errors import BenchError
+from collect.prompts import Prompt
+from learn.config import LearnConfig
+from learn.split import held_out
+from replay.calibration import IDENTITY
+from replay.reader import Dataset
+
+
+def dataset_prompts(dataset: Dataset, limit: int, tuning: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Up to `limit` held-out prompts to measure on, and up to `tuning` others to tune on, in the dataset's order.
+
+    A prompt that several runs decoded, some of them to train on, is on neither side. Raises LearnError for a dataset
+    of one episode, BenchError for one that leaves nothing to measure or tune on.
+    """
+    import polars as pl  # not before it is needed: importing it changes the process's environment
+
+    rows = dataset.episodes.select("run", "episode", "prompt_id", "task", "prompt_tokens").sort("run", "episode")
+    frame = rows.filter(pl.col("prompt_tokens").list.len() > 0).collect()
+    numbers = np.array(
+        [int(run[1:], 16) << 32 | episode for run, episode in frame.select("run", "episode").iter_rows()], np.int64
+    )
+    held = held_out(numbers, LearnConfig().validation)
+    sides: tuple[dict[tuple[int, ...], Prompt], ...] = ({}, {})
+    for kept, (prompt_id, task, tokens) in zip(
+        held, frame.select("prompt_id", "task", "prompt_tokens").iter_rows(), strict=True
+    ):
+        sides[kept][tuple(tokens)] = Prompt(prompt_id, task, "", tokens=tuple(tokens))
+    both = sides[0].keys() & sides[1].keys()
+    training, test = ([prompt for key, prompt in side.items() if key not in both] for side in sides)
+    if not training or not test:
+        raise BenchError(f"{dataset.path} has every prompt on both sides of the split: collect more episodes")
+    return test[:limit], training[:tuning]
+
+
+def check_same_model(dataset: Dataset, model_facts: Mapping[str, Any]) -> None:
+    """Raise BenchError unless the dataset was collected from this model."""
+    theirs = dataset.header["model"]
+    if other := [name for name in IDENTITY if theirs.get(name) and theirs.get(name) != model_facts.get(name)]:
+        raise BenchError(
+            f"{dataset.path} is of {theirs.get('name')}, not of {model_facts['name']} ({', '.join(other)} differ): "
+            "name its model with --model, or another dataset"
+        )
