@@ -93,7 +93,7 @@ def collect(
     )
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
-    run = replay.start_run(out, arguments, facts_of(model, config), new_run=new_run)
+    run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
     done = run.committed()
     collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
     with replay.EpisodeWriter(run) as writer:

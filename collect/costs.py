@@ -25,7 +25,8 @@ from decode.sampling import Settings
 from decode.state import State
 from replay.costs import MAX_ROWS, Costs
 
-SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer
+SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer,
+TURNS = 24  # and shorter only where so many have been taken: every rule's plan was gone through more than once
 STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are met
 TOKENS = 160  # written behind each
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 24, MAX_ROWS - 1)
@@ -126,7 +127,8 @@ def gather(
             samples += _write(model, rule, start, prompts)
             share = (time.perf_counter() - began) / max(seconds, 1e-9)
             progress(min(share, (turn * len(kinds) + number + 1) / (len(STARTS) * len(kinds)), 1.0))
-        if turn + 1 >= len(STARTS) and time.perf_counter() - began >= seconds:
+        if turn + 1 >= len(STARTS) and (turn + 1 == TURNS or time.perf_counter() - began >= seconds):
+            progress(1.0)
             return samples, prompts
     raise AssertionError("there is always another turn")
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -102,12 +102,16 @@ class Run:
 
 
 def start_run(
-    path: str | os.PathLike[str], arguments: Mapping[str, Any], facts: Mapping[str, Any], new_run: bool = False
+    path: str | os.PathLike[str],
+    arguments: Mapping[str, Any],
+    facts: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    new_run: bool = False,
 ) -> Run:
     """Start the run with these arguments, or resume it if the dataset has it already.
 
     `arguments` is what decides the rows; `facts` (versions, device, behaviour, costs, …) is written beside it when the
-    run is new. Raises `DatasetError` if the dataset has runs, but none with these arguments, unless `new_run`.
+    run is new; a function is called only then. Raises `DatasetError` if the dataset has runs, but none with these
+    arguments, unless `new_run`.
     """
     root = Path(path)
     header = load_header(root)
@@ -129,7 +133,8 @@ def start_run(
             "Pass --new-run to add a run to it, or another --out"
         )
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"id": run_id, "arguments": wanted, "reward": FIRST_REWARD, **facts, "started": started}
+    told = facts() if callable(facts) else facts
+    content = {"id": run_id, "arguments": wanted, "reward": FIRST_REWARD, **told, "started": started}
     write_json(root, description, content)
     return run
 

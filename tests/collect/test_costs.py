@@ -1,13 +1,18 @@
 """Measured costs are numbers that a reward can be made of, from rounds that went as planned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import collect.collector
 from collect.costs import ALIKE, FEW, LENGTHS, gather, measure, rules
 from decode.loop import Decoding
 from decode.rules import QPolicy
 from decode.sampling import Settings
 from replay.costs import MAX_ROWS, Costs
+from replay.errors import DatasetError
+from tests.collect.small import CONFIG, COSTS, PROMPTS, tiny_model
 from tests.models import ours
 
 
@@ -76,3 +81,15 @@ def test_samples_are_of_every_kind():
     assert all(s.draft > 0 and s.verify > 0 and s.rest > 0 for s in samples)
     assert prompts
     assert all(tokens > 0 and spent > 0 for tokens, spent in prompts)
+
+
+def test_a_run_is_measured_when_it_starts_and_not_when_it_goes_on(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(collect.collector, "measure", lambda model: measured.append(model) or COSTS)
+    model = tiny_model()
+    for episodes in (2, 4):
+        collect.collector.collect(model, PROMPTS, tmp_path, replace(CONFIG, episodes=episodes))
+    assert measured == [model]
+    with pytest.raises(DatasetError, match="other arguments"):
+        collect.collector.collect(model, PROMPTS, tmp_path, replace(CONFIG, seed=9))
+    assert len(measured) == 1
