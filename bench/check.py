@@ -50,7 +50,7 @@ class Check:
     """Predictions by method; the oracle's speedup and the layers it may choose from; how steady the machine was.
 
     calibrations: how often costs were measured; drift: the largest difference between two of them in what a round costs
-    over a token of plain decoding, as a share.
+    over a token of plain decoding, as a share; plain_seconds: what plain decoding takes by these costs.
     """
 
     predictions: dict[str, Prediction]
@@ -58,6 +58,7 @@ class Check:
     oracle_layers: tuple[int, ...]
     calibrations: int
     drift: float
+    plain_seconds: float
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of a bench with what is known of them here."""
@@ -179,4 +180,4 @@ def predict(
         texts, costs, layers=oracle_layers, lengths=range(1, LONG_DRAFTS + 1), bypass=True, positions=True
     ).milliseconds.sum()  # fmt: skip
     predictions = {name: Prediction(*(float(plain / ms) for ms in times)) for name, times in spent.items()}
-    return Check(predictions, float(plain / (best + prompts)), oracle_layers, len(found), drift(found))
+    return Check(predictions, float(plain / (best + prompts)), oracle_layers, len(found), drift(found), plain / 1e3)

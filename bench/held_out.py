@@ -1,9 +1,10 @@
 """The episodes of a dataset as a bench's prompts: those that `lede learn` holds out, and those that it trains on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from collect.prompts import Prompt
@@ -27,16 +28,26 @@ def dataset_prompts(dataset: Dataset, limit: int, tuning: int) -> tuple[list[Pro
         [int(run[1:], 16) << 32 | episode for run, episode in frame.select("run", "episode").iter_rows()], np.int64
     )
     held = held_out(numbers, LearnConfig().validation)
-    sides: tuple[dict[tuple[int, ...], Prompt], ...] = ({}, {})
-    for kept, (prompt_id, task, tokens) in zip(
-        held, frame.select("prompt_id", "task", "prompt_tokens").iter_rows(), strict=True
-    ):
-        sides[kept][tuple(tokens)] = Prompt(prompt_id, task, "", tokens=tuple(tokens))
-    both = sides[0].keys() & sides[1].keys()
-    training, test = ([prompt for key, prompt in side.items() if key not in both] for side in sides)
+    prompts = [
+        Prompt(prompt_id, task, "", tokens=tuple(tokens))
+        for prompt_id, task, tokens in frame.select("prompt_id", "task", "prompt_tokens").iter_rows()
+    ]
+    test, training = _side(prompts, held), _side(prompts, ~held)
     if not training or not test:
         raise BenchError(f"{dataset.path} has every prompt on both sides of the split: collect more episodes")
     return test[:limit], training[:tuning]
+
+
+def _side(prompts: Sequence[Prompt], mine: NDArray[np.bool_]) -> list[Prompt]:
+    """The marked prompts, each once, without those that are also among the others, by name or by text."""
+    others = [prompt for prompt, own in zip(prompts, mine, strict=True) if not own]
+    seen = {key for prompt in others for key in (prompt.id, prompt.tokens)}
+    found = []
+    for prompt, own in zip(prompts, mine, strict=True):
+        if own and not {prompt.id, prompt.tokens} & seen:
+            found.append(prompt)
+            seen |= {prompt.id, prompt.tokens}
+    return found
 
 
 def check_same_model(dataset: Dataset, model_facts: Mapping[str, Any]) -> None:

@@ -109,6 +109,12 @@ def _check_words(report: "Report") -> Iterator[str]:
         f"it could behind first wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer (among "
         f"{layers}) and length in every round, decisions free[/]"
     )
+    took = sum(s.seconds for s in report.samples if s.method == "autoregressive") / found.plain_seconds
+    if abs(took - 1) > NEAR:
+        yield (
+            f"[yellow]plain decoding took {took:.2f}× what it takes by these costs: the machine was not the same while "
+            "measuring and while calibrating[/]"
+        )
     if found.drift > NEAR:
         yield (
             f"[yellow]the machine was not steady: {found.calibrations} calibrations in this run differ by up to "

@@ -16,6 +16,7 @@ ROW_KEYS = {
     "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "speedup", "speedup_low",
     "speedup_high", "speedup_over_transformers", "identical", "limit", "share_of_limit", "decoding_speedup",
     "prompt_share", "draft_share", "decision_share", "verify_share", "host_share", "rouge_l", "parameters",
+    "predicted_speedup", "predicted_low", "predicted_high", "oracle_speedup", "regret",
 }  # fmt: skip
 
 
@@ -135,6 +136,49 @@ def test_bench_reports_what_the_readme_promises(work):
     assert f"{rows['lede']['speedup']:.2f}× (" in again
 
 
+def test_bench_checks_itself_on_a_dataset_s_held_out_episodes(work):
+    data = work["folder"] / "data" / "held"
+    lede("collect", "--model", work["model"], "--prompts", work["prompts"], "--out", data, "--episodes", 4, "--threads", 1,
+         "--max-new-tokens", 4, "--candidates", "0,1,2")  # fmt: skip
+    command = (
+        "bench", "--model", work["model"], "--dataset", data, "--check", "--methods", "layerskip,lede",
+        "--policy", work["policy"], "--limit", 2, "--tuning", 2, "--max-new-tokens", 8, "--threads", 1,
+        "--out", work["folder"] / "checked",
+    )  # fmt: skip
+    report = json.loads(lede(*command, "--json").stdout)
+    assert report["task"] == "held out of held"
+    assert [row["method"] for row in report["rows"]] == ["autoregressive", "layerskip", "lede"]
+    assert all(row["oracle_speedup"] > 0 and row["predicted_speedup"] > 0 for row in report["rows"])
+    assert report["check"]["oracle_layers"] == [0, 1, 2]
+    again = lede(*command).stdout
+    assert "nothing left to measure" in again
+    assert f"{report['rows'][2]['predicted_speedup']:.2f}×" in again
+    assert all(
+        len(line) <= 100
+        for line in map(str.rstrip, again.splitlines())
+        if line.startswith(("autoregressive", "layerskip", "lede "))
+    )
+
+
+def test_evaluate_scores_policies_and_rivals_without_a_model(work):
+    picture = work["folder"] / "evaluation.png"
+    command = ("evaluate", "--dataset", work["data"], "--policy", work["policy"])
+    report = json.loads(lede(*command, "--json", "--plot", picture).stdout)
+    names = [row["method"] for row in report["rows"]]
+    assert names[0] == "autoregressive"
+    assert {"layerskip", "del", "adaptive-lookup"} < set(names)
+    assert names[-1] == "policy"
+    assert all(row["predicted_speedup"] <= report["oracle_speedup"] + 1e-9 for row in report["rows"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = lede(*command, "--no-rivals").stdout
+    assert all(
+        len(line) <= 100
+        for line in map(str.rstrip, shown.splitlines())
+        if line.startswith(("autoregressive", "policy", "always"))
+    )
+    assert "oracle that pays to look" in shown
+
+
 def test_bench_makes_a_table_for_every_model(work):
     from tests.models import byte_llama, byte_tokenizer
 
@@ -160,7 +204,7 @@ import sys
 import lede
 from typer.testing import CliRunner
 from lede.cli import app
-for arguments in ([], ["collect"], ["inspect"], ["learn"], ["generate"], ["bench"]):
+for arguments in ([], ["collect"], ["inspect"], ["learn"], ["generate"], ["bench"], ["evaluate"]):
     result = CliRunner().invoke(app, [*arguments, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, result.output
 print(*sorted({"torch", "d3rlpy", "polars", "transformers", "numpy"} & sys.modules.keys()))
@@ -287,6 +331,24 @@ def test_what_a_bench_cannot_measure_is_named(work, folder):
     assert "lede learn" in complaint("bench", "--methods", "autoregressive,lede-paper")
     assert "no task 'stdlip': choose among stdlib," in complaint("bench", "--task", "stdlip", "--methods", "layerskip")
     assert "nowhere" in complaint("bench", "--policy", "nowhere")
+    assert "nowhere" in complaint("bench", "--dataset", "nowhere", "--methods", "layerskip")
+    from lede.commands.bench import plan
+
+    _, _, notes = plan(None, None, dict.fromkeys(("lede", "lede-paper", "lede-exits")))
+    assert any("--candidates 3,4,6 --out policies/lede-tiny-exits makes one" in note for note in notes)
+    assert "exits at real layers only" in complaint(
+        "bench", "--methods", "lede-exits", "--exits-policy", work["policy"]
+    )  # fmt: skip
+
+
+def test_what_cannot_be_evaluated_is_named(work, folder):
+    assert "nowhere" in complaint("evaluate", "--dataset", "nowhere")
+    # four prompts in six episodes: what is held out was also trained on
+    assert "both sides" in complaint("bench", "--dataset", work["data"], "--methods", "layerskip")
+    for share in (0, 1):
+        assert "--validation" in complaint("evaluate", "--dataset", folder / "data", "--validation", share)
+    shutil.rmtree(folder / "data" / "sweeps")
+    assert "without sweeps" in complaint("evaluate", "--dataset", folder / "data", "--policy", work["policy"])
 
 
 @pytest.mark.parametrize(
@@ -299,6 +361,8 @@ def test_what_a_bench_cannot_measure_is_named(work, folder):
         ("bench", "--prompts", "p"),
         ("bench", "--task", "stdlib", "--prompts", "p", "--training", "q"),
         ("bench", "--model", "a", "--model", "b", "--policy", "p"),
+        ("bench", "--dataset", "d", "--task", "stdlib"),
+        ("bench", "--dataset", "d", "--model", "a", "--model", "b"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(folder, arguments):

@@ -1,0 +1,230 @@
+"""Predictions beside measurements: what a checked bench reports, stores and says again."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import check as bench_check
+from bench import methods
+from bench import run as bench_run
+from bench.check import Check, combined, drift, predict
+from bench.errors import BenchError
+from bench.held_out import check_same_model, dataset_prompts
+from bench.names import BASELINE
+from bench.run import Job, bench
+from bench.store import Store
+from collect.prompts import Prompt
+from decode.facts import model_facts
+from decode.load import load_model
+from decode.model import Model
+from decode.rules import Autoregressive, LayerSkip
+from decode.sampling import Settings
+from learn.split import held_out
+from lede.bench_tables import bench_words, check_table
+from replay.costs import MAX_ROWS, Costs
+from replay.reader import open_dataset
+from serve.policy import Policy
+from tests.learn.swept import made_up
+from tests.replay.synthetic import write_dataset
+
+PROMPTS = tuple(Prompt(f"p{i}", "toy", text) for i, text in enumerate(("def mean(", "while x", "import")))
+TRAINING = (Prompt("t0", "toy", "class Tree:"),)
+METHODS = (
+    "transformers", BASELINE, "layerskip", "draft-verify", "del", "adaptive-lookup", "lede", "lede-exits",
+    "lede-fixed-length",
+)  # fmt: skip
+COSTS = Costs(
+    layers=4, layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)), head=(0.1,) * MAX_ROWS, features=0.01,
+    decision=0.01, lookup=0.01, round=0.1, prefill=0.2, context=7,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint) -> Model:
+    return load_model(checkpoint, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def policies(model, tmp_path_factory) -> dict[str, Path]:
+    """A random policy of each kind."""
+    rng, found = np.random.default_rng(0), {}
+    for name, layers in (("lede", (0, 1, 2)), ("lede-exits", (1, 2))):
+        features = ("margin", "lookup_length", *(f"layer={layer}" for layer in layers))
+        weights = ((rng.normal(size=(2, len(features))).astype("f4"), np.zeros(2, "f4")),)
+        found[name], ones = tmp_path_factory.mktemp(name), np.ones(len(features), "f4")
+        Policy(features, layers, weights, 0 * ones, ones, {"model": model_facts(model)}).save(found[name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def checked(model, checkpoint, policies, tmp_path_factory):
+    """One bench with a check, twice; the second time measuring anything is an error."""
+    job = Job("toy", PROMPTS, TRAINING, Settings(16), METHODS, policies, check=True)
+    out, seen = tmp_path_factory.mktemp("bench"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (methods, bench_check):
+            patch.setattr(module, "measure_costs", partial(module.measure_costs, seconds=0.3))
+        first = bench(model, str(checkpoint), job, out, progress=lambda share, note: seen.append(share))
+        for module, name in (
+            (bench_run, "measure"), (bench_run, "prepare"), (bench_check, "measure_costs"),
+            (bench_check, "sweep_texts"), (bench_check, "replay_rule"),
+        ):  # fmt: skip
+            patch.setattr(module, name, None)
+        second = bench(model, str(checkpoint), job, out)
+    return first, second, out, job, seen
+
+
+def test_every_rule_of_ours_has_a_prediction_and_the_library_has_none(checked):
+    report = json.loads(json.dumps(checked[0].to_json()))
+    rows = {row["method"]: row for row in report["rows"]}
+    assert set(rows) == set(METHODS)
+    for name, row in rows.items():
+        keys = ("predicted_speedup", "predicted_low", "predicted_high", "oracle_speedup", "regret")
+        if name == "transformers":
+            assert [row[key] for key in keys] == [None] * 5
+            continue
+        assert 0 < row["predicted_low"] <= row["predicted_speedup"] <= row["predicted_high"]
+        if "lede" in name:  # others may draft at layers that the oracle may not
+            assert row["predicted_high"] <= row["oracle_speedup"] + 1e-9
+        assert row["regret"] == pytest.approx(1 - row["speedup"] / row["oracle_speedup"])
+    assert rows[BASELINE]["predicted_speedup"] == 1
+    assert report["check"]["oracle_layers"] == [0, 1, 2]
+    assert report["check"]["calibrations"] == 3
+
+
+def test_only_rules_that_look_at_states_are_unsure(checked):
+    for name, found in checked[0].check.predictions.items():
+        if name in (BASELINE, "layerskip"):
+            assert found.low == found.speedup == found.high
+    assert any(found.low < found.high for found in checked[0].check.predictions.values())
+
+
+def test_the_same_command_says_the_same_and_measures_nothing(checked):
+    first, second, *_ = checked
+    a, b = first.to_json(), second.to_json()
+    assert (a.pop("resumed"), b.pop("resumed")) == (0, len(METHODS) * len(PROMPTS))
+    assert a == b
+    assert second.check == first.check
+
+
+def test_progress_goes_up_to_the_end(checked):
+    seen = checked[-1]
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_tables_and_words(checked):
+    first = checked[0]
+    table = check_table(first)
+    assert list(table.columns[0].cells) == [m for m in METHODS if m != "transformers"]
+    rows = [replace(row, speedup=2.0, predicted_speedup=2.0 if row.method != "del" else 1.0) for row in first.rows]
+    words = " ".join(bench_words(replace(first, rows=rows)))
+    assert "more than 5% off what was predicted: del (+100%)" in words
+    assert "layer (among 0, 1, 2)" in words
+    slow = [replace(s, seconds=2 * first.check.plain_seconds / len(PROMPTS)) for s in first.samples]
+    assert "plain decoding took 2.00×" in " ".join(bench_words(replace(first, samples=slow)))
+    unsteady = replace(first, check=replace(first.check, drift=0.2))
+    assert "differ by up to 20%" in " ".join(bench_words(unsteady))
+    assert "not steady" not in " ".join(bench_words(replace(first, check=replace(first.check, drift=0.01))))
+
+
+def test_a_finished_run_can_be_checked_later(model, checkpoint, tmp_path, monkeypatch):
+    for module in (methods, bench_check):
+        monkeypatch.setattr(module, "measure_costs", partial(module.measure_costs, seconds=0.3))
+    job = Job("toy", PROMPTS, TRAINING, Settings(8), (BASELINE, "prompt-lookup"))
+    plain = bench(model, str(checkpoint), job, tmp_path)
+    assert plain.to_json()["check"] is None
+    assert all(row.predicted_speedup is row.oracle_speedup is row.regret is None for row in plain.rows)
+    monkeypatch.setattr(bench_run, "measure", None)
+    later = bench(model, str(checkpoint), replace(job, check=True), tmp_path)
+    assert [row.speedup for row in later.rows] == [row.speedup for row in plain.rows]
+    assert all(row.predicted_speedup for row in later.rows)
+    assert later.check.calibrations == 2
+    assert later.check.oracle_layers == (0,)  # no policy: the layers that the rules draft at
+
+
+def test_sampled_texts_are_not_checked(model, checkpoint, tmp_path):
+    job = Job("toy", PROMPTS, TRAINING, Settings(8, temperature=0.5), (BASELINE,), check=True)
+    with pytest.raises(BenchError, match=r"toy is sampled at temperature 0\.5"):
+        bench(model, str(checkpoint), job, tmp_path)
+
+
+def test_predictions_are_ratios_of_all_time_on_the_same_texts():
+    texts = made_up(0, count=6)
+    found = predict({BASELINE: Autoregressive(), "x": LayerSkip(2, 3)}, texts, [COSTS], (0, 2, 4))
+    assert found.predictions["x"].speedup < found.oracle_speedup
+    dearer = replace(COSTS, prefill=50.0)  # nothing but reading prompts counts
+    assert predict({BASELINE: Autoregressive()}, texts, [dearer], (0, 2)).oracle_speedup < found.oracle_speedup
+    assert Check.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_costs_are_the_medians_of_all_calibrations():
+    times = [replace(COSTS, layer=tuple(f * x for x in COSTS.layer), round=r) for f, r in ((1, 3), (2, 1), (5, 2))]
+    found = combined(times)
+    assert found.layer == pytest.approx(times[1].layer)
+    assert found.round == 2
+    assert (found.layers, found.context) == (4, 7)
+    assert combined([COSTS]) is COSTS
+
+
+def test_drift_is_of_ratios():
+    slower = Costs.from_json({
+        name: value if name in ("layers", "context") else np.multiply(value, 3.0).tolist()
+        for name, value in COSTS.to_json().items()
+    })  # fmt: skip
+    assert drift([COSTS, slower]) == pytest.approx(0)
+    dearer = replace(COSTS, layer=(COSTS.layer[0], *(1.3 * x for x in COSTS.layer[1:])))
+    assert 0.2 < drift([COSTS, dearer, slower]) < 0.3
+
+
+def test_prompts_of_a_dataset_are_split_as_in_learning(tmp_path):
+    write_dataset(tmp_path / "d", episodes=20, seed=1)
+    dataset = open_dataset(tmp_path / "d")
+    test, training = dataset_prompts(dataset, 100, 100)
+    assert not {p.tokens for p in test} & {p.tokens for p in training}
+    frame = dataset.episodes.sort("episode").collect()
+    run = int(frame["run"][0][1:], 16) << 32
+    held = held_out(np.array([run | e for e in frame["episode"].to_list()]), 0.2)
+    ids = frame["prompt_id"].to_numpy()
+    assert {p.id for p in test} <= set(ids[held])
+    assert {p.id for p in training} <= set(ids[~held])
+    assert len(test) + len(training) == 20
+    assert [len(side) for side in dataset_prompts(dataset, 2, 3)] == [2, 3]
+    assert all(p.tokens == tuple(frame.filter(prompt_id=p.id)["prompt_tokens"][0]) for p in (*test, *training))
+
+
+def test_a_prompt_on_both_sides_is_on_neither(tmp_path):
+    for seed in (1, 1):
+        write_dataset(tmp_path / "d", episodes=8, seed=seed)
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.episodes.collect().height == 16  # every prompt in two runs
+    try:
+        test, training = dataset_prompts(dataset, 100, 100)
+    except BenchError as error:
+        assert "both sides" in str(error)
+    else:
+        assert not {p.tokens for p in test} & {p.tokens for p in training}
+        assert len({p.id for p in (*test, *training)}) == len(test) + len(training)
+
+
+def test_a_dataset_of_another_model_is_refused(model, tmp_path):
+    write_dataset(tmp_path / "d", episodes=2, seed=1)
+    with pytest.raises(BenchError, match="is of synthetic, not of tiny"):
+        check_same_model(open_dataset(tmp_path / "d"), model_facts(model))
+
+
+def test_a_prediction_of_other_code_is_made_again(checked, model, monkeypatch):
+    first, _, out, job, _ = checked
+    store = Store(out, bench_run.question(model, job, METHODS))
+    kept = store.tuned()["check"]
+    assert Check.from_json(kept) == first.check
+    monkeypatch.setattr(bench_check, "code_hash", lambda parts: "another")
+    tokens = {prompt_id: ids for prompt_id, _, ids in bench_run.tokenised(model, PROMPTS)}
+    monkeypatch.setattr(bench_check, "measure_costs", None)  # the costs are known
+    again = bench_check.check(model, store, METHODS, job.policies, job.settings, tokens, first.samples)
+    assert store.tuned()["check"]["code"] == "another"
+    assert again.predictions["layerskip"] == first.check.predictions["layerskip"]
