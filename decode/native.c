@@ -158,11 +158,12 @@ typedef struct {
 
 /* One tile of `rows` rows and `vectors` vectors, whole blocks of them. Both are constants where it is called: the loops over
  * them are unrolled whole, so that the sums stay in registers. `soon` is what will be read next, and fetched meanwhile: the
- * streams are too short for the CPU to foresee. */
+ * streams are too short for the CPU to foresee. A single row has nothing to compute meanwhile. */
 #define VECTORS (BLOCK / LANES) /* in a block */
 #define EACH_ROW _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
 #define EACH_VECTOR _Pragma("GCC unroll 16") for (int v = 0; v < vectors; v++)
 #define OFFSET(v) ((v) / VECTORS * p->stride + (i * VECTORS + (v) % VECTORS) * (int64_t)sizeof(vec))
+#define FETCH(v) if (rows > 1) __builtin_prefetch(soon + OFFSET(v), 0, 2)
 #define TILE_START                                 \
     const char *w = p->w + block * p->stride;      \
     const float *x = p->x + (int64_t)row * p->ldx; \
@@ -176,7 +177,7 @@ INLINE void tile_fp32(const Product *p, const char *soon, int row, int64_t block
         vec weight[2 * VECTORS];
         EACH_VECTOR {
             weight[v] = load((const float *)(w + OFFSET(v)));
-            __builtin_prefetch(soon + OFFSET(v), 0, 2);
+            FETCH(v);
         }
         EACH_ROW {
             float value = x[(int64_t)r * p->ldx + i];
@@ -190,7 +191,7 @@ INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t block
     TILE_START
     _Pragma("GCC unroll 2") for (int64_t i = 0; i < p->in / 2; i++) {
         uvec weight[2 * VECTORS];
-        EACH_VECTOR __builtin_prefetch(soon + OFFSET(v), 0, 2);
+        EACH_VECTOR FETCH(v);
 #if PAIRS
         EACH_VECTOR memcpy(&weight[v], w + OFFSET(v), sizeof(uvec));
         EACH_ROW {
@@ -249,7 +250,8 @@ PRODUCT(bf16)
 typedef struct { int32_t arrived, meeting, asleep; } Team;
 
 #ifdef _OPENMP
-#define SPINS 500
+#define SPINS 5000 /* about 0.2 ms */
+#define FEW_SPINS 100 /* where there are more threads than cores */
 static void meet(Team *team, int threads) {
     if (threads == 1) return;
     const int32_t meeting = __atomic_load_n(&team->meeting, __ATOMIC_RELAXED);
@@ -263,7 +265,7 @@ static void meet(Team *team, int threads) {
 #ifdef __x86_64__
         __builtin_ia32_pause();
 #endif
-        if (spins < SPINS) continue;
+        if (spins == FEW_SPINS ? threads <= omp_get_num_procs() : spins < SPINS) continue;
         __atomic_add_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
         sleep_while(&team->meeting, meeting);
         __atomic_sub_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
