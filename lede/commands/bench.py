@@ -58,6 +58,7 @@ def bench(
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Another draw of a task's prompts.")] = 1,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; 256 for stdlib[/]")
     ] = None,
@@ -103,7 +104,7 @@ def bench(
     opened = open_episodes(dataset) if dataset is not None else None
     works = (
         [workload_of(opened, limit, tuning, max_new_tokens)] if opened is not None
-        else [workload(name, limit, tuning, max_new_tokens, prompts, training) for name in task or [STDLIB]]
+        else [workload(name, limit, tuning, seed, max_new_tokens, prompts, training) for name in task or [STDLIB]]
     )  # fmt: skip
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         errors.print(f"[yellow]{note}[/]")
@@ -228,7 +229,13 @@ def workload_of(
 
 
 def workload(
-    task: str, limit: int, tuning: int, max_new_tokens: int | None, prompts: Path | None, training: Path | None
+    task: str,
+    limit: int,
+    tuning: int,
+    seed: int,
+    max_new_tokens: int | None,
+    prompts: Path | None,
+    training: Path | None,
 ) -> "tuple[str, list[Prompt], list[Prompt], Settings]":
     """A table's name, the prompts to measure on, those to tune on, and how to decode them."""
     from collect.prompts import load_prompts
@@ -242,7 +249,7 @@ def workload(
         raise typer.BadParameter(f"no task {task!r}: choose among {', '.join(TASKS)}, or give --prompts")
     known = TASKS[task]
     settings = Settings(max_new_tokens or known.max_new_tokens, known.temperature)
-    return task, load_task(task, "test", limit, seed=0), load_task(task, "train", tuning, seed=0), settings
+    return task, load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed), settings
 
 
 def show(report: "Report") -> None:
