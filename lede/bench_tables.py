@@ -118,7 +118,7 @@ def _check_words(report: "Report") -> Iterator[str]:
     if found.drift > NEAR:
         yield (
             f"[yellow]the machine was not steady: {found.calibrations} calibrations in this run differ by up to "
-            f"{found.drift:.0%} in what a round costs over a plain token, and predictions are no better than that[/]"
+            f"{found.drift:.0%} in what a round costs over a plain token, and predictions may be as far off[/]"
         )
 
 

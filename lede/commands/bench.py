@@ -80,6 +80,7 @@ def bench(
 
     [dim]lede bench --plot bench.png[/]
     [dim]lede bench --methods autoregressive,layerskip,lede --limit 10[/]
+    [dim]lede bench --check --dataset data/lede-tiny[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
