@@ -1,6 +1,8 @@
 """Methods interleaved prompt by prompt in one process, so that a slow spell of the machine hits all of them."""
 
+import gc
 import hashlib
+import random
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +95,7 @@ def measure(
     done: Container[tuple[str, str]] = (),
     starting: Callable[[str, int], None] = lambda method, number: None,
 ) -> Iterator[Sample]:
-    """Yield a Sample for every prompt (id, task, token ids) and method; the methods' order turns with the prompts.
+    """Yield a Sample for every prompt (id, task, token ids) and method; each prompt in an order of its own.
 
     What is in `done`, as (method, prompt id), was measured before and is left out.
     `starting` hears of each run before it begins: the method, and the prompt's number (-1: it warms up).
@@ -106,11 +108,11 @@ def measure(
                 starting(method.name, -1)
                 method.run(ids, seed_of(prompt_id))
     for number, (prompt_id, task, ids) in enumerate(prompts):
-        shift = number % len(methods)
-        for method in [*methods[shift:], *methods[:shift]]:
+        for method in random.Random(number).sample(methods, len(methods)):  # none always runs behind the same other
             if (method.name, prompt_id) in done:
                 continue
             starting(method.name, number)
+            gc.collect()  # or a run pays for what the one before it left
             synchronise(model)
             began = time.perf_counter()
             tokens, generation = method.run(ids, seed_of(prompt_id))
