@@ -44,8 +44,8 @@ def round_rows(episode: int, number: int, round_: Round, chances: tuple[float, .
         else:
             token = round_.drafts[k - 1]
             accepted = round_.accepted >= k
-        # A round that the text's end cut right behind the walk's exit has no stop of its own: its return is not complete.
-        # One that walked on to the full model (a bypass) ended as it wanted.
+        # A round that the text's end cut right behind the walk's exit has no stop of its own: its return is not
+        # complete. One that walked on to the full model (a bypass) ended as it wanted.
         truncated = step == last and state.phase == DEPTH and action == 1
         rows.append((
             episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced,
