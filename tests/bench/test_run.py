@@ -14,7 +14,7 @@ import pytest
 
 from bench import methods
 from bench import run as bench_run
-from bench.names import METHODS
+from bench.names import METHODS, POLICY_OF
 from bench.paper import paper_row
 from bench.plot import draw
 from bench.run import Job, Report, bench
@@ -29,6 +29,7 @@ PROMPTS = tuple(
     Prompt(f"p{i}", "toy", text, reference="a b") for i, text in enumerate(("def mean(", "while x", "import"))
 )
 TRAINING = (Prompt("t0", "toy", "class Tree:"), Prompt("t1", "toy", "x = [1, 2, 1, 2, "))
+POLICIES = tuple(dict.fromkeys(POLICY_OF.values()))
 QUICK = ("autoregressive", "layerskip")
 QUICKLY = 0.3  # seconds
 
@@ -64,7 +65,7 @@ def measured(model: Model, checkpoint: Path, out: Path, job: Job, **more) -> Rep
 @pytest.fixture(scope="module")
 def everything(model, checkpoint, policy, tmp_path_factory) -> tuple[Report, Path, list[tuple[float, str]]]:
     """All methods, measured once."""
-    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, {"lede": policy, "lede-paper": policy})
+    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, dict.fromkeys(POLICIES, policy))
     out, seen = tmp_path_factory.mktemp("bench"), []
     report = measured(model, checkpoint, out, job, progress=lambda share, note: seen.append((share, note)))
     return report, out, seen
@@ -93,7 +94,7 @@ def test_a_row_says_where_time_goes_and_what_was_tuned(everything):
         assert row.share_of_limit == pytest.approx(row.decoding_speedup / row.limit)
     assert rows["autoregressive"].limit == 1
     tuned = {name for name, row in rows.items() if row.parameters}
-    assert tuned == set(METHODS) - {"transformers", "autoregressive", "lede", "lede-paper"}
+    assert tuned == set(METHODS) - {"transformers", "autoregressive", *POLICIES}
     assert rows["lede-fixed-exit"].exit_layer in (None, report.tuned["lede-fixed-exit"]["parameters"]["exit_layer"])
     assert rows["prompt-lookup"].exit_layer in (None, 0.0)
     assert all(row.rouge_l is not None for row in rows.values())
@@ -112,7 +113,7 @@ def test_the_report_is_json_and_the_same_command_measures_nothing_again(
     everything, model, checkpoint, policy, monkeypatch
 ):
     report, out, _ = everything
-    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, {"lede": policy, "lede-paper": policy})
+    job = Job("toy", PROMPTS, TRAINING, Settings(12), METHODS, dict.fromkeys(POLICIES, policy))
     for name in ("measure", "prepare"):
         monkeypatch.setattr(bench_run, name, None)
     again = measured(model, checkpoint, out, job)
