@@ -259,7 +259,7 @@ def test_a_bypass_drafts_nothing_and_goes_on_where_the_walk_ended():
         done = decoded(Bypass(), PROMPTS[3], 6)
     finally:
         model.run = run
-    assert ran[1:4] == [(0, 1, 1), (1, 3, 1), (3, 4, 1)]  # the prompt, then x_p once through every layer
+    assert ran[:3] == [(0, 1, 1), (1, 3, 1), (3, 4, 1)]  # the prompt is read; x_p goes once through every layer
     for round_ in done.rounds[:-1]:
         assert (round_.exit_layer, round_.drafts, round_.cut, len(round_.committed)) == (None, (), False, 1)
         assert [(d.state.layer, d.action, d.forced) for d in round_.decisions][-2:] == [(1, 0, False), (3, 0, False)]
