@@ -54,17 +54,19 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rules and ceilings, scored on the same texts."""
+    """Rules and ceilings, scored on the same texts; prompts_included: whether the costs say what reading them takes."""
 
     rows: list[Evaluated]
     ceilings: list[Evaluated]
     oracle_speedup: float
     texts: int
+    prompts_included: bool
 
     def to_json(self) -> dict[str, Any]:
         """As `lede evaluate --json` prints it."""
         return {
             "texts": self.texts,
+            "prompts_included": self.prompts_included,
             "oracle_speedup": self.oracle_speedup,
             "rows": [asdict(row) for row in self.rows],
             "ceilings": [asdict(row) for row in self.ceilings],
@@ -109,6 +111,7 @@ def evaluate(
         [_ceiling(name, c, plain, prompts, oracle) for name, c in found.items()],
         oracle,
         len(texts.lengths),
+        bool(prompts.any()),
     )
 
 

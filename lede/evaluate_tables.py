@@ -16,7 +16,8 @@ EXITS = 3  # exit layers told apart in a row, the most frequent ones
 
 def evaluation_table(found: "Evaluation", dataset: str) -> Table:
     """One row a rule."""
-    title = f"{dataset}: replayed exactly on {found.texts} held-out texts, reading the prompts included"
+    read = "reading the prompts included" if found.prompts_included else "without reading the prompts: costs lack it"
+    title = f"{dataset}: replayed exactly on {found.texts} held-out texts, {read}"
     table = _table(
         title, "rule", "E", "d", "accept", "tok/\nround", "tok\n/s", "speedup (95 %)", "bounds", "of\nbest",
         "worst\ntenth", "exits, %",
