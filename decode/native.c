@@ -58,7 +58,8 @@
 #define WIDE_ROWS 1
 #endif
 #define CHUNK_ROWS 96 /* rows that a thread takes through all layers together: they stay in the core's own cache */
-#define APART_ROWS 13 /* so many rows for each thread, and threads take rows of their own */
+#define APART_ROWS 5 /* so many rows for each thread, and threads take rows of their own */
+#define LINE 16       /* numbers in a cache line */
 #define PAD 16        /* floats between rows that would otherwise lie a power of two apart */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -245,35 +246,48 @@ PRODUCT(bf16)
 
 /* ---- threads -------------------------------------------------------------------------------------------------- */
 
-/* Threads that share a call. They meet several times a layer, every few microseconds, so one that waits spins; but not for
- * long, since who is waited for may have lost its core to another process, or be waiting for this one's. */
+/* Threads that share a call. They wait for each other every few microseconds, so one that waits spins; but not for long,
+ * since who is waited for may have lost its core to another process, or be waiting for this one's. */
 typedef struct { int32_t arrived, meeting, asleep; } Team;
 
 #ifdef _OPENMP
 #define SPINS 5000 /* about 0.2 ms */
 #define FEW_SPINS 100 /* where there are more threads than cores */
-static void meet(Team *team, int threads) {
-    if (threads == 1) return;
-    const int32_t meeting = __atomic_load_n(&team->meeting, __ATOMIC_RELAXED);
-    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
-        team->arrived = 0;
-        __atomic_store_n(&team->meeting, meeting + 1, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST)) wake(&team->meeting);
-        return;
-    }
-    for (int spins = 0; __atomic_load_n(&team->meeting, __ATOMIC_ACQUIRE) == meeting; spins++) {
+static void announce(Team *team, int32_t *counter, int32_t value) {
+    __atomic_store_n(counter, value, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST)) wake(counter);
+}
+
+static void await(Team *team, int32_t *counter, int32_t value, int threads) {
+    int32_t seen;
+    for (int spins = 0; (seen = __atomic_load_n(counter, __ATOMIC_ACQUIRE)) < value; spins++) {
 #ifdef __x86_64__
         __builtin_ia32_pause();
 #endif
         if (spins == FEW_SPINS ? threads <= omp_get_num_procs() : spins < SPINS) continue;
         __atomic_add_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
-        sleep_while(&team->meeting, meeting);
+        sleep_while(counter, seen);
         __atomic_sub_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
     }
+}
+
+static void meet(Team *team, int threads) {
+    if (threads == 1) return;
+    const int32_t meeting = __atomic_load_n(&team->meeting, __ATOMIC_RELAXED) + 1;
+    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) < threads) {
+        await(team, &team->meeting, meeting, threads);
+        return;
+    }
+    team->arrived = 0;
+    announce(team, &team->meeting, meeting);
 }
 #define THREAD omp_get_thread_num()
 #define THREADS omp_get_num_threads()
 #else
+static void announce(Team *team, int32_t *counter, int32_t value) { (void)team, (void)counter, (void)value; }
+static void await(Team *team, int32_t *counter, int32_t value, int threads) {
+    (void)team, (void)counter, (void)value, (void)threads;
+}
 static void meet(Team *team, int threads) { (void)team, (void)threads; }
 #define THREAD 0
 #define THREADS 1
@@ -286,8 +300,11 @@ static void meet(Team *team, int threads) { (void)team, (void)threads; }
 typedef struct {
     const Model *m;
     Team *team;
-    int thread, threads, members; /* of those that share these rows; of the team */
-    int rows, position, capacity; /* positions that the cache has room for */
+    int thread, threads;                    /* of those that share these rows */
+    int member, members, turn;              /* of the team; parts of its own that this thread has finished */
+    int32_t *projected;                     /* by member, a cache line apart: layers whose keys and values are there */
+    int layers;                             /* of this call */
+    int rows, position, capacity;           /* positions that the cache has room for */
     float *x;                               /* (rows, hidden) */
     float *keys, *values;                   /* this layer's: [key head][capacity × head size] */
     float *query, *attended, *mlp, *scores; /* of all threads that share */
@@ -342,6 +359,17 @@ INLINE void rotate(const Model *m, int position, int first, const float *from, f
     }
 }
 
+/* Write the rows' keys in that block of the products to the cache, a coordinate at a time: its positions share cache lines,
+ * which another thread may be writing to. `to`: this head's first block of positions, at the block's first coordinate. */
+static void store_keys(const Work *k, int block, float *to) {
+    for (int i = 0; i < BLOCK; i++)
+        for (int r = 0; r < k->rows; r++) {
+            const int position = k->position + r;
+            to[((int64_t)position / BLOCK * k->m->head_size + i) * BLOCK + position % BLOCK] =
+                k->products[(int64_t)r * k->product_pitch + block * BLOCK + i];
+        }
+}
+
 /* Queries, and keys and values into the cache; or the latter alone. Keys lie as [block of positions][coordinate][position],
  * values as [block of coordinates][position][coordinate]. */
 static void project(const Work *k, const Layer *layer, int keys_only) {
@@ -355,21 +383,19 @@ static void project(const Work *k, const Layer *layer, int keys_only) {
     for (int block = s.first; block < s.last; block++) {
         const int part = block % parts, head = block / parts, key_head = head - m->heads, value_head = key_head - m->key_heads;
         for (int r = 0; r < k->rows; r++) {
-            const float *from = k->products + (int64_t)r * k->product_pitch + block * BLOCK;
+            float *from = k->products + (int64_t)r * k->product_pitch + block * BLOCK;
             const int position = k->position + r;
             if (value_head >= 0) {
                 float *to = k->values + value_head * plane + ((int64_t)part * k->capacity + position) * BLOCK;
                 memcpy(to, from, BLOCK * sizeof(float));
             } else if (key_head >= 0) {
-                float key[BLOCK], *to = k->keys + key_head * plane;
-                to += ((int64_t)position / BLOCK * size + part * BLOCK) * BLOCK + position % BLOCK;
-                rotate(m, position, part * HALF, from, 1.0f, key);
-                for (int i = 0; i < BLOCK; i++) to[i * BLOCK] = key[i];
+                rotate(m, position, part * HALF, from, 1.0f, from);
             } else {
                 float *to = k->query + (int64_t)r * k->query_pitch + block * BLOCK;
                 rotate(m, position, part * HALF, from, 1.0f / sqrtf((float)size), to);
             }
         }
+        if (key_head >= 0 && value_head < 0) store_keys(k, block, k->keys + key_head * plane + part * BLOCK * BLOCK);
     }
 }
 
@@ -459,11 +485,22 @@ static void feed(const Work *k, const Layer *layer) {
         }
 }
 
-/* `next`: the weight that this thread will read after the layer. */
-static void run_layer(const Work *k, const Layer *layer, const void *next) {
+/* Where threads have rows of their own: say that these rows' keys and values of a layer are there, and wait for those of the
+ * rows before them. Parts of the rows are dealt in turn, so a later thread's are behind this one's in the same turn. */
+static void follow(const Work *k, int number) {
+    const int layers = k->layers;
+    announce(k->team, k->projected + k->member * LINE, k->turn * layers + number + 1);
+    for (int other = 0; other < k->members; other++)
+        if (other != k->member)
+            await(k->team, k->projected + other * LINE, (k->turn - (other > k->member)) * layers + number + 1, k->members);
+}
+
+/* Layer `number` of this call's. `next`: the weight that this thread will read after it. */
+static void run_layer(const Work *k, int number, const Layer *layer, const void *next) {
     const int attended = k->m->heads * k->m->head_size, hidden = k->m->hidden, inner = k->m->feed_forward;
     project(k, layer, 0);
-    meet(k->team, k->members); /* keys and values are for all */
+    if (k->threads == k->members) meet(k->team, k->threads);
+    else follow(k, number);
     score(k);
     meet(k->team, k->threads);
     mix(k, layer);
@@ -519,21 +556,25 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
     Team team = {0};
     const int width = (m->heads + 2 * m->key_heads) * m->head_size;
     const int64_t planes = (int64_t)m->key_heads * capacity * m->head_size;
+    int32_t projected[m->threads * LINE];
+    memset(projected, 0, sizeof projected);
 #pragma omp parallel num_threads(m->threads) if (m->threads > 1)
     {
         const int apart = rows >= APART_ROWS * THREADS, abreast = apart ? THREADS : 1;
         const int parts = ceiling(rows, CHUNK_ROWS * abreast) * abreast;
-        Work k = {.m = m, .team = &team, .members = THREADS, .thread = THREAD, .threads = THREADS, .capacity = capacity};
+        Work k = {.m = m, .team = &team, .projected = projected, .member = THREAD, .members = THREADS, .thread = THREAD,
+                  .threads = THREADS, .layers = hi - lo, .capacity = capacity};
         if (apart) k.thread = 0, k.threads = 1;
         lay_out(&k, THREAD, scratch);
-        for (int part = apart ? THREAD : 0; part < parts; part += abreast) {
+        for (int part = apart ? THREAD : 0; part < parts; part += abreast, k.turn++) {
             const int row = span(rows, part, parts);
             k.rows = span(rows, part + 1, parts) - row, k.position = position + row, k.x = x + (int64_t)row * m->hidden;
             for (int number = lo; number < hi; number++) {
+                const Layer *layer = m->layers + number;
                 k.keys = cache + 2 * number * planes, k.values = k.keys + planes;
-                const void *next = number + 1 < hi ? share_of(&k, m->layers[number + 1].qkv, width, m->hidden) : m->head;
-                if (reading && number + 1 == hi) project(&k, m->layers + number, 1);
-                else run_layer(&k, m->layers + number, next);
+                const void *next = number + 1 < hi ? share_of(&k, layer[1].qkv, width, m->hidden) : m->head;
+                if (reading && number + 1 == hi) project(&k, layer, 1);
+                else run_layer(&k, number - lo, layer, next);
             }
         }
     }
