@@ -76,5 +76,5 @@ def tuned_by_replay(family: str, training: Texts, costs: Costs) -> Rival:
 
 def first(texts: Texts, count: int) -> Texts:
     """The first `count` texts."""
-    names = [field.name for field in fields(texts) if field.name not in ("layers", "stops")]
-    return replace(texts, **{name: getattr(texts, name)[:count] for name in names})
+    names = [field.name for field in fields(texts) if field.name not in ("layers", "copies", "stops")]
+    return replace(texts, copies=texts.copies.first(count), **{name: getattr(texts, name)[:count] for name in names})

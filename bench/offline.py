@@ -2,11 +2,12 @@
 
 The rule is the real object, asked in the order and with the states in which `decode.loop` asks it; what it would have
 drafted and what would have been accepted is in the sweeps (`replay.texts`), and measured costs give the time. Greedy
-decoding only. Nothing is estimated but what lies behind a round's first wrong draft: there the rule would see what the
-layer makes of that wrong token, and here it sees the true text. Those drafts are lost either way; what differs is how
-many there are. So every round has three times: as replayed; `low`, where the rule stops as soon as it can after what it
-decided on the true text; and `high`, where it drafts up to its limit. A rule that does not look at states is replayed
-exactly, except for an end of text that it drafts behind a wrong token.
+decoding only. Nothing is estimated but what lies behind the first wrong draft of a real layer: there the rule would see
+what the layer makes of that wrong token, and here it sees the true text. Those drafts are lost either way; what differs
+is how many there are. So every such round has three times: as replayed; `low`, where the rule stops as soon as it can
+after what it decided on the true text; and `high`, where it drafts up to its limit. What layer 0 drafts and sees behind
+its wrong drafts is known (`replay.copies`), so its rounds are exact; and so is a rule that does not look at states, except
+for an end of text that a real layer drafts behind a wrong token.
 
 A rule whose later rounds depend on how many of those lost drafts there were (Draft & Verify's threshold, the
 accept_trace of a network) may go another way than here; its bounds are those of the rounds replayed.
@@ -22,7 +23,7 @@ from decode.round import Decision, Round
 from decode.rules import ExitRule
 from decode.state import DEPTH, DRAFT, State, Traces
 from replay.costs import Costs
-from replay.texts import SWEPT, Texts
+from replay.texts import LOOKUPS, SWEPT, Texts
 
 TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
 BLANK = (0.0,) * len(SWEPT)
@@ -160,7 +161,7 @@ class _Replay:
             if len(drafts) == most or self.ended:
                 return False
             # Behind a text that ended before its limit there is nothing to look at.
-            if rule.needs_state and self.at + len(drafts) >= self.length:
+            if rule.needs_state and self.at + len(drafts) >= self.length and not (self.wrong and layer == 0):
                 return not rule.keeps_last
             state = self._observe(column, layer, len(drafts) + 1)
             if not rule.keeps_last:
@@ -178,30 +179,40 @@ class _Replay:
                 return False
 
     def _observe(self, column: "_Column", layer: int, draft_index: int) -> State:
-        phase = DEPTH if draft_index == 1 else DRAFT
+        phase, at = DEPTH if draft_index == 1 else DRAFT, self.at + draft_index - 1
+        row = BLANK
+        if layer == 0 and self.wrong:
+            token, seen = self._copied(draft_index)
+            row = (*BLANK[: LOOKUPS.start], *seen)
+        elif at < self.length:
+            token, row = column.drafts[self.number][at], column.states[self.number][at]
+        else:  # a rule that does not look at states drafts on behind the end
+            token = -1
         if not self.rule.needs_state:
-            return State(layer, draft_index, phase, -1)
-        at = self.at + draft_index - 1
-        row = column.states[self.number][at]
-        lookups = row[5:] if self.lookup else BLANK[5:]
+            return State(layer, draft_index, phase, token)
+        lookups = row[LOOKUPS] if self.lookup else BLANK[LOOKUPS]
         # conf_trace is over committed tokens: the round's drafts leave it as it was
         trace = column.states[self.number][self.at][TRACE] if self.rule.needs_trace else 0.0
         return State(
-            layer, draft_index, phase, column.drafts[self.number][at], row[0], row[1], trace, row[3], row[4],
-            self.draft_logp, self.traces.accept, *lookups,
+            layer, draft_index, phase, token, row[0], row[1], trace, row[3], row[4], self.draft_logp,
+            self.traces.accept, *lookups,
         )  # fmt: skip
+
+    def _copied(self, draft_index: int) -> tuple[int, list[float]]:
+        """What layer 0 drafts, and sees, behind a wrong draft."""
+        copies = self.texts.copies
+        at = copies.number[self.number, self.at + self.wrong - 1], draft_index - self.wrong - 1
+        return int(copies.tokens[at]), copies.states[at].tolist()
 
     def _take(self, column: "_Column", state: State) -> None:
         """Draft the token just observed."""
         at = self.at + len(self.drafts)
-        known = at < self.length
-        token = column.drafts[self.number][at] if known else -1
-        self.drafts.append(token)
+        self.drafts.append(state.token)
         self.draft_logp += state.top1_logp
-        if not self.wrong:
-            self.ended = token in self.texts.stops
-            if not (known and column.right[self.number][at]):
-                self.wrong = len(self.drafts)
+        if not self.wrong or state.layer == 0:
+            self.ended = state.token in self.texts.stops
+        if not self.wrong and not (at < self.length and column.right[self.number][at]):
+            self.wrong = len(self.drafts)
 
     def _ask(self, answer: bool) -> bool:
         self.asked += 1
@@ -215,7 +226,7 @@ class _Replay:
         """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""
         wrong = self.wrong
         decided = wrong == most or (self.rule.keeps_last and wrong == count)
-        if not wrong or not self.rule.needs_state or decided or self.ended:
+        if not wrong or layer == 0 or not self.rule.needs_state or decided or self.ended:
             return
         price, spent = self.prices.drafting, self.prices.drafting(layer, count, dropped, position)
         kept = self.rule.keeps_last

@@ -99,7 +99,7 @@ def sweep_texts(
         progress(number + 1, len(prompts))
     limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
     stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
-    return texts_of(sweeps, [len(ids) for ids in prompts], wanted, limits, stops)
+    return texts_of(sweeps, prompts, wanted, limits, stops)
 
 
 def tune(

@@ -1,9 +1,9 @@
 """Exact scores from sweeps: simulate a policy on texts whose every layer's draft at every position is known.
 
 In greedy decoding the text does not depend on the policy, so a sweep answers what any policy would have seen and what
-would have been accepted; nothing is estimated but the states behind a round's first wrong draft. Those a policy would
-see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that are lost anyway
-is off by a little.
+would have been accepted; nothing is estimated but the states of real layers behind a round's first wrong draft. Those a
+policy would see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that are
+lost anyway is off by a little. What layer 0 sees there is known (`replay.copies`).
 
 All texts are walked in step, so that each decision of the policy is one product for all of them.
 """
@@ -18,7 +18,7 @@ from learn.rate import Static
 from replay.costs import Costs
 from replay.reward import CONTINUE_PENALTY, REJECTED
 from replay.schema import MAX_DRAFTS
-from replay.texts import SWEPT, Texts
+from replay.texts import LOOKUPS, SWEPT, Texts
 
 ACCEPT_DECAY, ACCEPT_START = 0.85, 0.5  # of `accept_trace`, as the decoder keeps it
 
@@ -44,11 +44,14 @@ def simulate(
     count, last = len(texts.lengths), len(texts.layers) - 1
     layers, every = np.array(texts.layers), np.arange(count)
     rows_of = _row_builder(texts, features)
+    to_lookup = [i for i, name in enumerate(features) if name in SWEPT[LOOKUPS]]
+    from_lookup = [SWEPT[LOOKUPS].index(features[i]) for i in to_lookup]
     position = np.zeros(count, np.int64)  # of the next token to commit
     candidate = np.zeros(count, np.int64)
     draft = np.zeros(count, np.int64)  # which draft the next decision is about; 0 in the walk
     good = np.zeros(count, np.int64)  # drafts of this round that will be committed
     whole = np.ones(count, bool)  # no draft of this round is wrong yet
+    wrong = np.zeros(count, np.int64)  # position of its first wrong draft
     logp = np.zeros(count)
     accepted_trace, drafted_trace = np.full(count, ACCEPT_START), np.ones(count)
     spent, rounds, drafting, drafted, accepted, depth = (np.zeros(count) for _ in range(6))
@@ -95,9 +98,11 @@ def simulate(
         index = np.flatnonzero(active)
         if len(index):
             k = np.maximum(draft[index], 1)
-            choice[index] = exits(
-                rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
-            )
+            rows = rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
+            astray = ~whole[index] & (layers[candidate[index]] == 0)
+            copied = index[astray]
+            rows[np.ix_(astray, to_lookup)] = texts.copies.seen(copied, wrong[copied], at[copied] - wrong[copied])[:, from_lookup]
+            choice[index] = exits(rows)
         # the walk
         passing = walking & (candidate == last) & ~choice & bypass
         spent[passing] += bare_finish
@@ -118,7 +123,9 @@ def simulate(
         hit = texts.right[every, at, candidate] & (position + np.maximum(draft, 1) - 1 < texts.lengths)
         right = np.where(hit, 1.0, REJECTED) + (costs.layers - layers[candidate]) / costs.layers
         earned[leaving] += right[leaving]
-        whole[taken] &= hit[taken]
+        first = taken & whole & ~hit
+        wrong[first] = at[first]
+        whole[first] = False
         good[taken] += whole[taken]
         logp[taken] += texts.states[every, at, candidate, SWEPT.index("top1_logp")][taken]
         draft[leaving] = 1

@@ -8,8 +8,8 @@ no sampled actions, no bootstrapped targets, no importance weights. The rate is 
 Dinkelbach's method, and most rounds start where the policy so far starts them.
 
 The features are those that do not depend on earlier rounds' drafts (all of the extended set but `accept_trace`), so
-that a round's tree depends on the text alone. As elsewhere (`learn.exact`), the states behind a wrong draft are those
-of the true text. The two outputs are not values: their difference is the log-odds of exiting.
+that a round's tree depends on the text alone. As elsewhere (`learn.exact`), the states of a real layer behind a wrong
+draft are those of the true text; layer 0's are known. The two outputs are not values: their difference is the log-odds of exiting.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from learn.oracle import accepted_runs
 from learn.split import scaling
 from replay.costs import MAX_ROWS, Costs
 from replay.schema import MAX_DRAFTS, STATE
-from replay.texts import SWEPT, Texts
+from replay.texts import LOOKUPS, SWEPT, Texts
 from serve.policy import Policy
 
 # All of the extended set, and layer=… of every candidate, but accept_trace, and conf_trace, which takes a pass over
@@ -94,6 +94,7 @@ class RoundTrees:
         self._draft = torch.tensor([costs.draft(layer) for layer in layers], dtype=torch.float64)
         self._finish = torch.tensor(finish, dtype=torch.float64)
         self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
+        self._errs = torch.from_numpy(texts.copies.number >= 0)  # whether layer 0 drafts a wrong token there
         self._runs, self._lengths = torch.from_numpy(accepted_runs(texts)), torch.from_numpy(texts.lengths)
 
     def rows(self, text: Tensor, start: Tensor) -> Tensor:
@@ -101,6 +102,8 @@ class RoundTrees:
         texts, count = self.texts, len(text)
         at = torch.minimum(start[:, None] + torch.arange(self.longest), self._lengths[text][:, None] - 1)
         seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 8)
+        if texts.layers[0] == 0:
+            self._go_astray(seen[:, 0], text, start)
         shape = (count, len(texts.layers), self.longest)
         logp = seen[..., SWEPT.index("top1_logp")]
         own = {
@@ -111,6 +114,15 @@ class RoundTrees:
             here = torch.tensor([f"layer={layer}" == name for layer in texts.layers], dtype=torch.float32)
             own[name] = here[None, :, None].expand(shape)
         return torch.stack([own[name] if name in own else seen[..., SWEPT.index(name)] for name in self.names], -1)
+
+    def _go_astray(self, seen: Tensor, text: Tensor, start: Tensor) -> None:
+        """Put into layer 0's states (B, K, 8) what it sees behind the first wrong draft of each round."""
+        good = self._runs[text, start, 0]
+        wrong = torch.minimum(start + good, self._lengths[text] - 1)
+        behind = torch.arange(self.longest) - good[:, None]
+        row, k = torch.nonzero((behind > 0) & self._errs[text, wrong][:, None], as_tuple=True)
+        copied = self.texts.copies.seen(text[row].numpy(), wrong[row].numpy(), behind[row, k].numpy())
+        seen[row, k, LOOKUPS] = torch.from_numpy(copied)
 
     def value(self, chance: Tensor, text: Tensor, start: Tensor, rate: float) -> Tensor:
         """Expected tokens - `rate` * milliseconds (B,) of a round in which each decision exits with `chance` (B, C, K).

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decode.lookup import Lookup
 from learn.errors import LearnError
 from learn.exact import ACCEPT_DECAY, ACCEPT_START
+from replay.copies import copies_of, guesses_of
 from replay.reader import Columns, Dataset
 from replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
-from replay.texts import SWEPT, Texts, read_texts
+from replay.texts import LOOKUPS, SWEPT, Texts, prompts_of, read_texts
 
 DRAFT_CHANCE = 2 / 3  # as the collector's uniform exploration
 
@@ -36,7 +36,7 @@ def texts_at(dataset: Dataset, episodes: NDArray[np.int64], candidates: tuple[in
     if texts is None:
         return None
     if 0 in candidates and 0 not in texts.layers:
-        texts = with_lookup(texts, _prompts(dataset, np.unique(episodes)))
+        texts = with_lookup(texts, prompts_of(dataset, np.unique(episodes)))
     at = [texts.layers.index(layer) for layer in candidates]
     return replace(
         texts,
@@ -53,18 +53,10 @@ def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
 
     prompts: their tokens, in the order of the texts.
     """
-    shape = texts.right.shape[:2]
-    states = np.zeros((*shape, len(SWEPT)), np.float32)
-    found, drafts = np.zeros(shape, bool), np.full(shape, -1, np.int32)
+    drafts, seen = guesses_of(prompts, texts.targets, texts.lengths)
+    states = np.zeros((*drafts.shape, len(SWEPT)), np.float32)
     states[..., SWEPT.index("conf_trace")] = texts.states[:, :, -1, SWEPT.index("conf_trace")]
-    columns = [SWEPT.index(name) for name in ("lookup_length", "lookup_agreement", "lookup_match")]
-    for n, prompt in enumerate(prompts):
-        lookup = Lookup(prompt)
-        for t, token in enumerate(texts.targets[n, : texts.lengths[n]].tolist()):
-            if (guess := lookup.guess()) is not None:
-                found[n, t], drafts[n, t] = True, guess.token
-                states[n, t, columns] = guess.length, guess.agreement, 1.0
-            lookup.push(token)
+    states[..., LOOKUPS] = seen
 
     def front(first: NDArray[Any], rest: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([first[:, :, None], rest], axis=2)
@@ -73,25 +65,18 @@ def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
         texts,
         layers=(0, *texts.layers),
         states=front(states, texts.states),
-        found=front(found, texts.found),
-        right=front(found & (drafts == texts.targets), texts.right),
+        found=front(drafts >= 0, texts.found),
+        right=front((drafts >= 0) & (drafts == texts.targets), texts.right),
         drafts=front(drafts, texts.drafts),
+        copies=copies_of(prompts, texts.targets, texts.lengths, drafts),
     )
-
-
-def _prompts(dataset: Dataset, episodes: NDArray[np.int64]) -> list[list[int]]:
-    """Prompt tokens of these episodes, ascending by number, as `read_texts` orders them."""
-    frame = dataset.episodes.select("run", "episode", "prompt_tokens").collect()
-    number = [int(run[1:], 16) << 32 | episode for run, episode in zip(frame["run"], frame["episode"], strict=True)]
-    tokens = dict(zip(number, frame["prompt_tokens"].to_list(), strict=True))
-    return [tokens[episode] for episode in episodes.tolist()]
 
 
 def explored(texts: Texts, numbers: NDArray[np.int64], seed: int = 0) -> Columns:
     """Decisions of the collector's uniform exploration on these texts: the `round` horizon, `extended` features.
 
     numbers: (N,) the texts' episode numbers. Each round leaves its walk at every candidate equally often and drafts on
-    with probability 2/3. As in exact replay, behind a round's first wrong draft the states are the true text's.
+    with probability 2/3. As in exact replay, behind a round's first wrong draft a real layer's states are the true text's.
     Rewards are zeros: see `learn.rewards`.
     """
     rows: list[dict[str, Any]] = []
@@ -148,17 +133,17 @@ class _Explorer:
             step += 1
             if exits:
                 break
-        good, logp, drafts, right = 0, 0.0, 1, bool(self.texts.right[self.n, start, c])
-        good += right
+        logp, drafts, good = 0.0, 1, int(self.texts.right[self.n, start, c])
         while drafts < most:
             logp += float(self.texts.states[self.n, start + drafts - 1, c, SWEPT.index("top1_logp")])
+            wrong = start + good if good < drafts else None  # where this round's first wrong draft is
             drafts += 1
-            right = right and bool(self.texts.right[self.n, start + drafts - 1, c])
+            right = wrong is None and bool(self.texts.right[self.n, start + drafts - 1, c])
             good += right
             forced = drafts == most
             exits = not forced and self.rng.random() < DRAFT_CHANCE
             chance = 1.0 if forced else DRAFT_CHANCE if exits else 1 - DRAFT_CHANCE
-            self._log(number, step, start, drafts, c, exits, chance, forced, right, logp)
+            self._log(number, step, start, drafts, c, exits, chance, forced, right, logp, wrong)
             step += 1
             if not exits:
                 break
@@ -169,10 +154,15 @@ class _Explorer:
         return good
 
     def _log(self, number: int, step: int, start: int, draft: int, c: int, exits: bool, chance: float, forced: bool,
-             accepted: bool | None = None, logp: float = 0.0) -> None:  # fmt: skip
+             accepted: bool | None = None, logp: float = 0.0, wrong: int | None = None) -> None:  # fmt: skip
         texts, n = self.texts, self.n
         at = start + max(draft - 1, 0)
         state = dict(zip(SWEPT, texts.states[n, at, c].tolist(), strict=True))
+        token = int(texts.drafts[n, at, c])
+        if wrong is not None and texts.layers[c] == 0:
+            copied = texts.copies.number[n, wrong], at - wrong - 1
+            state |= dict(zip(SWEPT[LOOKUPS], texts.copies.states[copied].tolist(), strict=True))
+            token = int(texts.copies.tokens[copied])
         state["conf_trace"] = float(texts.states[n, start, c, SWEPT.index("conf_trace")])
         self.rows.append(state | {
             "draft_logp": logp,
@@ -187,7 +177,7 @@ class _Explorer:
             "action": EXIT if exits else CONTINUE,
             "propensity": chance,
             "accepted": bool(texts.right[n, at, c]) if accepted is None else accepted,
-            "draft_token": int(texts.drafts[n, at, c]),
+            "draft_token": token,
             "target_token": int(texts.targets[n, at]),
             "truncated": False,
         })  # fmt: skip

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.copies import Copies, copies_of
 from replay.reader import Dataset
 from replay.schema import STATE
 
 #: The state columns that a sweep has: those that do not depend on what was drafted before.
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
+LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)  # of these, in the order of Copies.states
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,8 @@ class Texts:
     states: (N, T, C, 8) the swept state columns; found: (N, T, C), false where the lookup had no guess; right:
     (N, T, C), whether the layer would have drafted the token that was committed; drafts: (N, T, C) that layer's token,
     -1 where it has none; targets: (N, T) the tokens committed; lengths: (N,); prompt_lengths: (N,) tokens before the
-    first. limits: (N,) tokens that there was room for, more than the length where a stop ended the text; stops: end of
-    text tokens, at which drafting stops.
+    first. limits: (N,) tokens that there was room for, more than the length where a stop ended the text. copies: what
+    layer 0 drafts behind its wrong drafts. stops: end of text tokens, at which drafting stops.
     """
 
     layers: tuple[int, ...]
@@ -40,6 +42,7 @@ class Texts:
     lengths: NDArray[np.int64]
     prompt_lengths: NDArray[np.int64]
     limits: NDArray[np.int64]
+    copies: Copies
     stops: frozenset[int] = frozenset()
 
 
@@ -58,21 +61,27 @@ def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
     numbers, text = np.unique(rows["number"].to_numpy(), return_inverse=True)
     if len(numbers) < len(np.unique(episodes)):
         return None
-    position = rows["position"].to_numpy().astype(np.int64)
-    prompt_lengths = np.full(len(numbers), np.iinfo(np.int64).max)
-    np.minimum.at(prompt_lengths, text, position)  # a real layer has a row at every position
     columns = {name: rows[name].to_numpy() for name in ("position", "layer", *SWEPT, "draft_token", "target_token")}
-    return _arrange(columns, text, prompt_lengths, dataset.layers)
+    return _arrange(columns, text, prompts_of(dataset, numbers), dataset.layers)
+
+
+def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
+    """Prompt tokens of these episodes."""
+    frame = dataset.episodes.select("run", "episode", "prompt_tokens").collect()
+    number = [int(run[1:], 16) << 32 | episode for run, episode in zip(frame["run"], frame["episode"], strict=True)]
+    tokens = dict(zip(number, frame["prompt_tokens"].to_list(), strict=True))
+    return [tokens[episode] for episode in numbers.tolist()]
 
 
 def texts_of(
     sweeps: Sequence[Mapping[str, Sequence[Any]]],
-    prompt_lengths: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     layers: tuple[int, ...],
     limits: Sequence[int] | None = None,
     stops: frozenset[int] = frozenset(),
 ) -> Texts:
-    """From columns as `collect.sweep.sweep` returns them, one mapping a text; `layers` are those swept, ascending.
+    """From columns as `collect.sweep.sweep` returns them, one mapping a text, and the prompts' tokens; `layers` are those
+    swept, ascending.
 
     At least one layer must be a real one: layer 0 alone does not have every position. `limits` are by default the
     texts' own lengths.
@@ -80,18 +89,19 @@ def texts_of(
     text = np.repeat(np.arange(len(sweeps)), [len(columns["layer"]) for columns in sweeps])
     names = ("position", "layer", *SWEPT, "draft_token", "target_token")
     columns = {name: np.concatenate([np.asarray(one[name]) for one in sweeps]) for name in names}
-    return _arrange(columns, text, np.asarray(prompt_lengths, np.int64), layers, limits, stops)
+    return _arrange(columns, text, prompts, layers, limits, stops)
 
 
 def _arrange(
     rows: Mapping[str, NDArray[Any]],
     text: NDArray[np.int64],
-    prompt_lengths: NDArray[np.int64],
+    prompts: Sequence[Sequence[int]],
     layers: tuple[int, ...],
     limits: Sequence[int] | None = None,
     stops: frozenset[int] = frozenset(),
 ) -> Texts:
     """Rows of sweeps, and the number of each row's text, as arrays."""
+    prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)
     at = rows["position"].astype(np.int64) - prompt_lengths[text]
     lengths = np.zeros(len(prompt_lengths), np.int64)
     np.maximum.at(lengths, text, at + 1)
@@ -106,4 +116,5 @@ def _arrange(
     drafts[text, at, column] = rows["draft_token"]
     targets[text, at] = rows["target_token"]
     room = lengths.copy() if limits is None else np.asarray(limits, np.int64)
-    return Texts(layers, states, found, right, drafts, targets, lengths, prompt_lengths, room, stops)
+    copies = copies_of(prompts, targets, lengths, drafts[:, :, 0] if layers[0] == 0 else np.full_like(targets, -1))
+    return Texts(layers, states, found, right, drafts, targets, lengths, prompt_lengths, room, copies, stops)

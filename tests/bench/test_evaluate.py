@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.contenders import contenders, held_out_texts
+from bench.contenders import contenders, first, held_out_texts
 from bench.errors import BenchError
 from bench.evaluate import Rival, evaluate, worst
 from bench.evaluate_plot import draw
@@ -132,12 +132,7 @@ def test_texts_are_those_that_learning_holds_out(dataset):
 
 def test_rivals_are_tuned_once_each_and_policies_come_last(dataset):
     _, training = held_out_texts(dataset, 0.5)
-    few = replace(training, **{
-        name: getattr(training, name)[:2] for name in (
-            "states", "found", "right", "drafts", "targets", "lengths", "prompt_lengths", "limits"
-        )
-    })  # fmt: skip
-    made = contenders(dataset, {"mine": policy()}, few, PRICES)
+    made = contenders(dataset, {"mine": policy()}, first(training, 2), PRICES)
     assert [rival.name for rival in made] == [
         "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup", "mine",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A replay must be the decoding that it stands for: the same rounds, drafts and decisions as the real loop takes."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -72,7 +73,7 @@ def texts_under(settings):
     done = [generate(MODEL, prompt, None, settings) for prompt in PROMPTS]
     sweeps = [sweep(MODEL, LAYERS, i, d.prompt_ids, d.token_ids) for i, d in enumerate(done)]
     limits = [min(settings.max_new_tokens, MODEL.context - len(prompt)) for prompt in PROMPTS]
-    return texts_of(sweeps, [len(p) for p in PROMPTS], LAYERS, limits, settings.stop_tokens)
+    return texts_of(sweeps, PROMPTS, LAYERS, limits, settings.stop_tokens)
 
 
 SETTINGS = Settings(LENGTH, stop_tokens=frozenset())
@@ -89,10 +90,14 @@ EXACT = {
     "coins, lookup or bypass": RandomRule((0, 4), 3),
     "threshold, one draft": Threshold((0, 1, 2, 3), max_drafts=1),
     "threshold, one draft or none": Threshold((1, 3, 4), max_drafts=1, keeps_last=False),
+    # what layer 0 drafts behind a wrong draft is known
+    **{f"lookup that looks {layers}": Threshold(layers) for layers in ((0,), (0, 4))},
+    "lookup that looks, drops": Threshold((0, 4), keeps_last=False),
+    **{f"lookup's network {seed}": network((0, 4), seed, "accept_trace") for seed in range(6)},
     "network, one draft": QPolicy(Network((0, 1, 3), features((0, 1, 3)), 5), max_drafts=1),
 }
 BOUNDED = {
-    **{f"threshold {layers}": Threshold(layers) for layers in ((0, 1, 2, 3), (1, 2, 4), (2,), (0, 4))},
+    **{f"threshold {layers}": Threshold(layers) for layers in ((0, 1, 2, 3), (1, 2, 4), (2,))},
     **{f"threshold {layers}, drops": Threshold(layers, keeps_last=False) for layers in ((0, 2, 4), (1, 3), (3,))},
     "threshold, shadows": Threshold((1, 3), shadow_layers=(1, 2)),
     # accept_trace would remember how many drafts were lost
@@ -117,6 +122,7 @@ def rivals(family, count, **changes):
 
 EXACT |= rivals("layerskip", 6) | rivals("prompt-lookup", 3) | rivals("length-heuristic", 6)
 EXACT |= rivals("draft-verify", 3, max_drafts=2, keeps_last=True)  # two are drafted before it is asked
+EXACT |= rivals("adaptive-lookup", 6)
 BOUNDED |= rivals("del", 8)
 
 
@@ -221,7 +227,7 @@ def test_draft_and_verify_remembers_lost_drafts_and_is_still_close(rule):
     assert sum(r.rounds for r in here) == pytest.approx(sum(t[0][1] for t in there), rel=0.05)
 
 
-@pytest.mark.parametrize("rule", [LayerSkip(1, 5), LayerSkip(0, 12), LengthHeuristic(2)], ids=str)
+@pytest.mark.parametrize("rule", [LayerSkip(1, 5), LayerSkip(0, 12), LengthHeuristic(2), Threshold((0,))], ids=str)
 def test_a_text_that_an_end_of_text_token_cut(rule):
     stop = int(np.bincount(TEXTS.targets[:, 10:].ravel()).argmax())
     settings = Settings(LENGTH, stop_tokens=frozenset({stop}))
@@ -231,7 +237,9 @@ def test_a_text_that_an_end_of_text_token_cut(rule):
     for there, here in zip(real(rule, settings), replayed(rule, texts), strict=True):
         (tokens, rounds, drafting, exits, drafted, accepted, by_layer) = here[0]
         assert (tokens, rounds, drafting, exits, accepted, by_layer) == (*there[0][:4], *there[0][5:])
-        assert drafted >= there[0][4]  # an end of text drafted behind a mismatch is not foreseen
+        if rule.layers == (0,):
+            assert drafted == there[0][4]
+        assert drafted >= there[0][4]  # an end of text that a real layer drafts behind a mismatch is not foreseen
 
 
 def test_a_text_that_the_context_cut():
@@ -259,7 +267,7 @@ def test_rounds_are_as_the_loop_tells_them():
         generate(MODEL, PROMPTS[n], rule, SETTINGS)
         there = rule.heard
         one = texts_of([sweep(MODEL, LAYERS, 0, tuple(PROMPTS[n]), tuple(TEXTS.targets[n].tolist()))],
-                       [len(PROMPTS[n])], LAYERS)  # fmt: skip
+                       [PROMPTS[n]], LAYERS)  # fmt: skip
         replay_rule(rule, one, COSTS)
         assert len(rule.heard) == len(there)
         for a, b in zip(rule.heard, there, strict=True):
@@ -278,10 +286,8 @@ def test_networks_score_as_in_learning(layers):
         value = Network(layers, features(layers), seed)
         rows = {layer: c for c, layer in enumerate(TEXTS.layers)}
         columns = [rows[layer] for layer in layers]
-        texts = type(TEXTS)(
-            layers, TEXTS.states[:, :, columns], TEXTS.found[:, :, columns], TEXTS.right[:, :, columns],
-            TEXTS.drafts[:, :, columns], TEXTS.targets, TEXTS.lengths, TEXTS.prompt_lengths, TEXTS.limits,
-        )  # fmt: skip
+        own = {name: getattr(TEXTS, name)[:, :, columns] for name in ("states", "found", "right", "drafts")}
+        texts = replace(TEXTS, layers=layers, **own)
         score = simulate(texts, value.features, lambda x, v=value: np.diff(v.values(x))[:, 0] > 0, flat, rate=None)
         mine = replay_rule(QPolicy(value), TEXTS, flat)
         tokens, spent = sum(r.tokens for r in mine), sum(r.milliseconds for r in mine)

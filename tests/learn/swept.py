@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from replay.copies import BEHIND, Copies
 from replay.texts import SWEPT, Texts
 
 
@@ -27,6 +28,10 @@ def made_up(
         states[..., SWEPT.index("margin")] = right + signal * rng.normal(size=shape)
     targets = np.ones(shape[:2], np.int32)
     drafts = np.where(found, np.where(right, 1, 2), -1).astype(np.int32)
+    wrong = ~right[..., 0]
+    number = np.where(wrong, wrong.cumsum().reshape(wrong.shape) - 1, -1)
+    behind = (wrong.sum(), BEHIND)
+    copies = Copies(number, np.full(behind, 3, np.int32), rng.normal(size=(*behind, 3)).astype(np.float32))
     return Texts(
-        layers, states, found, right, drafts, targets, lengths, np.full(count, 5, np.int64), lengths.copy()
+        layers, states, found, right, drafts, targets, lengths, np.full(count, 5, np.int64), lengths.copy(), copies
     )  # fmt: skip
