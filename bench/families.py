@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from decode.lookup import LONGEST
 from decode.rules import (
     LONG_DRAFTS,
     MAX_DRAFTS,
@@ -80,7 +79,7 @@ def _prompt_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
 
 
 def _adaptive_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
-    return grid(match=range(1, LONGEST + 1), least=(1, 2, 3), most=(6, MAX_DRAFTS, LONG_DRAFTS))
+    return grid(match=(1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 40), least=(1, 2, 3), most=(6, MAX_DRAFTS, LONG_DRAFTS))
 
 
 def _length_heuristic(texts: Texts, layer_count: int) -> list[Parameters]:

@@ -6,8 +6,8 @@ decoding only. Nothing is estimated but what lies behind the first wrong draft o
 what the layer makes of that wrong token, and here it sees the true text. Those drafts are lost either way; what differs
 is how many there are. So every such round has three times: as replayed; `low`, where the rule stops as soon as it can
 after what it decided on the true text; and `high`, where it drafts up to its limit. What layer 0 drafts and sees behind
-its wrong drafts is known (`replay.copies`), so its rounds are exact; and so is a rule that does not look at states, except
-for an end of text that a real layer drafts behind a wrong token.
+its wrong drafts is known (`replay.copies`), so its rounds are exact; and so is a rule that does not look at states,
+except for an end of text that a real layer drafts behind a wrong token.
 
 A rule whose later rounds depend on how many of those lost drafts there were (Draft & Verify's threshold, the
 accept_trace of a network) may go another way than here; its bounds are those of the rounds replayed.
@@ -15,6 +15,7 @@ accept_trace of a network) may go another way than here; its bounds are those of
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -180,7 +181,7 @@ class _Replay:
 
     def _observe(self, column: "_Column", layer: int, draft_index: int) -> State:
         phase, at = DEPTH if draft_index == 1 else DRAFT, self.at + draft_index - 1
-        row = BLANK
+        row: Sequence[float] = BLANK
         if layer == 0 and self.wrong:
             token, seen = self._copied(draft_index)
             row = (*BLANK[: LOOKUPS.start], *seen)

@@ -1,106 +1,118 @@
-"""Layer 0: the n-gram index of a text, kept up to date token by token.
+"""Layer 0: what the text so far says comes next.
 
 A guess is what followed the last earlier occurrence of the longest n-gram (n ≤ 8) that ends the text: prompt lookup.
-It is a function of the tokens alone, so what layer 0 would have drafted can be told from any dataset's episodes.
+How far the two agree beyond that, up to 64 tokens back, says how long the copy will hold: 8 tokens are often
+boilerplate, 40 are not. A guess is a function of the tokens alone, so what layer 0 would have drafted can be told from
+any dataset's episodes.
 
-The index is a tree of contexts, read backwards: a node n steps under the root is an n-gram, its children are the same
-n-gram with one more token before it. Most n-grams occur once, so a node gets children only when it occurs again: a new
-token costs a step for each token of its match, and nothing grows with the text but the few lists that are counted.
+The whole text is searched each time. In C (lookup.c) that takes less than keeping an index of n-grams did in Python: a
+microsecond for 500 tokens, 3 for 4000. Without a compiler it is done here, and decoding is slow anyway.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-LONGEST = 8
+import numpy as np
+
+from decode.compile import library
+
+LONGEST = 8  # of the n-grams that are looked up
+FARTHEST = 64  # tokens back that a match is followed
+MOST = 64  # guesses in a row
+ROOM = 1024  # tokens to make room for
 
 
 class Guess(NamedTuple):
-    """The lookup's next token, the length of the match, and the share of its occurrences with the same follower."""
+    """The lookup's next token, how long the match is, and the share of the n-gram's occurrences that it followed."""
 
     token: int
     length: int
     agreement: float
 
 
-class _Context:
-    """One n-gram: what followed each of its occurrences, in order, and where the first of them was followed."""
-
-    __slots__ = ("first", "followers", "longer")
-
-    def __init__(self, follower: int, first: int):
-        self.followers = [follower]
-        self.first = first  # index of `follower` in the text
-        self.longer: dict[int, _Context] | None = None  # by the token before; None while it has occurred only once
-
-
 class Lookup:
-    """The index over a growing text; `truncate` takes tokens back, so that drafts can be tried on it."""
+    """A growing text to copy from; `truncate` takes tokens back, so that drafts can be tried on it."""
 
-    def __init__(self, tokens: Iterable[int] = ()):
-        self.tokens: list[int] = []
-        self._root: dict[int, _Context] = {}
-        self._told: list[list[_Context]] = []  # for each token, the contexts that it is a follower of
-        self._matches: list[_Context] | None = None  # of the text as it is, shortest first; None: not looked up yet
-        for token in tokens:
-            self.push(token)
+    def __init__(self, tokens: Sequence[int] = ()):
+        self._length, self._search = 0, _compiled()
+        self._keep(np.empty(len(tokens) + ROOM, np.int32))
+        self._found = np.empty((MOST, 4), np.int32)
+        self._found_at = self._found.ctypes.data
+        self.extend(tokens)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return self._length
 
     def push(self, token: int) -> None:
         """Append one token."""
-        tokens = self.tokens
-        matches = self._match() if self._matches is None else self._matches
-        for context in matches:
-            context.followers.append(token)
-        end, n = len(tokens), len(matches)
-        if n < LONGEST and n < end:  # the shortest n-gram that is new; longer ones are made when it occurs again
-            siblings = matches[-1].longer if matches else self._root
-            assert siblings is not None
-            siblings[tokens[end - n - 1]] = context = _Context(token, end)
-            matches.append(context)
-        self._told.append(matches)
-        tokens.append(token)
-        self._matches = None
+        self._make_room(1)
+        self._tokens[self._length] = token
+        self._length += 1
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append several."""
+        self._make_room(len(tokens))
+        self._tokens[self._length : self._length + len(tokens)] = tokens
+        self._length += len(tokens)
 
     def truncate(self, length: int) -> None:
-        """Take back the tokens after the first `length`, as if they had never been pushed."""
-        while len(self.tokens) > length:
-            self.tokens.pop()
-            for context in self._told.pop():
-                context.followers.pop()  # a context without followers counts as one that never occurred
-            self._matches = None
+        """Take back the tokens after the first `length`."""
+        self._length = min(length, self._length)
 
     def guess(self) -> Guess | None:
         """What the text so far says comes next; None where its last token has not occurred before."""
-        matches = self._match() if self._matches is None else self._matches
-        if not matches:
-            return None
-        followers = matches[-1].followers
-        token = followers[-1]
-        return Guess(token, len(matches), followers.count(token) / len(followers))
+        return next(iter(self.copy(1)), None)
 
-    def _match(self) -> list[_Context]:
-        """The contexts that end the text and occurred before, from the shortest to the longest."""
-        tokens, matches, siblings = self.tokens, [], self._root
-        end = len(tokens)
-        for n in range(1, min(LONGEST, end) + 1):
-            context = siblings.get(tokens[end - n])
-            if context is None or not context.followers:
-                break
-            matches.append(context)
-            if n == LONGEST:
-                break
-            if context.longer is None:
-                self._lengthen(context, n)
-            siblings = context.longer  # type: ignore[assignment]
-        self._matches = matches
-        return matches
+    def copy(self, most: int) -> list[Guess]:
+        """Up to `most` <= 64 guesses, each as if those before it had been pushed; none where there is no first."""
+        if self._search is None:
+            return _copy(self._tokens[: self._length].tolist(), most)
+        self._make_room(most)
+        count = self._search(self._tokens_at, self._length, most, LONGEST, FARTHEST, self._found_at)
+        return [Guess(token, length, agreed / times) for token, length, times, agreed in self._found[:count].tolist()]
 
-    def _lengthen(self, context: _Context, n: int) -> None:
-        """Give a context of `n` tokens that has occurred once its child: the same occurrence with the token before."""
-        context.longer = {}
-        first = context.first
-        if first > n:
-            child = context.longer[self.tokens[first - n - 1]] = _Context(self.tokens[first], first)
-            self._told[first].append(child)  # taken back together with its follower
+    def _make_room(self, tokens: int) -> None:
+        if self._length + tokens > len(self._tokens):
+            longer = np.empty(2 * len(self._tokens) + tokens, np.int32)
+            longer[: self._length] = self._tokens[: self._length]
+            self._keep(longer)
+
+    def _keep(self, tokens: np.ndarray) -> None:
+        self._tokens, self._tokens_at = tokens, tokens.ctypes.data
+
+
+@functools.cache
+def _compiled() -> Any:
+    """lookup.c, or None where there is no C compiler."""
+    loaded = library("lookup")
+    if loaded is None:
+        return None
+    loaded.lede_copy.restype = ctypes.c_int32
+    loaded.lede_copy.argtypes = (ctypes.c_void_p, *(ctypes.c_int32,) * 4, ctypes.c_void_p)
+    return loaded.lede_copy
+
+
+def _copy(tokens: list[int], most: int) -> list[Guess]:
+    """Lookup.copy without a compiler."""
+    found: list[Guess] = []
+    while len(found) < most:
+        places = [place for place in range(1, len(tokens)) if tokens[place - 1] == tokens[-1]]
+        if not places:
+            break
+        matches = [_same(tokens, place, LONGEST) for place in places]
+        best = max(matches)
+        places = [place for place, length in zip(places, matches, strict=True) if length == best]
+        token, length = tokens[places[-1]], best if best < LONGEST else _same(tokens, places[-1], FARTHEST)
+        found.append(Guess(token, length, sum(tokens[place] == token for place in places) / len(places)))
+        tokens.append(token)
+    return found
+
+
+def _same(tokens: list[int], place: int, most: int) -> int:
+    """For how many tokens the text before `place` is the text's end."""
+    n = 1
+    while n < min(most, place) and tokens[place - n - 1] == tokens[-n - 1]:
+        n += 1
+    return n

@@ -114,6 +114,7 @@ class Decoding:
     def _draft(self, layer: int, states: list[Tensor], position: int, most: int) -> None:
         """The draft phase at `layer`; appends to the drafts and to `states`, the kept outputs of that layer."""
         drafts = self._drafts
+        copies = self._lookup.copy(most) if layer == 0 and self._lookup is not None else []  # there are always so many
         while True:
             stopped = len(drafts) == most or drafts[-1] in self.stops
             if layer > 0:
@@ -121,9 +122,11 @@ class Decoding:
                 states.append(self._run(0, layer, x, position + len(drafts)))
             if stopped:  # the last draft's own early pass, for the token after it, is all that was left to do
                 return
-            if self._lookup is not None:
+            if copies:
+                self._guess = copies[len(drafts)]
+            elif self._lookup is not None:
                 self._lookup.push(drafts[-1])
-                self._guess = self._lookup.guess()  # never None here: the draft itself occurred before
+                self._guess = self._lookup.guess()
             x_last = states[-1] if states else None
             state = self._observe(layer, x_last, len(drafts) + 1)
             if not self.rule.keeps_last:
@@ -228,10 +231,8 @@ class Decoding:
                 tokens = tokens[: i + 1]
                 break
         if self._lookup is not None:
-            before = len(self.tokens) - len(tokens)
-            self._lookup.truncate(min(len(self._lookup), before + min(accepted, len(tokens))))
-            for token in self.tokens[len(self._lookup) :]:
-                self._lookup.push(token)
+            self._lookup.truncate(len(self.tokens) - len(tokens))
+            self._lookup.extend(tokens)
         if self.rule.needs_state:
             self._traces.drafted(accepted, len(self._drafts))
             if self.rule.needs_trace:

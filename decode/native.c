@@ -58,7 +58,7 @@
 #define WIDE_ROWS 1
 #endif
 #define CHUNK_ROWS 96 /* rows that a thread takes through all layers together: they stay in the core's own cache */
-#define APART_ROWS 5 /* so many rows for each thread, and threads take rows of their own */
+#define APART_ROWS 4 /* so many rows for each thread, and threads take rows of their own */
 #define LINE 16       /* numbers in a cache line */
 #define PAD 16        /* floats between rows that would otherwise lie a power of two apart */
 #define INLINE static inline __attribute__((always_inline))

@@ -1,9 +1,9 @@
 """Exact scores from sweeps: simulate a policy on texts whose every layer's draft at every position is known.
 
 In greedy decoding the text does not depend on the policy, so a sweep answers what any policy would have seen and what
-would have been accepted; nothing is estimated but the states of real layers behind a round's first wrong draft. Those a
-policy would see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that are
-lost anyway is off by a little. What layer 0 sees there is known (`replay.copies`).
+would have been accepted; nothing is estimated but the states of real layers behind a round's first wrong draft. Those
+a policy would see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that
+are lost anyway is off by a little. What layer 0 sees there is known (`replay.copies`).
 
 All texts are walked in step, so that each decision of the policy is one product for all of them.
 """
@@ -100,8 +100,9 @@ def simulate(
             k = np.maximum(draft[index], 1)
             rows = rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
             astray = ~whole[index] & (layers[candidate[index]] == 0)
-            copied = index[astray]
-            rows[np.ix_(astray, to_lookup)] = texts.copies.seen(copied, wrong[copied], at[copied] - wrong[copied])[:, from_lookup]
+            lost = index[astray]
+            seen = texts.copies.seen(lost, wrong[lost], at[lost] - wrong[lost])
+            rows[np.ix_(astray, to_lookup)] = seen[:, from_lookup]
             choice[index] = exits(rows)
         # the walk
         passing = walking & (candidate == last) & ~choice & bypass
@@ -180,6 +181,8 @@ def _row_builder(texts: Texts, features: tuple[str, ...]) -> Callable[..., NDArr
                 out[:, column] = trace
             elif name == "draft_index":
                 out[:, column] = draft
+            elif name == "phase":
+                out[:, column] = draft > 1
             else:  # layer=4
                 out[:, column] = np.array(texts.layers)[candidate] == int(name.removeprefix("layer="))
         return out

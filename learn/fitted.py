@@ -9,7 +9,8 @@ Dinkelbach's method, and most rounds start where the policy so far starts them.
 
 The features are those that do not depend on earlier rounds' drafts (all of the extended set but `accept_trace`), so
 that a round's tree depends on the text alone. As elsewhere (`learn.exact`), the states of a real layer behind a wrong
-draft are those of the true text; layer 0's are known. The two outputs are not values: their difference is the log-odds of exiting.
+draft are those of the true text; layer 0's are known. The two outputs are not values: their difference is the log-odds
+of exiting.
 """
 
 from collections.abc import Callable
@@ -27,13 +28,13 @@ from learn.offpolicy import Score
 from learn.oracle import accepted_runs
 from learn.split import scaling
 from replay.costs import MAX_ROWS, Costs
-from replay.schema import MAX_DRAFTS, STATE
+from replay.schema import EXTENDED, MAX_DRAFTS
 from replay.texts import LOOKUPS, SWEPT, Texts
 from serve.policy import Policy
 
 # All of the extended set, and layer=… of every candidate, but accept_trace, and conf_trace, which takes a pass over
 # each verification's logits and brings less than that.
-FEATURES = (*(name for name in STATE if name not in ("accept_trace", "conf_trace")), "draft_index")
+FEATURES = tuple(name for name in EXTENDED if name not in ("accept_trace", "conf_trace"))
 LOOKS_FIRST = 1.0  # log-odds of exiting before training: drafts must be long enough for their ends to be seen
 
 
@@ -109,6 +110,7 @@ class RoundTrees:
         own = {
             "draft_logp": logp.cumsum(-1) - logp,
             "draft_index": torch.arange(1, self.longest + 1, dtype=torch.float32).expand(shape),
+            "phase": (torch.arange(self.longest) > 0).float().expand(shape),
         }
         for name in self.names[len(FEATURES) :]:
             here = torch.tensor([f"layer={layer}" == name for layer in texts.layers], dtype=torch.float32)

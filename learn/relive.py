@@ -16,7 +16,7 @@ from learn.errors import LearnError
 from learn.exact import ACCEPT_DECAY, ACCEPT_START
 from replay.copies import copies_of, guesses_of
 from replay.reader import Columns, Dataset
-from replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
+from replay.schema import CONTINUE, DRAFT, EXIT, EXTENDED, MAX_DRAFTS, WALK
 from replay.texts import LOOKUPS, SWEPT, Texts, prompts_of, read_texts
 
 DRAFT_CHANCE = 2 / 3  # as the collector's uniform exploration
@@ -76,7 +76,8 @@ def explored(texts: Texts, numbers: NDArray[np.int64], seed: int = 0) -> Columns
     """Decisions of the collector's uniform exploration on these texts: the `round` horizon, `extended` features.
 
     numbers: (N,) the texts' episode numbers. Each round leaves its walk at every candidate equally often and drafts on
-    with probability 2/3. As in exact replay, behind a round's first wrong draft a real layer's states are the true text's.
+    with probability 2/3. As in exact replay, behind a round's first wrong draft a real layer's states are the true
+    text's.
     Rewards are zeros: see `learn.rewards`.
     """
     rows: list[dict[str, Any]] = []
@@ -89,7 +90,7 @@ def explored(texts: Texts, numbers: NDArray[np.int64], seed: int = 0) -> Columns
     starts = np.append(np.flatnonzero(column["step"] == 0), len(rows)).astype(np.int64)
     terminals = np.zeros(len(rows), bool)
     terminals[starts[1:] - 1] = ~column["truncated"][starts[1:] - 1]
-    features = [column[name] for name in (*STATE, "draft_index")]
+    features = [column[name] for name in EXTENDED]
     features += [column["layer"] == layer for layer in texts.layers]
     return Columns(
         observations=np.stack(features, axis=1).astype(np.float32),
@@ -100,7 +101,7 @@ def explored(texts: Texts, numbers: NDArray[np.int64], seed: int = 0) -> Columns
         truncated=column["truncated"][starts[1:] - 1],
         propensities=column["propensity"].astype(np.float32),
         episodes=column["number"],
-        feature_names=(*STATE, "draft_index", *(f"layer={layer}" for layer in texts.layers)),
+        feature_names=(*EXTENDED, *(f"layer={layer}" for layer in texts.layers)),
         layers=texts.layers,
         raw={name: column[name] for name in
              ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")},

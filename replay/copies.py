@@ -30,10 +30,8 @@ class Copies:
         """Those of the first `count` texts."""
         return Copies(self.number[:count], self.tokens, self.states)
 
-    def seen(
-        self, text: NDArray[np.int64], wrong: NDArray[np.int64], behind: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """(…, 3) what is seen `behind` >= 1 drafts behind a wrong one at position `wrong` of `text`; all of one shape."""
+    def seen(self, text: NDArray[np.int64], wrong: NDArray[np.int64], behind: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(…, 3) what is seen `behind` >= 1 drafts behind a wrong one at `wrong` of `text`; all three of one shape."""
         return self.states[self.number[text, wrong], behind - 1]
 
 
@@ -61,7 +59,8 @@ def copies_of(
     drafts: NDArray[np.int32],
 ) -> Copies:
     """What is behind those of layer 0's `drafts` (N, T; -1 for none) that are wrong; the others as in `guesses_of`."""
-    number, chains = np.full(targets.shape, -1, np.int64), []
+    number = np.full(targets.shape, -1, np.int64)
+    chains: list[list[Guess]] = []
     for n, prompt in enumerate(prompts):
         lookup = Lookup(prompt)
         tokens = zip(targets[n, : lengths[n]].tolist(), drafts[n].tolist(), strict=False)
@@ -77,10 +76,7 @@ def copies_of(
 
 def _behind(lookup: Lookup, token: int) -> list[Guess]:
     """What is guessed behind `token`, which is a guess itself, and behind each of these in turn."""
-    length, out = len(lookup), []
-    for _ in range(BEHIND):
-        lookup.push(token)
-        out.append(lookup.guess() or NOTHING)  # a guess has occurred before, so that something follows it
-        token = out[-1].token
-    lookup.truncate(length)
-    return out
+    lookup.push(token)
+    found = lookup.copy(BEHIND)  # all of them: a guess has occurred before, so that something follows it
+    lookup.truncate(len(lookup) - 1)
+    return found + [NOTHING] * (BEHIND - len(found))

@@ -15,7 +15,7 @@ from replay.costs import Costs
 from replay.errors import DatasetError
 from replay.files import committed_parts, live_files, read_columns, run_ids
 from replay.reward import paper_reward, time_reward
-from replay.schema import PAPER_STATE, STATE, TABLES, WALK
+from replay.schema import EXTENDED, PAPER_STATE, STATE, TABLES, WALK
 from replay.writer import load_header, load_runs
 
 if TYPE_CHECKING:
@@ -229,6 +229,6 @@ def _features(
     if features == "paper":
         columns = {name: rows[name] for name in PAPER_STATE}
     else:
-        columns = {name: rows[name] for name in (*STATE, "draft_index")}
+        columns = {name: rows[name] for name in EXTENDED}
         columns |= {f"layer={layer}": rows["layer"] == layer for layer in layers}
     return np.stack([column.astype(np.float32) for column in columns.values()], axis=1), tuple(columns)

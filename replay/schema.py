@@ -27,6 +27,9 @@ STATE = (
     "lookup_match",
 )
 PAPER_STATE = STATE[:3]
+#: The features called `extended`, beside layer=… of every candidate. Choosing a layer and drafting on are different
+#: questions: with the phase among its inputs, a network need not tell them apart by one draft more or less.
+EXTENDED = (*STATE, "draft_index", "phase")
 FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp")  # 0 at layer 0, which has no logits
 NEXT_STATE = tuple(f"next_{name}" for name in STATE)
 

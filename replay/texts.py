@@ -19,7 +19,8 @@ from replay.schema import STATE
 
 #: The state columns that a sweep has: those that do not depend on what was drafted before.
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
-LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)  # of these, in the order of Copies.states
+#: Of these, what Copies.states has, in its order.
+LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +81,9 @@ def texts_of(
     limits: Sequence[int] | None = None,
     stops: frozenset[int] = frozenset(),
 ) -> Texts:
-    """From columns as `collect.sweep.sweep` returns them, one mapping a text, and the prompts' tokens; `layers` are those
-    swept, ascending.
+    """From columns as `collect.sweep.sweep` returns them, one mapping a text; `layers` are those swept, ascending.
+
+    prompts: the tokens before each text.
 
     At least one layer must be a real one: layer 0 alone does not have every position. `limits` are by default the
     texts' own lengths.

@@ -1,7 +1,6 @@
 """Evaluation from a dataset's files: nothing is above the oracle, and every number is what it says."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest

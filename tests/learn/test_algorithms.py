@@ -57,7 +57,9 @@ def test_the_masked_choice_of_bcq_is_expressed_exactly():
 @pytest.mark.parametrize("name", ["cql", "bcq", "qr_dqn"])
 def test_each_learns_what_is_known_to_be_best(tmp_path, name):
     write_known(tmp_path / "data", episodes=60, rounds=15)
-    learn(tmp_path / "data", tmp_path / "out", preset(algorithm=name, learning_rate=2e-3, updates=600, score_every=200))
+    learn(
+        tmp_path / "data", tmp_path / "out", preset(algorithm=name, learning_rate=2e-3, updates=1200, score_every=400)
+    )
     policy = load_policy(tmp_path / "out")
     data = open_dataset(tmp_path / "data").columns(horizon="round", features="extended")
     reached = ~data.raw["forced"] & ((data.raw["draft_index"] == 1) | np.append(True, data.raw["accepted"][:-1]))

@@ -13,7 +13,7 @@ from learn.relive import DRAFT_CHANCE, explored, texts_at
 from learn.train import learn
 from replay.reader import open_dataset
 from replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, WALK
-from replay.texts import SWEPT, read_texts
+from replay.texts import LOOKUPS, SWEPT, read_texts
 from tests.collect.small import CONFIG, collected
 
 QUICK = {"updates": 40, "score_every": 20, "batch_size": 16, "hidden": (8,)}
@@ -58,7 +58,7 @@ def test_explored_rounds_follow_the_texts(texts):
     columns = explored(swept, numbers, seed=1)
     names = columns.feature_names
     drafts = (columns.raw["phase"] == DRAFT) | (columns.actions == EXIT)
-    position = {int(number): 0 for number in numbers}
+    position, astray = {int(number): 0 for number in numbers}, 0
     for start, stop, cut in zip(columns.chain_starts, columns.chain_starts[1:], columns.truncated, strict=False):
         n = int(columns.episodes[start]) - 5
         at, rows = position[n + 5], range(start, stop)
@@ -68,10 +68,16 @@ def test_explored_rounds_follow_the_texts(texts):
         for row in rows:
             layer, index = int(columns.raw["layer"][row]), int(columns.raw["draft_index"][row])
             c, here = swept.layers.index(layer), at + index - 1
-            assert columns.raw["draft_token"][row] == swept.drafts[n, here, c]
+            token, state = swept.drafts[n, here, c], dict(zip(SWEPT, swept.states[n, here, c], strict=True))
+            if layer == 0 and good < index - 1:  # behind a wrong copy
+                copied = swept.copies.number[n, at + good], index - good - 2
+                token = swept.copies.tokens[copied]
+                state |= dict(zip(SWEPT[LOOKUPS], swept.copies.states[copied], strict=True))
+                astray += 1
+            assert columns.raw["draft_token"][row] == token
             assert columns.raw["target_token"][row] == swept.targets[n, here]
-            for name in ("entropy", "margin", "top1_logp", "lookup_length"):
-                assert columns.observations[row, names.index(name)] == swept.states[n, here, c, SWEPT.index(name)]
+            for name in ("entropy", "margin", "top1_logp", "lookup_length", "lookup_agreement"):
+                assert columns.observations[row, names.index(name)] == state[name]
             assert columns.observations[row, names.index("conf_trace")] == swept.states[n, at, c, 2]
             good += bool(drafts[row] and columns.raw["accepted"][row])
             forced, exits = bool(columns.raw["forced"][row]), columns.actions[row] == EXIT
@@ -82,6 +88,7 @@ def test_explored_rounds_follow_the_texts(texts):
         assert drafts[start:stop].sum() <= longest
         assert cut == (drafts[start:stop].sum() == longest < MAX_DRAFTS)
         position[n + 5] = at + good + 1
+    assert astray > 5
     walk = columns.raw["phase"] == WALK
     assert (columns.actions[walk & columns.raw["forced"]] == EXIT).all()
     reach = reach_probability(columns)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import replay
 from replay.reward import paper_reward, time_reward
-from replay.schema import EXIT, STATE, TRANSITIONS, WALK
+from replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
 
 LAYERS = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (3,)]
@@ -227,7 +227,7 @@ def slow_columns(rows: list[dict[str, Any]], horizon: str, layers: tuple[int, ..
     for row, reward in zip(rows, rewards, strict=True):
         if horizon == "walk" and row["phase"] != WALK:
             continue
-        state = [row[name] for name in STATE] + [row["draft_index"]] + [float(row["layer"] == x) for x in layers]
+        state = [row[name] for name in EXTENDED] + [float(row["layer"] == x) for x in layers]
         terminal = row["action"] == EXIT if horizon == "walk" else row["terminal"]
         chains.setdefault((row["episode"], row["round"]), []).append((state, row["action"], reward, terminal))
     return list(chains.values())
@@ -242,7 +242,7 @@ def test_columns(tmp_path: Path, layers: tuple[int, ...], horizon: Any, rate: fl
     dataset = replay.open_dataset(tmp_path / "data")
     columns = dataset.columns(horizon, "paper" if rate is None else "time", "extended", rate)
 
-    assert columns.feature_names == (*STATE, "draft_index", *(f"layer={layer}" for layer in layers))
+    assert columns.feature_names == (*EXTENDED, *(f"layer={layer}" for layer in layers))
     assert columns.observations.dtype == columns.rewards.dtype == np.float32
     assert columns.observations.flags["C_CONTIGUOUS"]
     assert len(columns.chain_starts) == len(chains) + 1
