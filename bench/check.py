@@ -1,8 +1,8 @@
 """`lede bench --check`: what replay says of every rule on the bench's own texts, to be set beside what was measured.
 
 The texts are swept, every rule of the bench is replayed on them (`bench.offline`), and the oracle is found
-(`learn.oracle`). A machine that throttles or is busy is not the same for long, so costs are measured before, in the
-middle of and behind the measuring, and the median of each is used.
+(`learn.oracle`). A machine that throttles or is busy is not the same for long, so costs are measured again and again
+between the prompts, as averages: what is predicted are sums over all that the machine did.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +29,9 @@ from replay.costs import Costs
 from replay.texts import Texts
 from serve.policy import load_policy
 
+CALIBRATIONS = 10  # in a run, evenly spread over its prompts,
+SECONDS = 2.5  # each
+
 # What predictions depend on besides what is measured.
 CHECK_CODE = (
     "bench/check.py", "bench/offline.py", "bench/prices.py", "collect/sweep.py", "learn/oracle.py", "replay/costs.py",
@@ -49,8 +52,8 @@ class Prediction:
 class Check:
     """Predictions by method; the oracle's speedup and the layers it may choose from; how steady the machine was.
 
-    calibrations: how often costs were measured; drift: the largest difference between two of them in what a round costs
-    over a token of plain decoding, as a share; plain_seconds: what plain decoding takes by these costs.
+    calibrations: how often costs were measured; drift: how far they are apart (`drift`); plain_seconds: what plain
+    decoding takes by these costs.
     """
 
     predictions: dict[str, Prediction]
@@ -85,29 +88,33 @@ class Check:
 
 def calibrate(model: Model, store: Store, progress: Callable[[float], None] = lambda share: None) -> None:
     """Measure costs once more, and keep them beside those that were measured before."""
-    more = measure_costs(model, progress=progress).to_json()
+    more = measure_costs(model, SECONDS, progress, average=True).to_json()
     store.remember("calibrations", [*store.tuned().get("calibrations", []), more])
 
 
 def calibrations(tuned: Mapping[str, Any]) -> list[Costs]:
-    """All costs that a run has measured, in order."""
-    return [Costs.from_json(one) for one in (tuned["costs"], *tuned.get("calibrations", []))]
+    """The costs that a run measured between its prompts, in order; without a check, those from before it."""
+    return [Costs.from_json(one) for one in tuned.get("calibrations") or [tuned["costs"]]]
 
 
 def combined(found: Sequence[Costs]) -> Costs:
-    """The median of every number; several calibrations must be of one model."""
+    """The mean of every number; several calibrations must be of one model."""
     if len(found) == 1:
         return found[0]
     every = [costs.to_json() for costs in found]
-    median = {name: np.median([one[name] for one in every], axis=0).tolist() for name in every[0]}
-    return Costs.from_json(median | {"layers": found[0].layers, "context": round(median["context"])})
+    mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in every[0]}
+    return Costs.from_json(mean | {"layers": found[0].layers, "context": round(mean["context"])})
 
 
 def drift(found: Sequence[Costs]) -> float:
-    """How far calibrations are apart where it moves predictions: in rounds over a token of plain decoding, a share."""
+    """How far calibrations are apart where it moves predictions: in rounds over a token of plain decoding.
+
+    The upper quartile over the lower one, less one.
+    """
     shallow = max(found[0].layers // 4, 1)
     ratios = np.array([[c.finish(layer, d) / c.plain() for layer, d in ((0, 8), (shallow, 4))] for c in found])
-    return float((ratios.max(0) / ratios.min(0) - 1).max())
+    upper, lower = np.quantile(ratios, (0.75, 0.25), axis=0)
+    return float((upper / lower - 1).max())
 
 
 def check(

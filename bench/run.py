@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.check import Check, calibrate, calibrations, check, combined
+from bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
 from bench.differences import Difference, differences, measured
 from bench.errors import BenchError
 from bench.measure import Method, Sample, measure
@@ -155,10 +155,11 @@ def _measured(
     model: Model, methods: Sequence[Method], chosen: Sequence[tuple[str, str, list[int]]], before: Sequence[Sample],
     store: Store, calibrating: bool, progress: Progress,
 ) -> list[Sample]:  # fmt: skip
-    """Take the samples that are not there yet, each written down at once; perhaps costs in their middle and behind."""
+    """Take the samples that are not there yet, each written down at once; perhaps costs between some prompts."""
     done = {(s.method, s.prompt_id) for s in before}
     total = len(methods) * len(chosen)
-    middle = (total - len(before)) // 2
+    left = total - len(before)
+    due = {left * (number + 1) // CALIBRATIONS for number in range(CALIBRATIONS)}
     new: list[Sample] = []
     for sample in measure(
         model, methods, chosen, done,
@@ -169,7 +170,7 @@ def _measured(
     ):  # fmt: skip
         store.append(sample, model.name)
         new.append(sample)
-        if calibrating and len(new) in (middle, total - len(before)):
+        if calibrating and len(new) in due:
             progress((len(before) + len(new)) / total, "measuring costs again")
             calibrate(model, store)
     return new

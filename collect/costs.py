@@ -106,10 +106,18 @@ class _Synchronised:
         return out
 
 
-def measure(model: Model, seconds: float = SECONDS, progress: Callable[[float], None] = lambda share: None) -> Costs:
-    """Measure this model on its device. `progress` is told which share of the time has passed."""
+def measure(
+    model: Model,
+    seconds: float = SECONDS,
+    progress: Callable[[float], None] = lambda share: None,
+    average: bool = False,
+) -> Costs:
+    """Measure this model on its device. `progress` is told which share of the time has passed.
+
+    What a typical round costs, or, with `average`, what rounds cost on average, the machine's slow spells included.
+    """
     samples, prompts = gather(model, seconds, progress)
-    return fit(samples, prompts, model.layer_count)
+    return fit(samples, prompts, model.layer_count, average)
 
 
 def gather(

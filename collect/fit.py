@@ -1,11 +1,12 @@
 """From timed rounds to costs: what each layer, row, head, state, decision and round adds, fitted to all rounds at once.
 
 Each sample gives two sums of unknown costs, its drafting and its verification. What is least is the sum of the relative
-errors, so that the typical round is met whatever else the machine did during some. No cost is negative, and a pass over
-more rows never costs less: what is fitted for rows is the increments.
+errors, so that the typical round is met whatever else the machine did during some; or, for averages, that of their
+squares, so that many rounds together take as long as they took. No cost is negative, and a pass over more rows never
+costs less: what is fitted for rows is the increments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from replay.costs import MAX_ROWS, Costs
 
 REWEIGHTINGS = 15  # on the way from squared to absolute errors
 FLOOR = 0.01  # relative errors below this weigh no more than this one
+FAR = 5.0  # times as long as typical: in averages a round counts as no longer than this
 
 Float = NDArray[np.float64]
 
@@ -42,8 +44,13 @@ class Sample:
         return self.draft + self.verify + self.rest
 
 
-def fit(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_count: int) -> Costs:
-    """The costs of a model of `layer_count` layers. prompts: tokens read, and milliseconds of each reading."""
+def fit(
+    samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_count: int, average: bool = False
+) -> Costs:
+    """The costs of a model of `layer_count` layers, of a typical round or of the average one.
+
+    prompts: tokens read, and milliseconds of each reading.
+    """
     context = round(sum(s.position for s in samples) / len(samples))
     lengths = sorted({s.drafts for s in samples if s.drafts})
     equations, times = [], []
@@ -54,15 +61,19 @@ def fit(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_c
         elif not s.lookup and not s.states:
             equations.append(_plain(s, context, lengths, layer_count))
             times.append(s.whole)
-    found = typical(np.array(equations), np.array(times))
+    matrix, spent = np.array(equations), np.array(times)
+    found = typical(matrix, spent)
+    middle = _mean if average else _median
+    if average:
+        found = averages(matrix, spent, matrix @ found)
     known = dict(zip(NAMES, found, strict=False))
     increments = found[len(NAMES) :].reshape(2, len(lengths)).cumsum(axis=1)
     rows = np.arange(2, MAX_ROWS + 1)
     layer = known["first"] + _between(rows, np.array(lengths) + 1, increments[0])
     head = known["head"] + _between(rows, np.array(lengths) + 1, increments[1])
-    bare = _median([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
-    indexed = _median([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
-    traced = _median([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
+    bare = middle([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
+    indexed = middle([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
+    traced = middle([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
     return Costs(
         layers=layer_count,
         layer=(float(known["again"]), *map(float, layer)),
@@ -74,7 +85,7 @@ def fit(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_c
         context=context,
         cache=float(known["cache"]),
         attention=float(known["attention"]),
-        prefill=_reading(prompts),
+        prefill=_reading(prompts, middle),
         autoregressive=float(layer_count * known["first"] + known["head"]),
         index=max(indexed - bare, 0.0),
         trace=float(known["opening"]) + max(traced - indexed, 0.0),
@@ -117,6 +128,14 @@ def typical(equations: Float, values: Float) -> Float:
     return found / scale
 
 
+def averages(equations: Float, values: Float, expected: Float) -> Float:
+    """Likewise with the least sum of squares of errors over `expected` (N,): sums of many values are met."""
+    expected = np.maximum(expected, 1e-9)
+    relative = equations / expected[:, None]
+    scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)
+    return nonnegative(relative / scale, np.minimum(values / expected, FAR)) / scale
+
+
 def nonnegative(matrix: Float, values: Float) -> Float:
     """x >= 0 with the least |matrix·x - values|² (Lawson and Hanson, Solving Least Squares Problems, chapter 23)."""
     # by the normal equations, which need not be solved to the last digit: K is small, and N is thousands
@@ -153,12 +172,16 @@ def _between(rows: NDArray[np.int64], known: NDArray[np.int64], values: Float) -
     return out
 
 
-def _reading(prompts: Sequence[tuple[int, float]]) -> float:
+def _reading(prompts: Sequence[tuple[int, float]], middle: Callable[[Sequence[float], float], float]) -> float:
     """Milliseconds a token of prompts of every length in turn; the longer one's tokens see more others."""
     lengths = {tokens for tokens, _ in prompts}
-    spent = sum(_median([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
+    spent = sum(middle([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
     return spent / max(sum(lengths), 1)
 
 
 def _median(values: Sequence[float], otherwise: float) -> float:
     return float(np.median(values)) if values else otherwise
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return float(np.minimum(values, FAR * np.median(values)).mean()) if values else otherwise

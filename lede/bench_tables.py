@@ -117,8 +117,8 @@ def _check_words(report: "Report") -> Iterator[str]:
         )
     if found.drift > NEAR:
         yield (
-            f"[yellow]the machine was not steady: {found.calibrations} calibrations in this run differ by up to "
-            f"{found.drift:.0%} in what a round costs over a plain token, and predictions may be as far off[/]"
+            f"[yellow]the machine was not steady: half of the {found.calibrations} calibrations in this run differ by "
+            f"{found.drift:.0%} or more in what a round costs over a plain token[/]"
         )
 
 

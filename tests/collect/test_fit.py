@@ -111,6 +111,19 @@ def test_a_busy_machine_moves_the_costs_little(seed):
     compare(fit(samples, prompts, LAYERS), 0.1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_averages_are_of_all_that_the_machine_did(seed):
+    samples, prompts = rounds(noise=0.1, seed=seed)
+    found = fit(samples, prompts, LAYERS, average=True)
+    slower = 1 + 0.9 * 0.33 * 0.05 + 0.1 * 2  # see `rounds`
+    plain = [s for s in samples if not s.drafts]
+    assert sum(found.plain(s.position) for s in plain) == pytest.approx(sum(s.whole for s in plain), rel=0.08)
+    copied = [s for s in samples if s.drafts and s.exit_layer == 0 and not s.states]
+    told = sum(found.fixed(0, s.drafts, s.position) for s in copied)
+    assert told == pytest.approx(slower * sum(TRUE.fixed(0, s.drafts, s.position) for s in copied), rel=0.1)
+    assert found.read(300) == pytest.approx(slower * TRUE.read(300), rel=0.1)
+
+
 def test_rows_that_were_not_tried_lie_between_those_that_were():
     samples, prompts = rounds()
     found = fit([s for s in samples if s.drafts in (0, 1, 4, 12)], prompts, LAYERS)
