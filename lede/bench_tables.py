@@ -106,8 +106,8 @@ def _check_words(report: "Report") -> Iterator[str]:
     layers = ", ".join(map(str, found.oracle_layers))
     yield (
         "[dim]predicted: replay of the same texts with costs measured here; bounds: if it did the worst and the best "
-        f"it could behind first wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer (among "
-        f"{layers}) and length in every round, decisions free[/]"
+        f"it could behind real layers' wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer "
+        f"(among {layers}) and length in every round, decisions free[/]"
     )
     took = sum(s.seconds for s in report.samples if s.method == "autoregressive") / found.plain_seconds
     if abs(took - 1) > NEAR:
