@@ -20,7 +20,7 @@ from decode.compile import library
 
 LONGEST = 8  # of the n-grams that are looked up
 FARTHEST = 64  # tokens back that a match is followed
-MOST = 64  # guesses in a row
+USUAL = 32  # guesses in a row; for more, room is made
 ROOM = 1024  # tokens to make room for
 
 
@@ -38,8 +38,7 @@ class Lookup:
     def __init__(self, tokens: Sequence[int] = ()):
         self._length, self._search = 0, _compiled()
         self._keep(np.empty(len(tokens) + ROOM, np.int32))
-        self._found = np.empty((MOST, 4), np.int32)
-        self._found_at = self._found.ctypes.data
+        self._expect(USUAL)
         self.extend(tokens)
 
     def __len__(self) -> int:
@@ -66,10 +65,12 @@ class Lookup:
         return next(iter(self.copy(1)), None)
 
     def copy(self, most: int) -> list[Guess]:
-        """Up to `most` <= 64 guesses, each as if those before it had been pushed; none where there is no first."""
+        """Up to `most` guesses, each as if those before it had been pushed; none where there is no first."""
         if self._search is None:
             return _copy(self._tokens[: self._length].tolist(), most)
         self._make_room(most)
+        if most > len(self._found):
+            self._expect(most)
         count = self._search(self._tokens_at, self._length, most, LONGEST, FARTHEST, self._found_at)
         return [Guess(token, length, agreed / times) for token, length, times, agreed in self._found[:count].tolist()]
 
@@ -78,6 +79,10 @@ class Lookup:
             longer = np.empty(2 * len(self._tokens) + tokens, np.int32)
             longer[: self._length] = self._tokens[: self._length]
             self._keep(longer)
+
+    def _expect(self, guesses: int) -> None:
+        self._found = np.empty((guesses, 4), np.int32)
+        self._found_at = self._found.ctypes.data
 
     def _keep(self, tokens: np.ndarray) -> None:
         self._tokens, self._tokens_at = tokens, tokens.ctypes.data

@@ -59,6 +59,7 @@ def test_there_is_room_for_any_text():
         lookup.push(token)
     assert lookup.guess() == search(tokens)
     assert len(lookup) == 5000
+    assert lookup.copy(500) == plain_copy(tokens, 500)
 
 
 @settings(FIXED, max_examples=200)
