@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.copies import Copies, copies_of
+from replay.errors import DatasetError
 from replay.reader import Dataset
 from replay.schema import STATE
 
@@ -67,10 +68,16 @@ def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
 
 
 def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
-    """Prompt tokens of these episodes."""
+    """Prompt tokens of these episodes. Raises DatasetError if any is not in the episodes table."""
     frame = dataset.episodes.select("run", "episode", "prompt_tokens").collect()
     number = [int(run[1:], 16) << 32 | episode for run, episode in zip(frame["run"], frame["episode"], strict=True)]
     tokens = dict(zip(number, frame["prompt_tokens"].to_list(), strict=True))
+    missing = sum(episode not in tokens for episode in numbers.tolist())
+    if missing:
+        raise DatasetError(
+            f"{dataset.path} has lost the prompts of {missing} episodes, which tell what layer 0 copies: restore its "
+            "episodes table from a copy, or collect again with the same arguments"
+        )
     return [tokens[episode] for episode in numbers.tolist()]
 
 

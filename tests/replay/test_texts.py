@@ -8,6 +8,7 @@ import pytest
 from collect.sweep import sweep
 from decode.generate import generate
 from decode.sampling import Settings
+from replay.errors import DatasetError
 from replay.reader import open_dataset
 from replay.texts import SWEPT, read_texts, texts_of
 from tests.models import ours
@@ -74,3 +75,7 @@ def test_a_dataset_gives_the_same_as_its_sweeps(tmp_path):
     some = read_texts(dataset, everything[:1])
     assert len(some.lengths) == 1
     assert read_texts(dataset, np.append(everything, 10**12)) is None
+    for lost in (tmp_path / "d" / "episodes").rglob("*.parquet"):
+        lost.unlink()
+    with pytest.raises(DatasetError, match="lost the prompts of 5 episodes"):
+        read_texts(open_dataset(tmp_path / "d"), everything)
