@@ -1,8 +1,8 @@
 """The model card: what the weights are, what they were made of and how, and what was measured."""
 
-from adapt.config import AdaptConfig
-from adapt.prepare import Source, Streams
-from adapt.report import Report
+from lede.adapt.config import AdaptConfig
+from lede.adapt.prepare import Source, Streams
+from lede.adapt.report import Report
 
 CARD = """\
 ---

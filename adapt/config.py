@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from adapt.errors import AdaptError
+from lede.adapt.errors import AdaptError
 
 # For weights that have already learned: an order of magnitude below what a new model wants, so that the last layer
 # keeps what it knows while the early ones learn to speak through its head.

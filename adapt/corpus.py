@@ -9,8 +9,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from adapt.errors import AdaptError
-from collect import stdlib
+from lede.adapt.errors import AdaptError
+from lede.collect import stdlib
 
 END_OF_TEXT = "<|endoftext|>"
 

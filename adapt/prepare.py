@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from adapt import corpus
-from adapt.config import AdaptConfig
-from adapt.errors import AdaptError
-from adapt.train import new_model
+from lede.adapt import corpus
+from lede.adapt.config import AdaptConfig
+from lede.adapt.errors import AdaptError
+from lede.adapt.train import new_model
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from adapt.config import AdaptConfig
-from adapt.forward import Forward
+from lede.adapt.config import AdaptConfig
+from lede.adapt.forward import Forward
 
 
 def dropout_rate(layer: int, layers: int, highest: float) -> float:

@@ -9,8 +9,8 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from adapt.forward import Forward, logits
-from adapt.train import Progress
+from lede.adapt.forward import Forward, logits
+from lede.adapt.train import Progress
 
 WINDOWS = 32  # of the held-out text, evenly spaced, one context each
 CONTINUATIONS = 16  # greedy ones, from the starts of as many windows

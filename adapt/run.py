@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from adapt.card import model_card
-from adapt.config import AdaptConfig
-from adapt.prepare import start_model, streams
-from adapt.report import Report, measure
-from adapt.train import Progress, train
+from lede.adapt.card import model_card
+from lede.adapt.config import AdaptConfig
+from lede.adapt.prepare import start_model, streams
+from lede.adapt.report import Report, measure
+from lede.adapt.train import Progress, train
 
 
 def adapt(

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adapt import corpus
-from adapt.config import AdaptConfig
-from adapt.errors import AdaptError
-from adapt.forward import Forward
-from adapt.recipe import step_loss
+from lede.adapt import corpus
+from lede.adapt.config import AdaptConfig
+from lede.adapt.errors import AdaptError
+from lede.adapt.forward import Forward
+from lede.adapt.recipe import step_loss
 
 CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, whole until it is replaced
 

@@ -1,7 +1,7 @@
 """`lede bench --check`: what replay says of every rule on the bench's own texts, to be set beside what was measured.
 
-The texts are swept, every rule of the bench is replayed on them (`bench.offline`), and the oracle is found
-(`learn.oracle`). A machine that throttles or is busy is not the same for long, so costs are measured again and again
+The texts are swept, every rule of the bench is replayed on them (`simulate.scalar`), and the oracle is found
+(`simulate.oracle`). A machine that throttles or is busy is not the same for long, so costs are measured again and again
 between the prompts, as averages: what is predicted are sums over all that the machine did.
 """
 
@@ -12,36 +12,36 @@ from typing import Any
 
 import numpy as np
 
-from bench.families import real_layers
-from bench.measure import Sample
-from bench.methods import rule_of
-from bench.names import BASELINE, POLICY_OF
-from bench.offline import replay_rule
-from bench.store import Store, code_hash
-from bench.summary import Row
-from bench.tune import sweep_texts
-from collect.costs import measure as measure_costs
-from decode.model import Model
-from decode.rules import LONG_DRAFTS, ExitRule
-from decode.sampling import Settings
-from learn.oracle import ceiling
-from replay.costs import Costs
-from replay.texts import Texts
-from serve.policy import load_policy
+from lede.bench.measure import Sample
+from lede.bench.methods import rule_of
+from lede.bench.names import BASELINE, POLICY_OF
+from lede.bench.store import Store, code_hash
+from lede.bench.summary import Row
+from lede.bench.tune import sweep_texts
+from lede.decode.model import Model
+from lede.decode.rules import LONG_DRAFTS, ExitRule
+from lede.decode.sampling import Settings
+from lede.serve.policy import load_policy
+from lede.simulate.costs import Costs
+from lede.simulate.families import real_layers
+from lede.simulate.oracle import ceiling
+from lede.simulate.profile import measure as measure_costs
+from lede.simulate.scalar import replay_rule
+from lede.simulate.texts import Texts
 
 CALIBRATIONS = 10  # in a run, evenly spread over its prompts,
 SECONDS = 2.5  # each
 
 # What predictions depend on besides what is measured.
 CHECK_CODE = (
-    "bench/check.py", "bench/offline.py", "bench/prices.py", "collect/sweep.py", "learn/oracle.py", "replay/costs.py",
-    "replay/texts.py",
+    "bench/check.py", "simulate/scalar.py", "simulate/prices.py", "collect/sweep.py",
+    "simulate/oracle.py", "simulate/costs.py", "simulate/texts.py",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Speedup over plain decoding by replay, reading prompts included, and its bounds (`bench.offline`)."""
+    """Speedup over plain decoding by replay, reading prompts included, and its bounds (`simulate.scalar`)."""
 
     speedup: float
     low: float

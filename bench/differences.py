@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.measure import Sample
-from bench.names import BASELINE
-from decode.model import LONGEST_BLOCK, Model
+from lede.bench.measure import Sample
+from lede.bench.names import BASELINE
+from lede.decode.model import LONGEST_BLOCK, Model
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
-from collect.prompts import Prompt
-from learn.config import LearnConfig
-from learn.split import held_out
-from replay.calibration import IDENTITY
-from replay.reader import Dataset
+from lede.bench.errors import BenchError
+from lede.collect.prompts import Prompt
+from lede.learn.config import LearnConfig
+from lede.learn.split import held_out
+from lede.replay.reader import Dataset
+from lede.simulate.calibration import IDENTITY
 
 
 def dataset_prompts(dataset: Dataset, limit: int, tuning: int) -> tuple[list[Prompt], list[Prompt]]:

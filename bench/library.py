@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.measure import Method
-from decode.model import Model
-from decode.round import Generation
-from decode.sampling import Settings
+from lede.bench.measure import Method
+from lede.decode.model import Model
+from lede.decode.round import Generation
+from lede.decode.sampling import Settings
 
 LENGTHS = (2, 4, 8)  # values of num_assistant_tokens that are tried
 TRIED_ON = 3  # training prompts

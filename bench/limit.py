@@ -9,8 +9,8 @@ acceptance can pass; prompts are left out of it.
 from collections.abc import Sequence
 from math import floor
 
-from bench.measure import Sample
-from replay.costs import MAX_ROWS, Costs
+from lede.bench.measure import Sample
+from lede.simulate.costs import MAX_ROWS, Costs
 
 
 def implied(costs: Costs, exit_layer: float, draft_length: float, acceptance: float) -> float:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from collect.costs import synchronise
-from decode.generate import generate
-from decode.model import Model
-from decode.round import Generation
-from decode.rules import ExitRule
-from decode.sampling import Settings
+from lede.decode.generate import generate
+from lede.decode.model import Model
+from lede.decode.round import Generation
+from lede.decode.rules import ExitRule
+from lede.decode.sampling import Settings
+from lede.simulate.profile import synchronise
 
 WARM_UP = 2  # prompts decoded by every method before anything is timed
 

@@ -5,21 +5,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.families import make_rule, real_layers
-from bench.library import Library
-from bench.measure import Method, rule_method
-from bench.names import BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF
-from bench.store import Store
-from bench.tune import Budget, search, sweep_prompts, tune
-from collect.costs import measure as measure_costs
-from decode.facts import model_facts
-from decode.model import Model
-from decode.rules import MAX_DRAFTS, Autoregressive, ExitRule, FixedExit, FixedLength
-from decode.sampling import Settings
-from replay.costs import Costs
-from replay.texts import Texts
-from serve.generate import policy_rule
-from serve.policy import Policy, check_fits, load_policy
+from lede.bench.library import Library
+from lede.bench.measure import Method, rule_method
+from lede.bench.names import BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF
+from lede.bench.store import Store
+from lede.bench.tune import Budget, search, sweep_prompts, tune
+from lede.decode.facts import model_facts
+from lede.decode.model import Model
+from lede.decode.rules import MAX_DRAFTS, Autoregressive, ExitRule, FixedExit, FixedLength
+from lede.decode.sampling import Settings
+from lede.serve.generate import policy_rule
+from lede.serve.policy import Policy, check_fits, load_policy
+from lede.simulate.costs import Costs
+from lede.simulate.families import make_rule, real_layers
+from lede.simulate.profile import measure as measure_costs
+from lede.simulate.texts import Texts
 
 Progress = Callable[[float, str], None]  # how much is done, 0…1, and what runs now
 

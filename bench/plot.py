@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.limit import implied
-from bench.names import BASELINE
-from bench.run import Report
-from bench.summary import Row
+from lede.bench.limit import implied
+from lede.bench.names import BASELINE
+from lede.bench.run import Report
+from lede.bench.summary import Row
 
 OURS, THEIRS, INK = "#1f6fb4", "#9aa5b1", "#333333"
 DPI = 150

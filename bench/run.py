@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
-from bench.differences import Difference, differences, measured
-from bench.errors import BenchError
-from bench.measure import Method, Sample, measure
-from bench.methods import Progress, prepare
-from bench.names import BASELINE, METHODS
-from bench.paper import PaperRow, paper_row
-from bench.rouge import rouge_l
-from bench.store import Store, code_hash, policy_hash, prompts_hash
-from bench.summary import Row, by_name, paired, summarise
-from collect.prompts import Prompt
-from decode.facts import model_facts
-from decode.generate import encode
-from decode.model import Model
-from decode.sampling import Settings
-from replay.costs import Costs
+from lede.bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
+from lede.bench.differences import Difference, differences, measured
+from lede.bench.errors import BenchError
+from lede.bench.measure import Method, Sample, measure
+from lede.bench.methods import Progress, prepare
+from lede.bench.names import BASELINE, METHODS
+from lede.bench.paper import PaperRow, paper_row
+from lede.bench.rouge import rouge_l
+from lede.bench.store import Store, code_hash, policy_hash, prompts_hash
+from lede.bench.summary import Row, by_name, paired, summarise
+from lede.collect.prompts import Prompt
+from lede.decode.facts import model_facts
+from lede.decode.generate import encode
+from lede.decode.model import Model
+from lede.decode.sampling import Settings
+from lede.simulate.costs import Costs
 
 EXACT = (torch.float32, torch.float64)
 TUNING_SHARE, CHECK_SHARE = 0.3, 0.15  # of the progress bar

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from bench import spec_bench
-from bench.errors import BenchError
-from bench.measure import Sample
-from collect.prompts import Prompt
+from lede.bench import spec_bench
+from lede.bench.errors import BenchError
+from lede.bench.measure import Sample
+from lede.collect.prompts import Prompt
 
 MEASURES = tuple(
     field.name for field in fields(Sample) if field.name not in ("method", "prompt_id", "task", "seconds", "text")
@@ -38,7 +38,7 @@ MEASURED_CODE = (
     "bench/methods.py",
     "bench/library.py",
     "bench/tune.py",
-    "bench/families.py",
+    "simulate/families.py",
 )
 
 

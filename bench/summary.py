@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.bootstrap import ratio_interval
-from bench.limit import limit
-from bench.measure import Sample
-from bench.names import BASELINE, LIBRARY
-from replay.costs import Costs
+from lede.bench.limit import limit
+from lede.bench.measure import Sample
+from lede.bench.names import BASELINE, LIBRARY
+from lede.simulate.bootstrap import ratio_interval
+from lede.simulate.costs import Costs
 
 
 @dataclass(frozen=True)

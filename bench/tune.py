@@ -1,9 +1,9 @@
 """Setting a method's parameters on training prompts, every family of rules with the same budget.
 
 The training prompts are decoded and swept once, for all families. Each family may have so many configurations scored
-by exact replay of those sweeps (`bench.offline`), drawn evenly and by a seed from its space (`bench.families`), and so
-many of the best timed for real, in turns; the fastest is kept. A space with fewer configurations is tried whole, and
-the rest of its budget is not used. Nothing here ever sees the prompts that are measured on.
+by exact replay of those sweeps (`simulate.scalar`), drawn evenly and by a seed from its space (`simulate.families`),
+and so many of the best timed for real, in turns; the fastest is kept. A space with fewer configurations is tried whole,
+and the rest of its budget is not used. Nothing here ever sees the prompts that are measured on.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from bench.families import FAMILIES, Parameters, make_rule, real_layers
-from bench.measure import Sample, measure, rule_method
-from bench.offline import replay_rule
-from collect.sweep import sweep
-from decode.generate import generate
-from decode.model import Model
-from decode.rules import ExitRule
-from decode.sampling import Settings
-from replay.costs import Costs
-from replay.texts import Texts, texts_of
+from lede.bench.measure import Sample, measure, rule_method
+from lede.collect.sweep import sweep
+from lede.decode.generate import generate
+from lede.decode.model import Model
+from lede.decode.rules import ExitRule
+from lede.decode.sampling import Settings
+from lede.simulate.costs import Costs
+from lede.simulate.families import FAMILIES, Parameters, make_rule, real_layers
+from lede.simulate.scalar import replay_rule
+from lede.simulate.texts import Texts, texts_of
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +62,7 @@ class Tuned:
     prompts_hash: str
 
     def to_json(self) -> dict[str, Any]:
-        """What a bench stores; `bench.families.make_rule(family, parameters)` gives the rule again."""
+        """What a bench stores; `simulate.families.make_rule(family, parameters)` gives the rule again."""
         return {
             "family": self.family, "parameters": self.parameters, "predicted": self.predicted,
             "measured": self.measured, "scored": self.scored, "finalists": [asdict(one) for one in self.finalists],

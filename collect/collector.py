@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-import replay
-from collect import record
-from collect.calibrate import device_facts
-from collect.costs import measure
-from collect.errors import PromptError
-from collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
-from collect.prompts import Prompt
-from collect.sweep import sweep
-from decode.facts import model_facts
-from decode.generate import encode, generate
-from decode.load import check_layers
-from decode.model import Model
-from decode.round import Generation
-from decode.rules import ValueFunction
-from decode.sampling import Settings
-from decode.state import TOP_K, TRACE
+from lede import replay
+from lede.collect import record
+from lede.collect.errors import PromptError
+from lede.collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
+from lede.collect.prompts import Prompt
+from lede.collect.sweep import sweep
+from lede.decode.facts import model_facts
+from lede.decode.generate import encode, generate
+from lede.decode.load import check_layers
+from lede.decode.model import Model
+from lede.decode.round import Generation
+from lede.decode.rules import ValueFunction
+from lede.decode.sampling import Settings
+from lede.decode.state import TOP_K, TRACE
+from lede.simulate.calibrate import device_facts
+from lede.simulate.profile import measure
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from decode.round import Round
-from decode.rules import Rule, ValueFunction, feature_row
-from decode.state import DEPTH, State
+from lede.decode.round import Round
+from lede.decode.rules import Rule, ValueFunction, feature_row
+from lede.decode.state import DEPTH, State
 
 Exploration = Literal["uniform", "noisy", "epsilon"]
 DRAFT_CHANCE = 2 / 3  # of `Uniform`: drafts of 3 on average after the first; longer ones mostly follow a mismatch

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from collect import stdlib
-from collect.errors import PromptError
+from lede.collect import stdlib
+from lede.collect.errors import PromptError
 
 Split = Literal["train", "validation", "test"]
 # Held-out modules have one of these ten numbers each.

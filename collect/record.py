@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from decode.round import Round
-from decode.state import DEPTH
+from lede.decode.round import Round
+from lede.decode.state import DEPTH
 
 STATE_COLUMNS = (
     "conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "draft_logp", "accept_trace", "lookup_length",

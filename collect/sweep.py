@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from decode.lookup import Guess, Lookup
-from decode.model import Model
-from decode.state import TRACE, Statistics
+from lede.decode.lookup import Guess, Lookup
+from lede.decode.model import Model
+from lede.decode.state import TRACE, Statistics
 
 BLOCK = 12  # rows a pass: as many as a verification has, so that the products round as they do in decoding
 

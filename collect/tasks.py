@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from collect.errors import PromptError
-from collect.prompts import SPLITS, Prompt, Split, stdlib_prompts
-from collect.stdlib import bucket
+from lede.collect.errors import PromptError
+from lede.collect.prompts import SPLITS, Prompt, Split, stdlib_prompts
+from lede.collect.stdlib import bucket
 
 FOLDER = "LEDE_DATASETS"
 KINDS = ("parquet", "jsonl")

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from decode.errors import ModelError
-from decode.loop import Decoding
-from decode.model import Model
-from decode.round import Generation, Round
-from decode.rules import Autoregressive, ExitRule
-from decode.sampling import Settings
+from lede.decode.errors import ModelError
+from lede.decode.loop import Decoding
+from lede.decode.model import Model
+from lede.decode.round import Generation, Round
+from lede.decode.rules import Autoregressive, ExitRule
+from lede.decode.sampling import Settings
 
 
 def generate(

@@ -14,10 +14,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from decode.compile import library
-from decode.errors import ModelError
-from decode.facts import weights_hash
-from decode.model import Model
+from lede.decode.backends.compile import library
+from lede.decode.errors import ModelError
+from lede.decode.facts import weights_hash
+from lede.decode.model import Model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from decode.compile import library
+from lede.decode.backends.compile import library
 
 LONGEST = 8  # of the n-grams that are looked up
 FARTHEST = 64  # tokens back that a match is followed

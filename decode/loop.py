@@ -16,13 +16,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from decode.errors import ModelError
-from decode.lookup import Lookup
-from decode.model import LONGEST_BLOCK, Model
-from decode.round import Decision, Round
-from decode.rules import ExitRule
-from decode.sampling import Chooser, Settings, chooser
-from decode.state import DEPTH, DRAFT, State, Traces
+from lede.decode.errors import ModelError
+from lede.decode.lookup import Lookup
+from lede.decode.model import LONGEST_BLOCK, Model
+from lede.decode.round import Decision, Round
+from lede.decode.rules import ExitRule
+from lede.decode.sampling import Chooser, Settings, chooser
+from lede.decode.state import DEPTH, DRAFT, State, Traces
 
 
 class Decoding:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from decode.eager import MASKED_ROWS, Eager
-from decode.native import Native, supports
-from decode.state import Statistics
+from lede.decode.backends.eager import MASKED_ROWS, Eager
+from lede.decode.backends.native import Native, supports
+from lede.decode.state import Statistics
 
 LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from decode.state import State
+from lede.decode.state import State
 
 
 class Decision(NamedTuple):

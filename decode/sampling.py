@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decode.errors import ModelError
+from lede.decode.errors import ModelError
 
 
 @dataclass(frozen=True)

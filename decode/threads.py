@@ -4,10 +4,10 @@ from statistics import median
 
 import torch
 
-from decode.loop import Decoding
-from decode.model import Model
-from decode.rules import LayerSkip
-from decode.sampling import Settings
+from lede.decode.loop import Decoding
+from lede.decode.model import Model
+from lede.decode.rules import LayerSkip
+from lede.decode.sampling import Settings
 
 TOKENS = 40
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from learn.config import LearnConfig
-from learn.errors import LearnError
-from learn.judge import Weights
-from learn.library import d3rlpy
-from learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, as_arrays, mean_weights
+from lede.learn.config import LearnConfig
+from lede.learn.errors import LearnError
+from lede.learn.judge import Weights
+from lede.learn.library import d3rlpy
+from lede.learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, as_arrays, mean_weights
 
 CQL_ALPHA = 1.0  # weight of the conservative term, d3rlpy's default
 BCQ_RATIO = 0.3  # an action this many times less likely than the other is masked, d3rlpy's default

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.library import d3rlpy
-from replay.reader import Columns
+from lede.learn.library import d3rlpy
+from lede.replay.reader import Columns
 
 Float = NDArray[np.float32]
 Index = NDArray[np.int64]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from learn.errors import LearnError
-from learn.rewards import check_reward
-from replay.costs import MAX_ROWS
-from replay.schema import MAX_DRAFTS
+from lede.learn.errors import LearnError
+from lede.learn.rewards import check_reward
+from lede.replay.schema import MAX_DRAFTS
+from lede.simulate.costs import MAX_ROWS
 
 ALGORITHMS = ("dqn", "double_dqn", "cql", "bcq", "qr_dqn", "iqn", "fitted")
 

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learn import exact
-from learn.config import LearnConfig
-from learn.errors import LearnError
-from learn.offpolicy import complete
-from learn.rate import Static, best_static, static_rules
-from learn.relive import explored, texts_at
-from learn.rewards import rewarded
-from learn.split import held_out, split
-from learn.views import walks, with_bypass, with_candidates, with_features
-from replay.costs import Costs
-from replay.errors import DatasetError
-from replay.reader import Columns, Dataset
-from replay.texts import Texts
+from lede.learn.config import LearnConfig
+from lede.learn.errors import LearnError
+from lede.learn.offpolicy import complete
+from lede.learn.rate import Static, best_static, static_rules
+from lede.learn.rewards import rewarded
+from lede.learn.split import held_out, split
+from lede.learn.views import walks, with_bypass, with_candidates, with_features
+from lede.replay.errors import DatasetError
+from lede.replay.reader import Columns, Dataset
+from lede.simulate import batched as exact
+from lede.simulate.costs import Costs
+from lede.simulate.relive import explored, texts_at
+from lede.simulate.texts import Texts
 
 
 @dataclass(frozen=True)

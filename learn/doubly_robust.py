@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from learn.buffer import ColumnBuffer
-from learn.library import d3rlpy, quiet
-from learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory
-from learn.offpolicy import Reweighted
-from learn.rate import first_step, tokens_and_time
-from learn.split import scaling
-from replay.costs import Costs
-from replay.reader import Columns
-from serve.policy import Policy
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.library import d3rlpy, quiet
+from lede.learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory
+from lede.learn.offpolicy import Reweighted
+from lede.learn.rate import first_step, tokens_and_time
+from lede.learn.split import scaling
+from lede.replay.reader import Columns
+from lede.serve.policy import Policy
+from lede.simulate.costs import Costs
 
 UPDATES = 3000
 CONFIDENCE = 1.96  # standard errors in a 95 % interval

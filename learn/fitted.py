@@ -8,9 +8,9 @@ no sampled actions, no bootstrapped targets, no importance weights. The rate is 
 Dinkelbach's method, and most rounds start where the policy so far starts them.
 
 The features are those that do not depend on earlier rounds' drafts (all of the extended set but `accept_trace`), so
-that a round's tree depends on the text alone. As elsewhere (`learn.exact`), the states of a real layer behind a wrong
-draft are those of the true text; layer 0's are known. The two outputs are not values: their difference is the log-odds
-of exiting.
+that a round's tree depends on the text alone. As elsewhere (`simulate.batched`), the states of a real layer behind a
+wrong draft are those of the true text; layer 0's are known. The two outputs are not values: their difference is the
+log-odds of exiting.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from learn.errors import LearnError
-from learn.exact import simulate
-from learn.offpolicy import Score
-from learn.oracle import accepted_runs
-from learn.split import scaling
-from replay.costs import MAX_ROWS, Costs
-from replay.schema import EXTENDED, MAX_DRAFTS
-from replay.texts import LOOKUPS, SWEPT, Texts
-from serve.policy import Policy
+from lede.learn.errors import LearnError
+from lede.learn.offpolicy import Score
+from lede.learn.split import scaling
+from lede.replay.schema import EXTENDED, MAX_DRAFTS
+from lede.serve.policy import Policy
+from lede.simulate.batched import simulate
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.oracle import accepted_runs
+from lede.simulate.texts import LOOKUPS, SWEPT, Texts
 
 # All of the extended set, and layer=… of every candidate, but accept_trace, and conf_trace, which takes a pass over
 # each verification's logits and brings less than that.

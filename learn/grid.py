@@ -21,8 +21,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from learn.config import LearnConfig, preset
-from learn.errors import LearnError
+from lede.learn.config import LearnConfig, preset
+from lede.learn.errors import LearnError
 
 LISTS = ("hidden", "candidates")  # options whose value is itself a list
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from learn.rate import Static
+from lede.learn.rate import Static
 
 
 @dataclass(frozen=True)

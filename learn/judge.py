@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.config import LearnConfig
-from learn.data import Data
-from learn.errors import LearnError
-from learn.exact import simulate
-from learn.history import Point
-from learn.offpolicy import Score, score
-from learn.split import scaling
-from learn.views import with_features
-from replay.reader import Columns
-from serve.policy import Policy
+from lede.learn.config import LearnConfig
+from lede.learn.data import Data
+from lede.learn.errors import LearnError
+from lede.learn.history import Point
+from lede.learn.offpolicy import Score, score
+from lede.learn.split import scaling
+from lede.learn.views import with_features
+from lede.replay.reader import Columns
+from lede.serve.policy import Policy
+from lede.simulate.batched import simulate
 
 DIVERGED = 1e4
 

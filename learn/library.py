@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from learn.errors import LearnError
+from lede.learn.errors import LearnError
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learn.library import d3rlpy
+from lede.learn.library import d3rlpy
 
 _encoders = d3rlpy.models.encoders
 _q_functions = d3rlpy.models.q_functions

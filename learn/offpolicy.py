@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.errors import LearnError
-from learn.rate import drafts_made, first_step, reach_probability, tokens_and_time
-from learn.split import take
-from replay.costs import Costs
-from replay.reader import Columns
-from replay.schema import EXIT, WALK
+from lede.learn.errors import LearnError
+from lede.learn.rate import drafts_made, first_step, reach_probability, tokens_and_time
+from lede.learn.split import take
+from lede.replay.reader import Columns
+from lede.replay.schema import EXIT, WALK
+from lede.simulate.costs import Costs
 
 # Estimates that rest on fewer rounds than this are luck.
 ENOUGH_ROUNDS = 10

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from learn.variants import Result
+from lede.learn.variants import Result
 
 CONFIDENCE = 1.96  # standard errors in a 95 % interval
 

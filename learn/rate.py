@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.errors import LearnError
-from learn.views import bypassed
-from replay.costs import Costs
-from replay.reader import Columns
-from replay.reward import time_reward
-from replay.schema import EXIT, MAX_DRAFTS, WALK
+from lede.learn.errors import LearnError
+from lede.learn.views import bypassed
+from lede.replay.reader import Columns
+from lede.replay.reward import time_reward
+from lede.replay.schema import EXIT, MAX_DRAFTS, WALK
+from lede.simulate.costs import Costs
 
 # Under so many rows a conditional acceptance is taken to be that of the draft before.
 ENOUGH_ROWS = 20

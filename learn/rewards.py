@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.errors import LearnError
-from learn.rate import drafts_made, tokens_and_time
-from learn.views import bypassed
-from replay.costs import Costs
-from replay.reader import Columns
-from replay.reward import paper_reward
-from replay.schema import STATE
+from lede.learn.errors import LearnError
+from lede.learn.rate import drafts_made, tokens_and_time
+from lede.learn.views import bypassed
+from lede.replay.reader import Columns
+from lede.replay.reward import paper_reward
+from lede.replay.schema import STATE
+from lede.simulate.costs import Costs
 
 NAMED = ("paper", "accepted", "time")
 COLUMNS = (

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.errors import LearnError
-from replay.reader import Columns
+from lede.learn.errors import LearnError
+from lede.replay.reader import Columns
 
 
 def held_out(episodes: NDArray[np.int64], share: float) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from learn.judge import Weights
-from learn.network import as_arrays
+from lede.learn.judge import Weights
+from lede.learn.network import as_arrays
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learn.buffer import n_step_targets
-from learn.config import LearnConfig
-from learn.errors import LearnError
-from learn.judge import Diverged, Judge
-from learn.stacked import Batch, Stack
-from replay.reader import Columns
+from lede.learn.buffer import n_step_targets
+from lede.learn.config import LearnConfig
+from lede.learn.errors import LearnError
+from lede.learn.judge import Diverged, Judge
+from lede.learn.stacked import Batch, Stack
+from lede.replay.reader import Columns
 
 STACKED = ("dqn", "double_dqn")  # the rest of d3rlpy's train one after another
 

@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from learn.algorithms import exported, make_algorithm
-from learn.buffer import ColumnBuffer
-from learn.config import LearnConfig
-from learn.data import Data, Source
-from learn.doubly_robust import UPDATES, Estimate, doubly_robust
-from learn.errors import LearnError
-from learn.fitted import FittedConfig, fit
-from learn.history import Point, draw, write_csv
-from learn.judge import Judge
-from learn.library import d3rlpy, quiet
-from learn.offpolicy import Score
-from learn.rate import Static
-from learn.views import with_features
-from replay.reader import Dataset, open_dataset
-from serve.policy import Policy
+from lede.learn.algorithms import exported, make_algorithm
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.config import LearnConfig
+from lede.learn.data import Data, Source
+from lede.learn.doubly_robust import UPDATES, Estimate, doubly_robust
+from lede.learn.errors import LearnError
+from lede.learn.fitted import FittedConfig, fit
+from lede.learn.history import Point, draw, write_csv
+from lede.learn.judge import Judge
+from lede.learn.library import d3rlpy, quiet
+from lede.learn.offpolicy import Score
+from lede.learn.rate import Static
+from lede.learn.views import with_features
+from lede.replay.reader import Dataset, open_dataset
+from lede.serve.policy import Policy
 
 # (updates done, updates in total, mean loss, mean greedy value, validation reward)
 Progress = Callable[[int, int, float, float, float], None]

@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from learn.data import Source
-from learn.errors import LearnError
-from learn.grid import Variant
-from learn.judge import Diverged, Judge
-from learn.library import quiet
-from learn.rewards import NAMED
-from learn.together import stack_key, train_together
-from learn.train import finite, keep, reproducible, train
-from replay.reader import Dataset, open_dataset
+from lede.learn.data import Source
+from lede.learn.errors import LearnError
+from lede.learn.grid import Variant
+from lede.learn.judge import Diverged, Judge
+from lede.learn.library import quiet
+from lede.learn.rewards import NAMED
+from lede.learn.together import stack_key, train_together
+from lede.learn.train import finite, keep, reproducible, train
+from lede.replay.reader import Dataset, open_dataset
 
 RESULT = "result.json"
 STACK = 24  # networks trained together; more do not fit into the cache, and their folders wait longer

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from learn.errors import LearnError
-from learn.split import hashed
-from replay.reader import Columns
-from replay.schema import CONTINUE, EXIT, PAPER_STATE, WALK
+from lede.learn.errors import LearnError
+from lede.learn.split import hashed
+from lede.replay.reader import Columns
+from lede.replay.schema import CONTINUE, EXIT, PAPER_STATE, WALK
 
 Mask = NDArray[np.bool_]
 

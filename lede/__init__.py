@@ -13,24 +13,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decode.load import load_model as load_model
-    from decode.model import Model as Model
-    from decode.round import Generation as Generation
+    from lede.decode.load import load_model as load_model
+    from lede.decode.model import Model as Model
+    from lede.decode.round import Generation as Generation
     from lede.paths import default_model_path as default_model_path
-    from replay.reader import open_dataset as open_dataset
-    from serve.generate import generate as generate
-    from serve.policy import Policy as Policy
-    from serve.policy import load_policy as load_policy
+    from lede.replay.reader import open_dataset as open_dataset
+    from lede.serve.generate import generate as generate
+    from lede.serve.policy import Policy as Policy
+    from lede.serve.policy import load_policy as load_policy
 
 _HOME = {
-    "Generation": "decode.round",
-    "Model": "decode.model",
-    "Policy": "serve.policy",
+    "Generation": "lede.decode.round",
+    "Model": "lede.decode.model",
+    "Policy": "lede.serve.policy",
     "default_model_path": "lede.paths",
-    "generate": "serve.generate",
-    "load_model": "decode.load",
-    "load_policy": "serve.policy",
-    "open_dataset": "replay.reader",
+    "generate": "lede.serve.generate",
+    "load_model": "lede.decode.load",
+    "load_policy": "lede.serve.policy",
+    "open_dataset": "lede.replay.reader",
 }
 __all__ = sorted(_HOME)
 

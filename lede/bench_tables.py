@@ -8,7 +8,7 @@ from rich.table import Table
 from lede.tables import number
 
 if TYPE_CHECKING:
-    from bench.run import Report
+    from lede.bench.run import Report
 
 NEAR_TIE = 0.05  # logits: below it a difference is what rounding explains
 NEAR = 0.05  # share by which a prediction may be off, and calibrations apart, without a word

@@ -10,13 +10,13 @@ import typer
 
 # Each room has one exception for what its user got wrong. Only one from a loaded module can have been raised.
 USER_ERRORS = (
-    ("decode.errors", "ModelError"),
-    ("replay.errors", "DatasetError"),
-    ("collect.errors", "PromptError"),
-    ("learn.errors", "LearnError"),
-    ("serve.errors", "PolicyError"),
-    ("adapt.errors", "AdaptError"),
-    ("bench.errors", "BenchError"),
+    ("lede.decode.errors", "ModelError"),
+    ("lede.replay.errors", "DatasetError"),
+    ("lede.collect.errors", "PromptError"),
+    ("lede.learn.errors", "LearnError"),
+    ("lede.serve.errors", "PolicyError"),
+    ("lede.adapt.errors", "AdaptError"),
+    ("lede.bench.errors", "BenchError"),
 )
 # What a missing optional package is installed with.
 EXTRAS = {

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bench.names import BASELINE, FAMILIES
+from lede.bench.names import BASELINE, FAMILIES
 from lede.tables import number
 
 if TYPE_CHECKING:
-    from bench.evaluate import Evaluated, Evaluation
+    from lede.simulate.evaluate import Evaluated, Evaluation
 
 EXITS = 3  # exit layers told apart in a row, the most frequent ones
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from lede.tables import number
 
 if TYPE_CHECKING:
-    from learn.ranking import Ranked
-    from learn.train import LearnResult
-    from learn.variants import Result
+    from lede.learn.ranking import Ranked
+    from lede.learn.train import LearnResult
+    from lede.learn.variants import Result
 
 
 def learning_table(result: "LearnResult") -> Table:

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import DatasetError
-from replay.files import (
+from lede.replay.errors import DatasetError
+from lede.replay.files import (
     STAGING,
     encode,
     hold,
@@ -40,8 +40,8 @@ from replay.files import (
     table_files,
     table_folder,
 )
-from replay.schema import TABLES
-from replay.writer import is_sorted, load_header
+from lede.replay.schema import TABLES
+from lede.replay.writer import is_sorted, load_header
 
 MAX_ROWS = 2_000_000
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.errors import DatasetError
-from replay.schema import PARTS_KEY, TABLES, parquet_options
+from lede.replay.errors import DatasetError
+from lede.replay.schema import PARTS_KEY, TABLES, parquet_options
 
 HEADER = "dataset.json"
 STAGING = ".staging"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.errors import DatasetError
-from replay.files import read_columns
-from replay.integrity import verify
-from replay.reader import Columns, Dataset, open_dataset
-from replay.schema import DRAFT, EXIT, FROM_LOGITS, MAX_DRAFTS, STATE, TABLES, WALK
+from lede.replay.errors import DatasetError
+from lede.replay.files import read_columns
+from lede.replay.integrity import verify
+from lede.replay.reader import Columns, Dataset, open_dataset
+from lede.replay.schema import DRAFT, EXIT, FROM_LOGITS, MAX_DRAFTS, STATE, TABLES, WALK
 
 BINS = 40
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.errors import DatasetError
-from replay.files import RUN_FOLDER, STAGING, read_json, schema_problem, table_files
-from replay.reward import paper_reward
-from replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
-from replay.writer import is_sorted, load_header, run_file
+from lede.replay.errors import DatasetError
+from lede.replay.files import RUN_FOLDER, STAGING, read_json, schema_problem, table_files
+from lede.replay.reward import paper_reward
+from lede.replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
+from lede.replay.writer import is_sorted, load_header, run_file
 
 HARMLESS = ("orphan", "leftover")
 

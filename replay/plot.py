@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replay.errors import DatasetError
-from replay.inspect import inspect_dataset
+from lede.replay.errors import DatasetError
+from lede.replay.inspect import inspect_dataset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from replay.costs import Costs
-from replay.errors import DatasetError
-from replay.files import committed_parts, live_files, read_columns, run_ids
-from replay.reward import paper_reward, time_reward
-from replay.schema import EXTENDED, PAPER_STATE, STATE, TABLES, WALK
-from replay.writer import load_header, load_runs
+from lede.replay.errors import DatasetError
+from lede.replay.files import committed_parts, live_files, read_columns, run_ids
+from lede.replay.reward import paper_reward, time_reward
+from lede.replay.schema import EXTENDED, PAPER_STATE, STATE, TABLES, WALK
+from lede.replay.writer import load_header, load_runs
+from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:
     import polars as pl

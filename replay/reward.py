@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.costs import Costs
-from replay.schema import EXIT, MAX_DRAFTS, WALK
+from lede.replay.schema import EXIT, MAX_DRAFTS, WALK
+from lede.simulate.costs import Costs
 
 CONTINUE_PENALTY = -0.01
 REJECTED = -2.0

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import DatasetError
-from replay.files import (
+from lede.replay.errors import DatasetError
+from lede.replay.files import (
     HEADER,
     STAGING,
     committed_parts,
@@ -36,8 +36,8 @@ from replay.files import (
     table_folder,
     write_json,
 )
-from replay.reward import paper_reward
-from replay.schema import FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
+from lede.replay.reward import paper_reward
+from lede.replay.schema import FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 

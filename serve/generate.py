@@ -5,13 +5,13 @@ from pathlib import Path
 
 from transformers import LogitsProcessorList
 
-from decode.facts import model_facts
-from decode.generate import generate as decode
-from decode.model import Model
-from decode.round import Generation, Round
-from decode.rules import Autoregressive, ExitRule, QPolicy
-from decode.sampling import Settings
-from serve.policy import Policy, check_fits, load_policy
+from lede.decode.facts import model_facts
+from lede.decode.generate import generate as decode
+from lede.decode.model import Model
+from lede.decode.round import Generation, Round
+from lede.decode.rules import Autoregressive, ExitRule, QPolicy
+from lede.decode.sampling import Settings
+from lede.serve.policy import Policy, check_fits, load_policy
 
 
 def generate(

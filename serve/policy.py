@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
-from serve.errors import PolicyError
+from lede.serve.errors import PolicyError
 
 FORMAT = 1
 WEIGHTS = "policy.safetensors"

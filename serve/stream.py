@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from decode.model import Model
-from decode.round import Round
+from lede.decode.model import Model
+from lede.decode.round import Round
 
 
 class Stream:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from decode.round import Round
+from lede.decode.round import Round
 
 LOOKUP = "bright_black"
 DEPTHS = ("bright_green", "green", "cyan", "blue", "magenta")  # exits from shallow to deep

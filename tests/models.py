@@ -8,8 +8,8 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from decode.load import from_transformers
-from decode.model import Model
+from lede.decode.load import from_transformers
+from lede.decode.model import Model
 
 END = "<end>"  # end of text: the tokenizer's last token
 # The same examples every time: in floating point a near tie could make a rare one differ for no fault of the code's.

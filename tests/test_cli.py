@@ -61,7 +61,7 @@ def test_inspect_says_what_the_dataset_holds_and_draws_it(work):
     facts = json.loads(lede("inspect", work["data"], "--json", "--plot", picture).stdout)
     import polars as pl
 
-    import replay
+    from lede import replay
 
     rows = replay.open_dataset(work["data"]).transitions.collect()
     assert rows["layer"].unique().sort().to_list() == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_generate_traces_which_layer_drafted_what(work):
 
 def test_bench_reports_what_the_readme_promises(work):
     other = write_prompts(work["folder"] / "test.jsonl", ["def median(values):", "while True:", "with open("])
-    picture = work["folder"] / "bench.png"
+    picture = work["folder"] / "lede.bench.png"
     methods = "transformers,autoregressive,layerskip,lede,lede-paper"
     command = (
         "bench", "--model", work["model"], "--policy", work["policy"], "--paper-policy", work["policy"],
@@ -323,7 +323,7 @@ def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
         app, list(map(str, collect(work, folder / "data", "--candidates", "0,1,2", "--new-run")))
     )
     assert result.exit_code == 0, result.output
-    import replay
+    from lede import replay
 
     assert len(replay.open_dataset(folder / "data").runs) == 2
 

@@ -1,8 +1,8 @@
 """Half of a learned policy: what each of its two decisions is worth on its own."""
 
-from decode.rules.learned import QPolicy
-from decode.rules.network import ValueFunction
-from decode.state import State
+from lede.decode.rules.learned import QPolicy
+from lede.decode.rules.network import ValueFunction
+from lede.decode.state import State
 
 
 class FixedExit(QPolicy):

@@ -8,8 +8,8 @@ Parameters: `match`, the shortest match at which it drafts on, `least`, drafts m
 training prompts by `bench.tune`.
 """
 
-from decode.rules.base import MAX_DRAFTS, Rule
-from decode.state import State
+from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.state import State
 
 
 class AdaptiveLookup(Rule):

@@ -7,10 +7,10 @@ resets all of it.
 
 from typing import TYPE_CHECKING, Protocol
 
-from decode.state import State
+from lede.decode.state import State
 
 if TYPE_CHECKING:
-    from decode.round import Round
+    from lede.decode.round import Round
 
 MAX_DRAFTS = 12  # a round, for rules that stop by themselves (paper §4.1)
 LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/policies.md)

@@ -2,8 +2,8 @@
 
 import random
 
-from decode.rules.base import Rule
-from decode.state import State
+from lede.decode.rules.base import Rule
+from lede.decode.state import State
 
 
 class RandomRule(Rule):

@@ -17,11 +17,11 @@ Parameters: `exit_layer`, the first γ (`threshold`), `target` and `keeps_last`,
 import math
 from typing import TYPE_CHECKING
 
-from decode.rules.base import MAX_DRAFTS, Rule
-from decode.state import State
+from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.state import State
 
 if TYPE_CHECKING:
-    from decode.round import Round
+    from lede.decode.round import Round
 
 
 class DraftVerify(Rule):

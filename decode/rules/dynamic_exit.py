@@ -21,11 +21,11 @@ The shadow tokens' heads are computed by the loop and take decoding time, as the
 import math
 from typing import TYPE_CHECKING
 
-from decode.rules.base import MAX_DRAFTS, Rule
-from decode.state import State
+from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.state import State
 
 if TYPE_CHECKING:
-    from decode.round import Round
+    from lede.decode.round import Round
 
 MATCHED, MISMATCHED = 1, 0
 

@@ -10,10 +10,10 @@ Parameters: `exit_layer`, `start` and `most`, tuned on training prompts by `benc
 
 from typing import TYPE_CHECKING
 
-from decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.rules.base import MAX_DRAFTS, Rule
 
 if TYPE_CHECKING:
-    from decode.round import Round
+    from lede.decode.round import Round
 
 
 class LengthHeuristic(Rule):

@@ -5,7 +5,7 @@ the key-value cache shared; its public code calls them `exit_layer` and `num_spe
 both, tuned on training prompts by `bench.tune`.
 """
 
-from decode.rules.base import Rule
+from lede.decode.rules.base import Rule
 
 
 class LayerSkip(Rule):

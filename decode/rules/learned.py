@@ -1,8 +1,8 @@
 """A learned value function as an exit rule."""
 
-from decode.rules.base import MAX_DRAFTS, Rule
-from decode.rules.network import ValueFunction, decider
-from decode.state import State
+from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.rules.network import ValueFunction, decider
+from lede.decode.state import State
 
 
 class QPolicy(Rule):

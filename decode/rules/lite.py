@@ -15,8 +15,8 @@ Parameters: `thresholds` and `draft_length`, tuned on training prompts by `bench
 import math
 from collections.abc import Mapping
 
-from decode.rules.base import MAX_DRAFTS, Rule
-from decode.state import State
+from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.state import State
 
 
 class Lite(Rule):

@@ -9,7 +9,7 @@ full model writes one token, as there.
 Parameter: `draft_length` (10 by default there), tuned on training prompts by `bench.tune`.
 """
 
-from decode.rules.layerskip import LayerSkip
+from lede.decode.rules.layerskip import LayerSkip
 
 
 class PromptLookup(LayerSkip):

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from decode.compile import library
-from decode.state import State
+from lede.decode.backends.compile import library
+from lede.decode.state import State
 
 WIDEST = 256  # units of a layer, in decide.c
 

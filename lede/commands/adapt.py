@@ -44,9 +44,9 @@ def adapt(
     from lede.progress import bar
 
     with errors.status("loading torch"):
-        from adapt.config import AdaptConfig
-        from adapt.run import adapt as run
-        from adapt.train import Progress
+        from lede.adapt.config import AdaptConfig
+        from lede.adapt.run import adapt as run
+        from lede.adapt.train import Progress
 
         quiet_transformers()
     options = {

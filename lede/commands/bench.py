@@ -9,10 +9,10 @@ from lede.commands.options import DeviceOption, DtypeOption, JsonOption, Threads
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
-    from bench.run import Report
-    from collect.prompts import Prompt
-    from decode.sampling import Settings
-    from replay.reader import Dataset
+    from lede.bench.run import Report
+    from lede.collect.prompts import Prompt
+    from lede.decode.sampling import Settings
+    from lede.replay.reader import Dataset
 
 STDLIB = "stdlib"
 PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
@@ -110,8 +110,8 @@ def bench(
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         errors.print(f"[yellow]{note}[/]")
 
-    from bench.run import Job
-    from bench.run import bench as run
+    from lede.bench.run import Job
+    from lede.bench.run import bench as run
     from lede.commands.loading import load
     from lede.paths import model_name, model_path
 
@@ -121,8 +121,8 @@ def bench(
         for name, (chosen, policies, _) in zip(models, plans, strict=True):
             loaded = load(name, dtype, device, threads)
             if opened is not None:
-                from bench.held_out import check_same_model
-                from decode.facts import model_facts
+                from lede.bench.held_out import check_same_model
+                from lede.decode.facts import model_facts
 
                 check_same_model(opened, model_facts(loaded))
             for title, test, train, settings in works:
@@ -137,7 +137,7 @@ def bench(
             del loaded
     drawn = []
     if plot is not None:
-        from bench.plot import draw
+        from lede.bench.plot import draw
 
         drawn = draw(plot, reports)
     if json:
@@ -159,9 +159,9 @@ def plan(
 
     given: folders named on the command line, by the names in POLICY_OF.
     """
-    from bench.names import METHODS, POLICY_OF
+    from lede.bench.names import METHODS, POLICY_OF
     from lede.paths import dataset_path, policy_path
-    from serve.policy import load_policy
+    from lede.serve.policy import load_policy
 
     unknown = [name for name in asked or () if name not in METHODS]
     if unknown:
@@ -211,7 +211,7 @@ def real_candidates(dataset: Path) -> str:
 
 def open_episodes(path: Path) -> "Dataset":
     """The dataset whose episodes are the prompts."""
-    from replay.reader import open_dataset
+    from lede.replay.reader import open_dataset
 
     return open_dataset(path)
 
@@ -220,8 +220,8 @@ def workload_of(
     dataset: "Dataset", limit: int, tuning: int, max_new_tokens: int | None
 ) -> "tuple[str, list[Prompt], list[Prompt], Settings]":  # fmt: skip
     """The same as `workload`, of a dataset's episodes; the usual length is that of its newest run."""
-    from bench.held_out import dataset_prompts
-    from decode.sampling import Settings
+    from lede.bench.held_out import dataset_prompts
+    from lede.decode.sampling import Settings
 
     runs = dataset.runs
     usual = runs[-1].get("arguments", {}).get("max_new_tokens") if runs else None
@@ -239,9 +239,9 @@ def workload(
     training: Path | None,
 ) -> "tuple[str, list[Prompt], list[Prompt], Settings]":
     """A table's name, the prompts to measure on, those to tune on, and how to decode them."""
-    from collect.prompts import load_prompts
-    from collect.tasks import TASKS, load_task
-    from decode.sampling import Settings
+    from lede.collect.prompts import load_prompts
+    from lede.collect.tasks import TASKS, load_task
+    from lede.decode.sampling import Settings
 
     if prompts is not None and training is not None:
         test, train = load_prompts(prompts)[:limit], load_prompts(training)[:tuning]

@@ -11,7 +11,7 @@ from lede.errors import said_plainly
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from replay.calibration import Calibration
+    from lede.simulate.calibration import Calibration
 
 SHOWN_ROWS = (2, 5, 9, 13, 20, 32)  # of the tables by rows
 
@@ -46,14 +46,14 @@ def calibrate(
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
     loaded = load(model, dtype, device, threads)
 
-    from collect.calibrate import calibrate as run
-    from replay.calibration import save_calibration
+    from lede.simulate.calibrate import calibrate as run
+    from lede.simulate.calibration import save_calibration
 
     with bar("measuring", 100, quiet=json) as advance:
         calibration = run(loaded, seconds, lambda share: advance(round(share * 100), ""))
     save_calibration(out, calibration)
     if plot is not None:
-        from replay.plot_costs import plot_calibration
+        from lede.simulate.plot_costs import plot_calibration
 
         plot_calibration(calibration, plot)
     if json:

@@ -57,8 +57,8 @@ def collect(
     [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl[/]
     [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
     """
-    from collect.prompts import load_prompts
-    from collect.tasks import TASKS, load_task
+    from lede.collect.prompts import load_prompts
+    from lede.collect.tasks import TASKS, load_task
     from lede.paths import dataset_path
 
     if explore not in ("uniform", "noisy", "epsilon"):
@@ -76,16 +76,16 @@ def collect(
     chosen = load_prompts(prompts) if prompts else load_task(task, "train", MOST_PROMPTS, seed)
     usual = TASKS[task]
 
-    from collect.collector import CollectConfig, Collected, describe_source
-    from collect.collector import collect as run
+    from lede.collect.collector import CollectConfig, Collected, describe_source
+    from lede.collect.collector import collect as run
     from lede.commands.loading import console, load
     from lede.progress import bar
-    from serve.policy import check_fits, load_policy
+    from lede.serve.policy import check_fits, load_policy
 
     learned = load_policy(policy) if policy else None
     loaded = load(model, dtype, device, threads)
     if learned is not None:
-        from decode.facts import model_facts
+        from lede.decode.facts import model_facts
 
         check_fits(learned, model_facts(loaded))
     config = CollectConfig(

@@ -16,7 +16,7 @@ def compact(
 
     [dim]lede compact data/llama2-7b[/]
     """
-    import replay
+    from lede import replay
     from lede.commands.loading import console, errors
 
     with errors.status("compacting"):

@@ -48,14 +48,14 @@ def evaluate(
     from lede.progress import bar
 
     with errors.status("reading the sweeps"):
-        from bench.contenders import contenders, held_out_texts
-        from bench.evaluate import evaluate as run
-        from replay.reader import open_dataset
-        from serve.policy import load_policy
+        from lede.replay.reader import open_dataset
+        from lede.serve.policy import load_policy
+        from lede.simulate.contenders import contenders, held_out_texts
+        from lede.simulate.evaluate import evaluate as run
 
         opened = open_dataset(dataset)
         if calibration is not None:
-            from replay.calibration import load_calibration
+            from lede.simulate.calibration import load_calibration
 
             costs = load_calibration(calibration, opened.header["model"]).costs
         else:
@@ -82,7 +82,7 @@ def evaluate(
         methods = contenders(opened, policies, training if rivals else None, costs, tuning)
         found = run(texts, costs, methods, lambda done, total: advance(500 + round(done / total * 500), "replaying"))
     if plot is not None:
-        from bench.evaluate_plot import draw
+        from lede.simulate.evaluate_plot import draw
 
         draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} held-out texts, {dataset}")
     if json:

@@ -11,7 +11,7 @@ from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOp
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
-    from decode.round import Generation
+    from lede.decode.round import Generation
 
 
 @said_plainly
@@ -49,8 +49,8 @@ def generate(
 
     from lede.commands.loading import console, errors, load
     from lede.paths import dataset_path, policy_path
-    from serve.generate import generate as run
-    from serve.policy import load_policy
+    from lede.serve.generate import generate as run
+    from lede.serve.policy import load_policy
 
     if policy is None and not plain:
         usual = policy_path(dataset_path(model))
@@ -60,9 +60,9 @@ def generate(
     learned = load_policy(policy) if policy is not None else None
     loaded = load(model, dtype, device, threads)
 
-    from decode.round import Round
-    from serve.stream import Stream
-    from serve.trace import Tracer
+    from lede.decode.round import Round
+    from lede.serve.stream import Stream
+    from lede.serve.trace import Tracer
 
     show: Callable[[Round], None] | None = None
     if trace and loaded.tokenizer is not None:

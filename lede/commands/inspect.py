@@ -19,7 +19,7 @@ def inspect(
 
     [dim]lede inspect data/lede-tiny --plot data.png[/]
     """
-    import replay
+    from lede import replay
 
     facts = replay.inspect_dataset(dataset)
     if plot is not None:

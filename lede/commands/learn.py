@@ -81,10 +81,10 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
     from lede.progress import bar
 
     with errors.status("loading d3rlpy"):
-        from learn.config import preset as preset_config
-        from learn.config import usual_preset
-        from learn.train import learn as run
-        from replay.reader import open_dataset
+        from lede.learn.config import preset as preset_config
+        from lede.learn.config import usual_preset
+        from lede.learn.train import learn as run
+        from lede.replay.reader import open_dataset
     config = preset_config(preset or usual_preset(open_dataset(dataset).swept, **options), **options)
     out = out or policy_path(dataset, "paper" if preset == "paper" else "default")
     with bar("learning", 1000, quiet=json) as advance:
@@ -113,9 +113,9 @@ def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None
     from lede.progress import bar
 
     with errors.status("loading d3rlpy"):
-        from learn.grid import read_grid
-        from learn.ranking import rank, to_json, write_ranking
-        from learn.variants import run_grid
+        from lede.learn.grid import read_grid
+        from lede.learn.ranking import rank, to_json, write_ranking
+        from lede.learn.variants import run_grid
     grid = read_grid(file)
     out = out or policy_path(dataset, file.stem)
     with bar("learning", 1000, quiet=json) as advance:

@@ -8,7 +8,7 @@ from rich.console import Console
 from lede.paths import model_path
 
 if TYPE_CHECKING:
-    from decode.model import Model
+    from lede.decode.model import Model
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -30,8 +30,8 @@ def quiet_transformers() -> None:
 def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
     """The model, on the device, with the number of CPU threads set."""
     with errors.status("loading torch and the model"):
-        from decode.load import load_model
-        from decode.threads import use_threads
+        from lede.decode.load import load_model
+        from lede.decode.threads import use_threads
 
         quiet_transformers()
         loaded = load_model(model_path(model), dtype, device)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from adapt import corpus, train
-from adapt.config import CONTINUING, AdaptConfig
-from adapt.errors import AdaptError
-from adapt.forward import Forward
-from adapt.recipe import dropout_rate, exit_bands, step_loss
-from adapt.report import measure
-from adapt.run import adapt
+from lede.adapt import corpus, train
+from lede.adapt.config import CONTINUING, AdaptConfig
+from lede.adapt.errors import AdaptError
+from lede.adapt.forward import Forward
+from lede.adapt.recipe import dropout_rate, exit_bands, step_loss
+from lede.adapt.report import measure
+from lede.adapt.run import adapt
 
 TINY = AdaptConfig(layers=4, hidden=32, feed_forward=64, heads=2, vocabulary=320, context=32, batch=4, steps=30)
 

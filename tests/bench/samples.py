@@ -1,6 +1,6 @@
 """Samples made by hand."""
 
-from bench.measure import Sample
+from lede.bench.measure import Sample
 
 TEXT = (1, 2, 3, 4)
 

@@ -8,26 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import check as bench_check
-from bench import methods
-from bench import run as bench_run
-from bench.check import CALIBRATIONS, Check, combined, drift, predict
-from bench.errors import BenchError
-from bench.held_out import check_same_model, dataset_prompts
-from bench.names import BASELINE
-from bench.run import Job, bench
-from bench.store import Store
-from collect.prompts import Prompt
-from decode.facts import model_facts
-from decode.load import load_model
-from decode.model import Model
-from decode.rules import Autoregressive, LayerSkip
-from decode.sampling import Settings
-from learn.split import held_out
+from lede.bench import check as bench_check
+from lede.bench import methods
+from lede.bench import run as bench_run
+from lede.bench.check import CALIBRATIONS, Check, combined, drift, predict
+from lede.bench.errors import BenchError
+from lede.bench.held_out import check_same_model, dataset_prompts
+from lede.bench.names import BASELINE
+from lede.bench.run import Job, bench
+from lede.bench.store import Store
 from lede.bench_tables import bench_words, check_table
-from replay.costs import MAX_ROWS, Costs
-from replay.reader import open_dataset
-from serve.policy import Policy
+from lede.collect.prompts import Prompt
+from lede.decode.facts import model_facts
+from lede.decode.load import load_model
+from lede.decode.model import Model
+from lede.decode.rules import Autoregressive, LayerSkip
+from lede.decode.sampling import Settings
+from lede.learn.split import held_out
+from lede.replay.reader import open_dataset
+from lede.serve.policy import Policy
+from lede.simulate.costs import MAX_ROWS, Costs
 from tests.learn.swept import made_up
 from tests.replay.synthetic import write_dataset
 

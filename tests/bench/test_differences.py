@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bench.differences import differences, measured, next_logits
-from bench.measure import Method, measure, rule_method
-from decode.generate import generate
-from decode.rules import Autoregressive, LayerSkip
-from decode.sampling import Settings
+from lede.bench.differences import differences, measured, next_logits
+from lede.bench.measure import Method, measure, rule_method
+from lede.decode.generate import generate
+from lede.decode.rules import Autoregressive, LayerSkip
+from lede.decode.sampling import Settings
 from tests.models import ours, variant
 
 SETTINGS = Settings(16)

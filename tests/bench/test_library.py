@@ -2,11 +2,11 @@
 
 import pytest
 
-from bench.library import Library, drafting
-from decode.generate import generate
-from decode.load import load_model
-from decode.rules import Autoregressive
-from decode.sampling import Settings
+from lede.bench.library import Library, drafting
+from lede.decode.generate import generate
+from lede.decode.load import load_model
+from lede.decode.rules import Autoregressive
+from lede.decode.sampling import Settings
 
 SETTINGS = Settings(12)
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench.limit import implied, limit
-from bench.names import BASELINE
-from bench.summary import summarise
-from replay.costs import MAX_ROWS, Costs
+from lede.bench.limit import implied, limit
+from lede.bench.names import BASELINE
+from lede.bench.summary import summarise
+from lede.simulate.costs import MAX_ROWS, Costs
 from tests.bench.samples import plain, sample
 
 # A layer takes 1 ms however many rows it has, the head 2 ms; plain decoding of 8 layers 10 ms a token.

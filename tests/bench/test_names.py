@@ -1,7 +1,8 @@
 """The names that commands check are those of what they name."""
 
-from bench import families, names, paper
-from bench.methods import ABLATIONS
+from lede.bench import names, paper
+from lede.bench.methods import ABLATIONS
+from lede.simulate import families
 
 
 def test_every_name_has_its_maker():

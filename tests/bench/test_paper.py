@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.paper import METHODS, MODELS, ROWS, PaperRow, paper_row
+from lede.bench.paper import METHODS, MODELS, ROWS, PaperRow, paper_row
 
 
 def test_rows_are_found_by_our_names() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from bench.rouge import rouge_l
+from lede.bench.rouge import rouge_l
 
 WORDS = st.lists(st.sampled_from(["a", "B", "b", "c,", "c"]), max_size=6)
 
@@ -42,8 +42,7 @@ def test_the_mean_is_over_texts_with_a_reference() -> None:
 
 
 def test_without_the_package_there_is_no_score() -> None:
-    code = (
-        "import sys; sys.modules['rouge_score'] = None; from bench.rouge import rouge_l; print(rouge_l(['a'], ['a']))"
-    )
+    code = "import sys; sys.modules['rouge_score'] = None\n"
+    code += "from lede.bench.rouge import rouge_l; print(rouge_l(['a'], ['a']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"

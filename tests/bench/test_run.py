@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import methods
-from bench import run as bench_run
-from bench.names import METHODS, POLICY_OF
-from bench.paper import paper_row
-from bench.plot import draw
-from bench.run import Job, Report, bench
-from collect.prompts import Prompt
-from decode.facts import model_facts
-from decode.load import load_model
-from decode.model import Model
-from decode.sampling import Settings
-from serve.policy import Policy
+from lede.bench import methods
+from lede.bench import run as bench_run
+from lede.bench.names import METHODS, POLICY_OF
+from lede.bench.paper import paper_row
+from lede.bench.plot import draw
+from lede.bench.run import Job, Report, bench
+from lede.collect.prompts import Prompt
+from lede.decode.facts import model_facts
+from lede.decode.load import load_model
+from lede.decode.model import Model
+from lede.decode.sampling import Settings
+from lede.serve.policy import Policy
 
 PROMPTS = tuple(
     Prompt(f"p{i}", "toy", text, reference="a b") for i, text in enumerate(("def mean(", "while x", "import"))
@@ -124,7 +124,7 @@ def test_the_report_is_json_and_the_same_command_measures_nothing_again(
 
 def test_pictures(everything, tmp_path):
     report, _, _ = everything
-    one = draw(tmp_path / "bench.png", [report, report])
+    one = draw(tmp_path / "lede.bench.png", [report, report])
     several = draw(tmp_path / "plots", [report])
     assert [path.name for path in several] == ["speedup.png", "acceptance.png", "choices.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in one + several)
@@ -168,7 +168,7 @@ def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path)
         lines = [json.dumps({"prompt": text, "id": text}) + "\n" for text in some]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     quick = (
-        "from functools import partial; import bench.methods as m; from lede.cli import main; "
+        "from functools import partial; import lede.bench.methods as m; from lede.cli import main; "
         f"m.measure_costs = partial(m.measure_costs, seconds={QUICKLY}); main()"
     )
     command = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.spec_bench import line, read, write_line
+from lede.bench.spec_bench import line, read, write_line
 
 
 def speed(path: Path, baseline: Path, count_tokens, task: str) -> tuple[float, float, float, list[int]]:

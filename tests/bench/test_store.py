@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.errors import BenchError
-from bench.store import Store
+from lede.bench.errors import BenchError
+from lede.bench.store import Store
 from tests.bench.samples import plain, sample
 
 QUESTION = {"task": "t", "threads": 1}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.differences import differences
-from bench.names import BASELINE, LIBRARY
-from bench.summary import interval, paired, summarise
+from lede.bench.differences import differences
+from lede.bench.names import BASELINE, LIBRARY
+from lede.bench.summary import interval, paired, summarise
 from tests.bench.samples import TEXT, plain, sample
 
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bench.families import FAMILIES, ladders, make_rule, real_layers
-from bench.tune import Budget, drawn, predicted_rate, search, sweep_prompts, tune
-from decode.generate import generate
-from decode.rules import Autoregressive, LayerSkip
-from decode.sampling import Settings
-from replay.costs import MAX_ROWS, Costs
+from lede.bench.tune import Budget, drawn, predicted_rate, search, sweep_prompts, tune
+from lede.decode.generate import generate
+from lede.decode.rules import Autoregressive, LayerSkip
+from lede.decode.sampling import Settings
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.families import FAMILIES, ladders, make_rule, real_layers
 from tests.models import ours
 
 MODEL = ours("grouped")

@@ -5,13 +5,13 @@ from pathlib import Path
 import polars as pl
 import torch
 
-import collect.collector
-import replay
-from collect.collector import CollectConfig, Collected
-from collect.prompts import Prompt
-from decode.load import from_transformers
-from decode.model import Model
-from replay.costs import MAX_ROWS, Costs
+import lede.collect.collector
+from lede import replay
+from lede.collect.collector import CollectConfig, Collected
+from lede.collect.prompts import Prompt
+from lede.decode.load import from_transformers
+from lede.decode.model import Model
+from lede.simulate.costs import MAX_ROWS, Costs
 from tests.models import byte_llama, byte_tokenizer
 
 PROMPTS = [Prompt(f"p{i}", "test", text) for i, text in enumerate(["def mean(values):", "abab", "x = [1, 1, 1, "])]
@@ -25,12 +25,12 @@ def tiny_model(**changes) -> Model:
 
 def collected(out: Path, config: CollectConfig = CONFIG, model: Model | None = None, **more) -> Collected:
     """Collect without taking the time to measure costs."""
-    measure = collect.collector.measure
-    collect.collector.measure = lambda model: COSTS
+    measure = lede.collect.collector.measure
+    lede.collect.collector.measure = lambda model: COSTS
     try:
-        return collect.collector.collect(model or tiny_model(), PROMPTS, out, config, **more)
+        return lede.collect.collector.collect(model or tiny_model(), PROMPTS, out, config, **more)
     finally:
-        collect.collector.measure = measure
+        lede.collect.collector.measure = measure
 
 
 def tables(out: Path) -> dict[str, pl.DataFrame]:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-import replay
-from collect.collector import default_layers, describe_source
-from collect.errors import PromptError
-from collect.prompts import Prompt
-from decode.errors import ModelError
-from decode.lookup import Lookup
+from lede import replay
+from lede.collect.collector import default_layers, describe_source
+from lede.collect.errors import PromptError
+from lede.collect.prompts import Prompt
+from lede.decode.errors import ModelError
+from lede.decode.lookup import Lookup
 from tests.collect.small import CONFIG, PROMPTS, collected, same, tables, tiny_model
 
 SHARED = ("conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "lookup_length", "lookup_agreement",

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from collect.explore import Epsilon, Exploring, Noisy, Uniform
-from decode.generate import generate
-from decode.sampling import Settings
-from decode.state import DEPTH, DRAFT, State
+from lede.collect.explore import Epsilon, Exploring, Noisy, Uniform
+from lede.decode.generate import generate
+from lede.decode.sampling import Settings
+from lede.decode.state import DEPTH, DRAFT, State
 from tests.models import ours
 
 LAYERS = (0, 1, 2, 3)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from collect import stdlib
-from collect.errors import PromptError
-from collect.prompts import MAX_CHARACTERS, PER_MODULE, SPLITS, Prompt, load_prompts, stdlib_prompts
+from lede.collect import stdlib
+from lede.collect.errors import PromptError
+from lede.collect.prompts import MAX_CHARACTERS, PER_MODULE, SPLITS, Prompt, load_prompts, stdlib_prompts
 
 
 def written(folder: Path, *lines: object) -> Path:

@@ -9,17 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-import replay
-from collect.collector import CollectConfig, collect, describe_source
-from collect.prompts import load_prompts
-from decode.load import load_model
+from lede import replay
+from lede.collect.collector import CollectConfig, collect, describe_source
+from lede.collect.prompts import load_prompts
+from lede.decode.load import load_model
 from tests.collect.small import same, tables
 
 EPISODES = 120
 #: `lede`, but every episode is committed by itself: as it is, a part of so small a collection is all of it.
 SCRIPT = """
 import functools
-import replay, replay.writer
+from lede import replay
+import lede.replay.writer
 replay.EpisodeWriter = functools.partial(replay.writer.EpisodeWriter, flush_rows=1)
 from lede.cli import main
 main()

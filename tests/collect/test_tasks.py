@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from collect.errors import PromptError
-from collect.prompts import SPLITS, stdlib_prompts
-from collect.tasks import TASKS, load_task
+from lede.collect.errors import PromptError
+from lede.collect.prompts import SPLITS, stdlib_prompts
+from lede.collect.tasks import TASKS, load_task
 
 datasets = pytest.importorskip("datasets")
 

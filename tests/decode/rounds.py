@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-from decode.round import Round
+from lede.decode.round import Round
 
 
 def timeless(rounds: Iterable[Round]) -> list[Round]:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig
 
-from decode.errors import ModelError
-from decode.facts import config_hash, config_hash_v2, model_facts
-from decode.generate import generate
-from decode.load import check_architecture, check_layers, from_transformers, load_model
-from decode.rules import LayerSkip
-from decode.sampling import Settings
+from lede.decode.errors import ModelError
+from lede.decode.facts import config_hash, config_hash_v2, model_facts
+from lede.decode.generate import generate
+from lede.decode.load import check_architecture, check_layers, from_transformers, load_model
+from lede.decode.rules import LayerSkip
+from lede.decode.sampling import Settings
 from tests.models import byte_llama, byte_tokenizer, library_text, llama
 
 
@@ -147,8 +147,8 @@ def test_requests_that_cannot_work_are_refused():
 
 def test_without_a_compiler_torch_computes(checkpoint):
     script = f"""
-from decode.generate import generate
-from decode.load import load_model
+from lede.decode.generate import generate
+from lede.decode.load import load_model
 import json
 model = load_model({str(checkpoint)!r}, device="cpu")
 exact = load_model({str(checkpoint)!r}, "float32", device="cpu")

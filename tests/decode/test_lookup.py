@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decode.compile import library
-from decode.lookup import FARTHEST, LONGEST, Guess, Lookup
-from decode.lookup import _copy as plain_copy
+from lede.decode.backends.compile import library
+from lede.decode.lookup import FARTHEST, LONGEST, Guess, Lookup
+from lede.decode.lookup import _copy as plain_copy
 from tests.models import FIXED
 
 

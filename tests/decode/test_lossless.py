@@ -12,12 +12,22 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from decode.generate import generate
-from decode.load import from_transformers
-from decode.loop import Decoding
-from decode.model import Model
-from decode.rules import Autoregressive, Del, DraftVerify, LayerSkip, LengthHeuristic, Lite, QPolicy, RandomRule, Rule
-from decode.sampling import Settings
+from lede.decode.generate import generate
+from lede.decode.load import from_transformers
+from lede.decode.loop import Decoding
+from lede.decode.model import Model
+from lede.decode.rules import (
+    Autoregressive,
+    Del,
+    DraftVerify,
+    LayerSkip,
+    LengthHeuristic,
+    Lite,
+    QPolicy,
+    RandomRule,
+    Rule,
+)
+from lede.decode.sampling import Settings
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant

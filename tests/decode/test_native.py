@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 
-import decode.native
-from decode import compile
-from decode.compile import FLAGS, FOLDER, built
-from decode.load import from_transformers
-from decode.model import Model
+import lede.decode.backends.native
+from lede.decode.backends import compile
+from lede.decode.backends.compile import FLAGS, FOLDER, built
+from lede.decode.load import from_transformers
+from lede.decode.model import Model
 from tests.models import llama, variant
 
 PROMPT = [(7 * i + i * i) % 48 for i in range(150)]
@@ -35,7 +35,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], dtype: tor
     assert compiler is not None
     path = built(FOLDER / "native.c", compiler, flags)
     assert path is not None, f"native.c does not compile with {flags}"
-    monkeypatch.setattr(decode.native, "library", lambda: ctypes.CDLL(str(path)))
+    monkeypatch.setattr(lede.decode.backends.native, "library", lambda: ctypes.CDLL(str(path)))
     return from_transformers(variant("one-key-head, tied"), dtype)
 
 

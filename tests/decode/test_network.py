@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decode.compile import library
-from decode.rules.network import WIDEST, decider, feature_row
-from decode.state import DEPTH, State
-from serve.policy import Policy
+from lede.decode.backends.compile import library
+from lede.decode.rules.network import WIDEST, decider, feature_row
+from lede.decode.state import DEPTH, State
+from lede.serve.policy import Policy
 from tests.decode.values import Values
 from tests.models import FIXED
 
@@ -66,7 +66,7 @@ def test_where_nothing_is_compiled_values_decides(monkeypatch):
         monkeypatch.setattr(Policy, "values", lambda self, row: asked.append(row) or np.zeros(2))
         decider(learned)(seen[0])
         assert not asked
-        monkeypatch.setattr("decode.rules.network.library", lambda name: None)
+        monkeypatch.setattr("lede.decode.rules.network.library", lambda name: None)
         assert decider(learned)(seen[0]) is False and asked  # a tie continues
 
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decode.errors import ModelError
-from decode.generate import generate
-from decode.round import Generation, Round
-from decode.rules import (
+from lede.decode.errors import ModelError
+from lede.decode.generate import generate
+from lede.decode.round import Generation, Round
+from lede.decode.rules import (
     Autoregressive,
     Del,
     DraftVerify,
@@ -25,9 +25,9 @@ from decode.rules import (
     RandomRule,
     Rule,
 )
-from decode.rules.dynamic_exit import best_exit
-from decode.sampling import Settings
-from decode.state import DEPTH, DRAFT, State
+from lede.decode.rules.dynamic_exit import best_exit
+from lede.decode.sampling import Settings
+from lede.decode.state import DEPTH, DRAFT, State
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, ours, variant

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-import decode.loop
-from decode.errors import ModelError
-from decode.generate import generate
-from decode.load import from_transformers
-from decode.rules import Autoregressive, LayerSkip, RandomRule
-from decode.sampling import Greedy, Sampler, Settings, chooser
+import lede.decode.loop
+from lede.decode.errors import ModelError
+from lede.decode.generate import generate
+from lede.decode.load import from_transformers
+from lede.decode.rules import Autoregressive, LayerSkip, RandomRule
+from lede.decode.sampling import Greedy, Sampler, Settings, chooser
 from tests.models import llama
 
 VOCABULARY, LENGTH = 8, 3
@@ -119,7 +119,7 @@ class ReplacesFromTheWholeDistribution(Sampler):
 
 @pytest.mark.parametrize("wrong", [KeepsEveryDraft, DraftsTheMostLikely, ReplacesFromTheWholeDistribution])
 def test_the_comparison_sees_a_wrong_correction(wrong, monkeypatch):
-    monkeypatch.setattr(decode.loop, "chooser", wrong)
+    monkeypatch.setattr(lede.decode.loop, "chooser", wrong)
     assert agreement(*CASES["poor drafts"], samples=1200) < DOUBTFUL / 100
 
 

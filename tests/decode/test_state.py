@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decode.generate import generate
-from decode.lookup import Lookup
-from decode.rules import LayerSkip, RandomRule
-from decode.sampling import Settings
-from decode.state import Statistics, Traces, statistics
+from lede.decode.generate import generate
+from lede.decode.lookup import Lookup
+from lede.decode.rules import LayerSkip, RandomRule
+from lede.decode.sampling import Settings
+from lede.decode.state import Statistics, Traces, statistics
 from tests.models import FIXED, ours, variant
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from decode.state import State
+from lede.decode.state import State
 
 
 class Values:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from replay.copies import BEHIND, Copies
-from replay.texts import SWEPT, Texts
+from lede.simulate.rollouts import BEHIND, Copies
+from lede.simulate.texts import SWEPT, Texts
 
 
 def made_up(

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from learn.algorithms import BCQ_RATIO, _masked, exported, make_algorithm
-from learn.buffer import ColumnBuffer
-from learn.config import ALGORITHMS, preset
-from learn.errors import LearnError
-from learn.library import quiet
-from learn.train import _fit, learn
-from replay.reader import open_dataset
-from serve.policy import Policy, load_policy
+from lede.learn.algorithms import BCQ_RATIO, _masked, exported, make_algorithm
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.config import ALGORITHMS, preset
+from lede.learn.errors import LearnError
+from lede.learn.library import quiet
+from lede.learn.train import _fit, learn
+from lede.replay.reader import open_dataset
+from lede.serve.policy import Policy, load_policy
 from tests.learn.toy import random_columns, write_known
 
 QLEARNERS = tuple(name for name in ALGORITHMS if name != "fitted")

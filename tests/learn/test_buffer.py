@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from learn.buffer import ColumnBuffer, n_step_targets
-from learn.library import d3rlpy
+from lede.learn.buffer import ColumnBuffer, n_step_targets
+from lede.learn.library import d3rlpy
 from tests.learn.toy import columns, random_columns
 
 

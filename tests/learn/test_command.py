@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lede.cli import app
-from serve.policy import load_policy
+from lede.serve.policy import load_policy
 from tests.learn.toy import write_known
 
 RUNNER = CliRunner()

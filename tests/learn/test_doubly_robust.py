@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from learn.doubly_robust import _as_algorithm, doubly_robust
-from learn.offpolicy import complete
-from learn.split import split
-from replay.reader import open_dataset
-from serve.policy import Policy
+from lede.learn.doubly_robust import _as_algorithm, doubly_robust
+from lede.learn.offpolicy import complete
+from lede.learn.split import split
+from lede.replay.reader import open_dataset
+from lede.serve.policy import Policy
 from tests.learn.toy import COSTS, write_known
 
 CHANCE, MOST = 0.8, 12

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learn.errors import LearnError
-from learn.exact import best_static, simulate
-from learn.fitted import FittedConfig, RoundTrees, fit
-from learn.oracle import ceiling
-from replay.schema import MAX_DRAFTS
-from serve.policy import Policy
+from lede.learn.errors import LearnError
+from lede.learn.fitted import FittedConfig, RoundTrees, fit
+from lede.replay.schema import MAX_DRAFTS
+from lede.serve.policy import Policy
+from lede.simulate.batched import best_static, simulate
+from lede.simulate.oracle import ceiling
 from tests.learn.swept import made_up
 from tests.learn.toy import COSTS
 

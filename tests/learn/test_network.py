@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from learn.buffer import ColumnBuffer
-from learn.config import LearnConfig
-from learn.network import NoisyBody, NoisyLinear, NoisyQFunction, SquaredErrorForwarder, mean_weights
-from learn.train import make_algorithm
-from serve.policy import Policy
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.config import LearnConfig
+from lede.learn.network import NoisyBody, NoisyLinear, NoisyQFunction, SquaredErrorForwarder, mean_weights
+from lede.learn.train import make_algorithm
+from lede.serve.policy import Policy
 from tests.learn.toy import random_columns
 
 CONFIG = LearnConfig(hidden=(16, 8), gamma=0.9, batch_size=32)

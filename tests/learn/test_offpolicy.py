@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from learn.errors import LearnError
-from learn.offpolicy import Reweighted, Score, complete, score
-from learn.rate import tokens_and_time
-from replay.reader import open_dataset
+from lede.learn.errors import LearnError
+from lede.learn.offpolicy import Reweighted, Score, complete, score
+from lede.learn.rate import tokens_and_time
+from lede.replay.reader import open_dataset
 from tests.learn.toy import COSTS, columns, write_known
 from tests.replay.synthetic import COSTS as SYNTHETIC_COSTS
 from tests.replay.synthetic import write_dataset

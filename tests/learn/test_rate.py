@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from learn.errors import LearnError
-from learn.rate import acceptance, best_static, first_step, reach_probability, static_rules
-from replay.reader import open_dataset
-from replay.schema import DRAFT, WALK
+from lede.learn.errors import LearnError
+from lede.learn.rate import acceptance, best_static, first_step, reach_probability, static_rules
+from lede.replay.reader import open_dataset
+from lede.replay.schema import DRAFT, WALK
 from tests.learn.toy import COSTS, columns, write_known
 
 

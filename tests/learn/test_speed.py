@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
+from lede.bench.learn import made_up, main, stock_buffer
 
-from bench.learn import made_up, main, stock_buffer
-from learn.buffer import ColumnBuffer
-from learn.config import LearnConfig
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.config import LearnConfig
 from tests.learn.toy import write_known
 
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from learn.algorithms import exported, make_algorithm
-from learn.buffer import ColumnBuffer
-from learn.config import preset
-from learn.data import Source
-from learn.judge import Judge
-from learn.library import quiet
-from learn.stacked import Batch, Stack
-from learn.together import train_together
-from replay.reader import open_dataset
+from lede.learn.algorithms import exported, make_algorithm
+from lede.learn.buffer import ColumnBuffer
+from lede.learn.config import preset
+from lede.learn.data import Source
+from lede.learn.judge import Judge
+from lede.learn.library import quiet
+from lede.learn.stacked import Batch, Stack
+from lede.learn.together import train_together
+from lede.replay.reader import open_dataset
 from tests.learn.toy import random_columns, write_known
 
 UPDATES = 5

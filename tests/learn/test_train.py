@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from learn import train as training
-from learn.config import PRESETS, LearnConfig, preset
-from learn.errors import LearnError
-from learn.split import held_out, scaling, split
-from learn.train import learn
-from replay.errors import DatasetError
-from replay.reader import open_dataset
-from serve.policy import check_fits, load_policy
+from lede.learn import train as training
+from lede.learn.config import PRESETS, LearnConfig, preset
+from lede.learn.errors import LearnError
+from lede.learn.split import held_out, scaling, split
+from lede.learn.train import learn
+from lede.replay.errors import DatasetError
+from lede.replay.reader import open_dataset
+from lede.serve.policy import check_fits, load_policy
 from tests.learn.toy import random_columns, write_known
 from tests.replay.synthetic import header, write_dataset
 

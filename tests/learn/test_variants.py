@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from learn import variants as running
-from learn.errors import LearnError
-from learn.grid import read_grid
-from learn.ranking import rank, write_ranking
-from learn.train import learn
-from learn.variants import Result, run_grid
-from serve.policy import load_policy
+from lede.learn import variants as running
+from lede.learn.errors import LearnError
+from lede.learn.grid import read_grid
+from lede.learn.ranking import rank, write_ranking
+from lede.learn.train import learn
+from lede.learn.variants import Result, run_grid
+from lede.serve.policy import load_policy
 from tests.learn.toy import write_known
 
 GRID = """

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from learn.errors import LearnError
-from learn.offpolicy import Reweighted, complete
-from learn.rate import tokens_and_time
-from learn.rewards import rewarded
-from learn.views import bypassed, walks, with_bypass, with_candidates, with_features
-from replay.reader import open_dataset
-from replay.schema import CONTINUE, EXIT, WALK
+from lede.learn.errors import LearnError
+from lede.learn.offpolicy import Reweighted, complete
+from lede.learn.rate import tokens_and_time
+from lede.learn.rewards import rewarded
+from lede.learn.views import bypassed, walks, with_bypass, with_candidates, with_features
+from lede.replay.reader import open_dataset
+from lede.replay.schema import CONTINUE, EXIT, WALK
 from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
 from tests.replay.synthetic import write_dataset
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from replay.costs import Costs
-from replay.reader import Columns
-from replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
-from replay.writer import EpisodeWriter, open_for_writing, start_run
+from lede.replay.reader import Columns
+from lede.replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
+from lede.replay.writer import EpisodeWriter, open_for_writing, start_run
+from lede.simulate.costs import Costs
 
 LAYERS = (2, 4)
 MODEL_LAYERS = 8

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from replay.costs import Costs
-from replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
-from replay.writer import EpisodeWriter, Run, open_for_writing, start_run
+from lede.replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
+from lede.replay.writer import EpisodeWriter, Run, open_for_writing, start_run
+from lede.simulate.costs import Costs
 
 VOCABULARY = 100
 MODEL_LAYERS = 16

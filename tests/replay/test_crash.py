@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-import replay
+from lede import replay
 from tests.replay.synthetic import start
 from tests.replay.test_store import expected_rows, stored_rows
 
@@ -19,7 +19,7 @@ EPISODES = 400
 WRITER = """
 import sys
 from pathlib import Path
-from replay import EpisodeWriter
+from lede.replay import EpisodeWriter
 from tests.replay.synthetic import make_episode, start
 
 run = start(Path(sys.argv[1]))
@@ -36,7 +36,8 @@ with EpisodeWriter(run, worker=int(sys.argv[2])) as writer:
 DYING_WRITER = """
 import os, signal, sys
 from pathlib import Path
-import replay.files, replay.writer
+from lede import replay
+import lede.replay.files, lede.replay.writer
 from tests.replay.synthetic import make_episode, start
 
 run = start(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import replay
+from lede import replay
 from tests.replay.synthetic import start, write_dataset
 
 LAYERS = (0, 4, 5, 8)

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import replay
-from replay.files import encode
+from lede import replay
+from lede.replay.files import encode
 from tests.replay.synthetic import make_episode, start, write_dataset
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from replay.reward import paper_reward, time_reward
-from replay.schema import DRAFT, EXIT, WALK
+from lede.replay.reward import paper_reward, time_reward
+from lede.replay.schema import DRAFT, EXIT, WALK
 from tests.replay.synthetic import COSTS, MODEL_LAYERS, make_episode
 
 CANDIDATES = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (1, 15), (16,)]

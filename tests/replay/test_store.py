@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import replay
-from replay.reward import paper_reward, time_reward
-from replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
+from lede import replay
+from lede.replay.reward import paper_reward, time_reward
+from lede.replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
 
 LAYERS = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (3,)]
@@ -295,7 +295,7 @@ def test_later_versions_may_add_columns(tmp_path: Path) -> None:
 def test_writing_needs_no_polars(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; sys.modules['polars'] = None\n"
-        "import replay; assert 'pyarrow' not in sys.modules\n"
+        "from lede import replay; assert 'pyarrow' not in sys.modules\n"
         "from tests.replay.synthetic import write_dataset\n"
         f"path = pathlib.Path({str(tmp_path / 'data')!r}); write_dataset(path, 2, 0)\n"
         "assert len(replay.open_dataset(path).columns().actions)\n"

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from decode.errors import ModelError
-from decode.facts import model_facts
-from decode.load import from_transformers
-from decode.round import Round
-from serve.errors import PolicyError
-from serve.generate import generate, policy_rule
-from serve.policy import Policy
-from serve.stream import Stream
+from lede.decode.errors import ModelError
+from lede.decode.facts import model_facts
+from lede.decode.load import from_transformers
+from lede.decode.round import Round
+from lede.serve.errors import PolicyError
+from lede.serve.generate import generate, policy_rule
+from lede.serve.policy import Policy
+from lede.serve.stream import Stream
 from tests.models import byte_llama, byte_tokenizer, library_text
 
 PROMPT = "def mean(values):"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from serve.errors import PolicyError
-from serve.policy import Policy, check_fits, load_policy
+from lede.serve.errors import PolicyError
+from lede.serve.policy import Policy, check_fits, load_policy
 
 MODEL = {"name": "toy", "config_hash": "abc", "layers": 8, "vocab": 10, "revision": "main"}
 
@@ -175,5 +175,5 @@ def test_what_both_sides_know_of_the_model_must_agree(key, complaint):
 
 
 def test_needs_neither_torch_nor_d3rlpy():
-    code = "import sys, serve.policy; assert not {'torch', 'd3rlpy', 'polars', 'pyarrow'} & set(sys.modules)"
+    code = "import sys, lede.serve.policy; assert not {'torch', 'd3rlpy', 'polars', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

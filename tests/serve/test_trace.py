@@ -2,8 +2,8 @@
 
 import pytest
 
-from decode.round import Round
-from serve.trace import DEPTHS, LOOKUP, REJECTED, VERIFIER, Tracer
+from lede.decode.round import Round
+from lede.serve.trace import DEPTHS, LOOKUP, REJECTED, VERIFIER, Tracer
 from tests.models import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

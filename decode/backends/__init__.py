@@ -1,0 +1,1 @@
+"""What computes the forward pass: torch operations anywhere, compiled C on a CPU."""

@@ -1,0 +1,177 @@
+"""The forward pass on a CPU as two calls into compiled code (native.c): no dispatch between operations, weights packed
+for a few rows at a time, and a row's result the same, bit for bit, whatever rows are beside it.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from lede.decode.backends.compile import library
+from lede.decode.backends.rotary import rotation_angles
+from lede.decode.state import TOP_K, Statistics
+
+LANES = 16  # of a vector
+BLOCK = 32  # outputs in a block of packed weights, positions in a block of the cache
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Layer(Structure):
+    _fields_ = [(name, c_void_p) for name in ("attention_norm", "mlp_norm", "qkv", "output", "gate_up", "down")]
+
+
+class _Model(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in (
+            "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "threads",
+        )),
+        ("eps", c_float), ("layers", POINTER(_Layer)), ("rotation", c_void_p), ("norm", c_void_p), ("head", c_void_p),
+    ]  # fmt: skip
+
+
+def supports(config: LlamaConfig, dtype: torch.dtype, device: torch.device, head_size: int) -> bool:
+    """Whether this model can run here: a CPU, a C compiler, fp32 or bf16, sizes in whole vectors."""
+    sizes = (config.hidden_size, config.intermediate_size, head_size)
+    whole = all(size % BLOCK == 0 for size in sizes)
+    return device.type == "cpu" and dtype in DTYPES and whole and library() is not None
+
+
+class Native:
+    """A backend of `decode.model.Model`. The cache is one fp32 tensor, whatever the dtype of the weights."""
+
+    def __init__(self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, head_size: int):
+        loaded = library()
+        assert loaded is not None
+        self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
+        self._planes = 2 * (config.num_key_value_heads or config.num_attention_heads)
+        self._head_size, self._layer_count = head_size, config.num_hidden_layers
+        self._kept: list[Tensor] = []  # what the structures point into
+        self._bf16 = dtype == torch.bfloat16
+        layers = (_Layer * config.num_hidden_layers)()
+        for i in range(config.num_hidden_layers):
+            prefix = f"model.layers.{i}."
+            q, k, v = (weights[f"{prefix}self_attn.{name}_proj.weight"] for name in ("q", "k", "v"))
+            gate, up = (weights[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up"))
+            layers[i] = _Layer(
+                self._plain(weights[f"{prefix}input_layernorm.weight"]),
+                self._plain(weights[f"{prefix}post_attention_layernorm.weight"]),
+                self._packed(torch.cat((beside_partners(q, head_size), beside_partners(k, head_size), v))),
+                self._packed(weights[f"{prefix}self_attn.o_proj.weight"]),
+                self._packed(alternating(gate, up)),
+                self._packed(weights[f"{prefix}mlp.down_proj.weight"]),
+            )
+        self._layers = layers
+        self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
+        self._row = -(-self._vocabulary // BLOCK) * BLOCK
+        head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        angles = rotation_angles(config)
+        self._model = _Model(
+            config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
+            head_size, int(self._bf16), 1, config.rms_norm_eps, layers,
+            self._plain(torch.cat((angles.real, angles.imag), dim=1)), self._plain(weights["model.norm.weight"]),
+            self._packed(head),
+        )  # fmt: skip
+        self._reference = ctypes.byref(self._model)
+        self.use_threads(1)
+
+    def use_threads(self, threads: int) -> None:
+        """Share every call among so many threads; the results stay the same bits."""
+        self._model.threads = threads
+        self._reserve(0)
+
+    def cache(self, length: int) -> Tensor:
+        """Room for `length` positions."""
+        capacity = -(-length // BLOCK) * BLOCK
+        # zeros, not whatever was in memory: positions behind a row's own weigh nothing, but nothing times NaN is NaN
+        return torch.zeros(self._layer_count, self._planes, capacity, self._head_size)
+
+    def embed(self, tokens: list[int]) -> Tensor:
+        """(rows, hidden) fp32."""
+        if len(tokens) == 1:
+            return self._embedding[tokens[0]].unsqueeze(0)
+        return self._embedding[tokens]
+
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor) -> Tensor:
+        """See Model.run."""
+        x = x.clone(memory_format=torch.contiguous_format)
+        self._run(lo, hi, x, position, cache, reading=0)
+        return x
+
+    def read(self, x: Tensor, position: int, cache: Tensor) -> None:
+        """See Model.read."""
+        self._run(0, self._layer_count, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
+
+    def head(self, x: Tensor) -> Tensor:
+        """See Model.head."""
+        rows = x.shape[0]
+        logits = torch.empty(rows, self._row)
+        self._library.lede_head(
+            self._reference, x.contiguous().data_ptr(), rows, logits.data_ptr(), self._row, self._scratch.data_ptr()
+        )
+        return logits if self._row == self._vocabulary else logits[:, : self._vocabulary]
+
+    def statistics(self, logits: Tensor) -> list[Statistics]:
+        """See Model.statistics."""
+        rows, k = logits.shape[0], min(TOP_K, self._vocabulary)
+        out = (ctypes.c_double * (5 * rows))()
+        self._library.lede_statistics(logits.data_ptr(), rows, self._vocabulary, logits.stride(0), k, out)
+        return [
+            Statistics(int(out[i]), out[i + 3], out[i + 4], exp(out[i + 1]) - exp(out[i + 2]), out[i + 1])
+            for i in range(0, 5 * rows, 5)
+        ]
+
+    def _run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor, reading: int) -> None:
+        if cache.shape[2] > self._reserved:
+            self._reserve(cache.shape[2])
+        self._library.lede_run(
+            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, cache.data_ptr(), cache.shape[2], reading,
+            self._scratch.data_ptr(),
+        )  # fmt: skip
+
+    def _reserve(self, capacity: int) -> None:
+        size = self._library.lede_scratch_size(self._reference, capacity)
+        self._scratch, self._reserved = torch.empty(size, dtype=torch.uint8), capacity
+
+    def _plain(self, tensor: Tensor) -> int:
+        self._kept.append(tensor.float().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _packed(self, weight: Tensor) -> int:
+        out, inputs = weight.shape
+        packed = torch.empty(self._library.lede_packed_size(out, inputs, self._bf16), dtype=torch.uint8)
+        plain = weight.float().contiguous()
+        self._library.lede_pack(plain.data_ptr(), out, inputs, self._bf16, packed.data_ptr())
+        self._kept.append(packed)
+        return packed.data_ptr()
+
+
+def beside_partners(weight: Tensor, head_size: int) -> Tensor:
+    """Reorder the outputs of each head so that a block holds 16 coordinates and the 16 that they are rotated with."""
+    heads = weight.view(-1, 2, head_size // BLOCK, LANES, weight.shape[1])
+    return heads.transpose(1, 2).reshape(weight.shape)
+
+
+def alternating(gate: Tensor, up: Tensor) -> Tensor:
+    """Outputs of both, a block holding 16 of each."""
+    return torch.stack((gate.view(-1, LANES, gate.shape[1]), up.view(-1, LANES, up.shape[1])), 1).flatten(0, 2)
+
+
+def prototypes(loaded: ctypes.CDLL) -> Any:
+    """Declare the arguments of the functions in native.c."""
+    model = POINTER(_Model)
+    declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "lede_packed_size": (c_int64, (c_int64, c_int64, c_int32)),
+        "lede_pack": (None, (c_void_p, c_int64, c_int64, c_int32, c_void_p)),
+        "lede_scratch_size": (c_int64, (model, c_int32)),
+        "lede_run": (None, (model, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p)),
+        "lede_head": (None, (model, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
+        "lede_statistics": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32, c_void_p)),
+    }
+    for name, (result, arguments) in declared.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded

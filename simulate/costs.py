@@ -1,0 +1,150 @@
+"""What the operations of speculative decoding cost on one device: the measured base of the time reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from lede.replay.errors import DatasetError
+
+MAX_ROWS = 32  # the last committed token and up to 31 drafts
+FORMER_ROWS = 13  # at least so many have costs stored by earlier versions
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of each operation. Layers are counted 1..`layers`; layer 0 is the prompt lookup.
+
+    What runs layers takes longer the more positions the cache holds. All costs are those at `context` positions;
+    methods that take a `position` give those at another (None: at `context`).
+    """
+
+    layers: int
+    layer: tuple[float, ...]  # one layer over 1, 2, …, 32 rows; over one as the drafts behind a round's first see it
+    head: tuple[float, ...]  # final norm and head over as many; over one with all else that a draft takes
+    features: float  # the state of one row, from its logits
+    decision: float  # one call of the exit rule
+    lookup: float  # one query of the prompt-lookup index, and one push to it
+    round: float  # what a round of drafts costs whatever it does
+    context: int = 0  # cached positions at which the above was measured
+    cache: float = 0.0  # what each cached position more adds to a layer's pass, however many rows it has
+    attention: float = 0.0  # and what it adds for each of its rows
+    prefill: float = 0.0  # one token of a prompt, all layers
+    autoregressive: float | None = None  # one token of plain decoding; None: as many layers over one row, and a head
+    index: float = 0.0  # a round's keeping of the lookup index, for rules that use it
+    trace: float = 0.0  # a round's keeping of what states remember, and its first look, for rules that see states
+
+    def __post_init__(self) -> None:
+        """Lengthen tables of earlier versions to MAX_ROWS, on the straight line of their last rows."""
+        for name in ("layer", "head"):
+            object.__setattr__(self, name, _lengthened(getattr(self, name)))
+        if self.autoregressive is None:
+            object.__setattr__(self, "autoregressive", self.layers * self.layer[0] + self.head[0])
+
+    def further(self, rows: int, position: int | None) -> float:
+        """What one layer over `rows` rows takes at `position` more than at `context` (less: negative)."""
+        return 0.0 if position is None else (self.cache + self.attention * rows) * (position - self.context)
+
+    def first(self, position: int | None = None) -> float:
+        """One layer over one row where all layers ran since it last did, as in plain decoding and in a walk.
+
+        The layers that draft stay in a CPU's cache from one draft to the next; these do not.
+        """
+        return (self._autoregressive - self.head[0]) / self.layers + self.further(1, position)
+
+    def step(self, lo: int, hi: int, position: int | None = None) -> float:
+        """Walk from candidate `lo` on to candidate `hi` >= 1, and decide there."""
+        return (hi - lo) * self.first(position) + self.head[0] + self.features + self.decision
+
+    @property
+    def visit0(self) -> float:
+        """Look at candidate 0, and decide there."""
+        return self.lookup + self.decision
+
+    def draft(self, exit_layer: int, position: int | None = None) -> float:
+        """Reach the state of the next draft at `exit_layer`, what the lookup says of it included, and decide there."""
+        if exit_layer == 0:
+            return self.visit0
+        return exit_layer * self.again(position) + self.head[0] + self.features + self.lookup + self.decision
+
+    def again(self, position: int | None = None) -> float:
+        """One layer over one row right after it ran: that of a draft behind a round's first."""
+        return self.layer[0] + self.further(1, position)
+
+    def finish(
+        self, exit_layer: int, drafts: int, position: int | None = None, *, states: bool = True, lookup: bool = True
+    ) -> float:
+        """Verify up to 31 `drafts`: the bonus token's early pass, and the upper layers over drafts + 1 rows.
+
+        No drafts are the upper layers over the row that a walk left at `exit_layer`. A rule that sees no states, or
+        does not use the lookup, has less to keep from round to round: say so with `states`, `lookup`.
+        """
+        kept = (self.trace if states else 0.0) + (self.index if lookup else 0.0)
+        if drafts == 0:
+            return self.plain(position) - exit_layer * self.first(position) + kept
+        upper = (self.layers - exit_layer) * (self.layer[drafts] + self.further(drafts + 1, position))
+        return exit_layer * self.again(position) + upper + self.head[drafts] + self.round + kept
+
+    def fixed(self, exit_layer: int, drafts: int, position: int | None = None) -> float:
+        """A whole round of a rule that always drafts so many tokens at one layer: it sees no states, decides nothing.
+
+        No drafts are a token of plain decoding; at layer 0 one for want of anything to copy.
+        """
+        copies = exit_layer == 0
+        if drafts == 0:
+            return self.plain(position) + (self.lookup + self.index if copies else 0.0)
+        if copies:
+            made = drafts * self.lookup
+        else:
+            made = exit_layer * (self.first(position) + (drafts - 1) * self.again(position)) + drafts * self.head[0]
+        return made + self.finish(exit_layer, drafts, position, states=False, lookup=copies)
+
+    def plain(self, position: int | None = None) -> float:
+        """One token of autoregressive decoding."""
+        return self._autoregressive + self.layers * self.further(1, position)
+
+    def read(self, prompt_tokens: int) -> float:
+        """Read a prompt of so many tokens, all layers."""
+        return prompt_tokens * self.prefill
+
+    @property
+    def _autoregressive(self) -> float:
+        assert self.autoregressive is not None  # __post_init__ sees to it
+        return self.autoregressive
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Costs:
+        """Inverse of `to_json`; unknown keys are ignored, and what earlier versions did not measure may be missing.
+
+        Raises `DatasetError` if anything else is missing, or is not a number of milliseconds.
+        """
+        known = [field for field in fields(cls) if field.name in data]
+        missing = [field.name for field in fields(cls) if field.name not in data and field.default is MISSING]
+        if missing:
+            raise DatasetError(f"costs lack {', '.join(missing)}: measure them again")
+        values = {field.name: data[field.name] for field in known}
+        for name, value in values.items():
+            several = name in ("layer", "head")
+            if several and not isinstance(value, list | tuple):
+                raise DatasetError(f"costs have {name} = {value!r}, which is not a list: measure them again")
+            for number in value if several else [value]:
+                if not _is_cost(number) and not (name == "autoregressive" and number is None):
+                    raise DatasetError(f"costs have {name} = {value!r}, which is not a time: measure them again")
+        return cls(**{**values, "layer": tuple(data["layer"]), "head": tuple(data["head"])})
+
+
+def _is_cost(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _lengthened(values: Sequence[float]) -> tuple[float, ...]:
+    if not FORMER_ROWS <= len(values) <= MAX_ROWS:
+        raise DatasetError(f"costs must give a layer and the head at 1 to {MAX_ROWS} rows: measure them again")
+    # from two rows on: a row alone may be measured apart from verifications
+    slope = max(values[-1] - values[1], 0.0) / (len(values) - 2)
+    return (*values, *(values[-1] + slope * more for more in range(1, MAX_ROWS - len(values) + 1)))

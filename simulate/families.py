@@ -1,0 +1,147 @@
+"""The families of rival rules, and the configurations that tuning may try of each: small spaces, all stated here.
+
+Early-exit families try the real layers 1 … 3L/4 only, prompt lookup only layer 0. Parameters can be stored as JSON.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from lede.decode.rules import (
+    LONG_DRAFTS,
+    MAX_DRAFTS,
+    AdaptiveLookup,
+    Del,
+    DraftVerify,
+    ExitRule,
+    LayerSkip,
+    LengthHeuristic,
+    Lite,
+    PromptLookup,
+)  # fmt: skip
+from lede.simulate.texts import SWEPT, Texts
+
+Parameters = dict[str, Any]
+TOP1 = SWEPT.index("top1_logp")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of rule: the configurations to draw from, in an order in which neighbours are alike, and how one is made.
+
+    space: what the texts are swept at (real layers are tried) and the model's layer count → parameters.
+    """
+
+    space: Callable[[Texts, int], list[Parameters]]
+    make: Callable[..., ExitRule]
+
+
+def make_rule(family: str, parameters: Parameters) -> ExitRule:
+    """The rule that `bench.tune` found, or one read back from JSON. Raises KeyError for an unknown family."""
+    return FAMILIES[family].make(**parameters)
+
+
+def real_layers(layer_count: int) -> tuple[int, ...]:
+    """The layers that early-exit rules may use: 1 … 3L/4."""
+    return tuple(range(1, max(min(layer_count * 3 // 4, layer_count - 1), 1) + 1))
+
+
+def grid(**values: Iterable[Any]) -> list[Parameters]:
+    """Every combination, the first parameter changing slowest."""
+    return [dict(zip(values, choice, strict=True)) for choice in product(*values.values())]
+
+
+def _real(texts: Texts) -> tuple[int, ...]:
+    return tuple(layer for layer in texts.layers if layer > 0)
+
+
+def ladders(layers: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Evenly spaced sets of so many candidates: from each of about six starts, over the rest and over half of it."""
+    starts = layers[:: max(len(layers) // 6, 1)]
+    found: dict[tuple[int, ...], None] = {}
+    for start in starts:
+        above = [layer for layer in layers if layer >= start]
+        for size, span in product(sizes, (above, above[: (len(above) + 1) // 2])):
+            picks = np.linspace(0, len(span) - 1, min(size, len(span))).round().astype(int)
+            found[tuple(span[i] for i in sorted(set(picks.tolist())))] = None
+    return list(found)
+
+
+def _layerskip(texts: Texts, layer_count: int) -> list[Parameters]:
+    return grid(exit_layer=_real(texts), draft_length=range(1, MAX_DRAFTS + 1))
+
+
+def _prompt_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
+    return grid(draft_length=range(1, LONG_DRAFTS + 1))
+
+
+def _adaptive_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
+    return grid(match=(1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 40), least=(1, 2, 3), most=(6, MAX_DRAFTS, LONG_DRAFTS))
+
+
+def _length_heuristic(texts: Texts, layer_count: int) -> list[Parameters]:
+    choices = grid(exit_layer=_real(texts), start=(2, 5), up=(1, 2), most=(3, 6, MAX_DRAFTS))
+    return [choice for choice in choices if choice["start"] <= choice["most"]]
+
+
+def _draft_verify(texts: Texts, layer_count: int) -> list[Parameters]:
+    """γ adapts slowly (0.001 a round), so where it starts decides."""
+    return grid(
+        exit_layer=_real(texts), threshold=(0.3, 0.5, 0.7, 0.85), target=(0.7, 0.9), keeps_last=(True, False)
+    )  # fmt: skip
+
+
+def _lite(texts: Texts, layer_count: int) -> list[Parameters]:
+    """Thresholds either the same at every layer, or those that the same share of each layer's tokens passes."""
+    choices = grid(
+        layers=ladders(_real(texts), (1, 2, 4)),
+        confidence=(("same", 0.5), ("same", 0.8), ("passes", 0.3), ("passes", 0.6)),
+        draft_length=(2, 4, 7, MAX_DRAFTS), layer_count=(None, layer_count),
+    )  # fmt: skip
+    # a single candidate without the full model to fall back on is asked nothing: LayerSkip
+    return [_with_thresholds(texts, **c) for c in choices if len(c["layers"]) > 1 or c["layer_count"] is not None]
+
+
+def _with_thresholds(
+    texts: Texts, layers: tuple[int, ...], confidence: tuple[str, float], **others: Any
+) -> Parameters:  # fmt: skip
+    kind, level = confidence
+    if kind == "same":
+        return {"thresholds": {str(layer): level for layer in layers}, **others}
+    thresholds = {}
+    for layer in layers:
+        column = texts.layers.index(layer)
+        seen = texts.states[:, :, column, TOP1][texts.found[:, :, column]]
+        thresholds[str(layer)] = round(float(np.exp(np.quantile(seen, 1 - level))), 4)
+    return {"thresholds": thresholds, **others}
+
+
+def _del(texts: Texts, layer_count: int) -> list[Parameters]:
+    layers = _real(texts)
+    sets = list(dict.fromkeys([layers, layers[::2], layers[1::2] or layers, *ladders(layers, (2, 4))]))
+    return [
+        {"layers": list(c.pop("layers")), "layer_count": layer_count, **c}
+        for c in grid(layers=sets, decay=(0.8, 0.95), max_drafts=(MAX_DRAFTS, 18), keeps_last=(True, False))
+    ]
+
+
+def _make_lite(thresholds: dict[str, float], **others: Any) -> Lite:
+    return Lite({int(layer): p for layer, p in thresholds.items()}, **others)
+
+
+def _make_del(layers: Sequence[int], **others: Any) -> Del:
+    return Del(tuple(layers), **others)
+
+
+FAMILIES = {
+    "layerskip": Family(_layerskip, LayerSkip),
+    "lite": Family(_lite, _make_lite),
+    "draft-verify": Family(_draft_verify, DraftVerify),
+    "length-heuristic": Family(_length_heuristic, LengthHeuristic),
+    "del": Family(_del, _make_del),
+    "prompt-lookup": Family(_prompt_lookup, PromptLookup),
+    "adaptive-lookup": Family(_adaptive_lookup, AdaptiveLookup),
+}

@@ -1,0 +1,197 @@
+"""What the operations of a round cost on this device, in milliseconds: the base of the time reward.
+
+They are taken from real rounds, not from operations timed alone: a few texts are written by rules that change exit
+layer and draft length every few rounds, and what each operation adds is fitted to the times of all rounds. Timed alone
+an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache) than it
+is between the others. All kinds of rounds take turns, so a slow spell of the machine hits all.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, cycle, pairwise, repeat
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lede.decode.loop import Decoding
+from lede.decode.model import Model
+from lede.decode.round import Round
+from lede.decode.rules import QPolicy, Rule
+from lede.decode.sampling import Settings
+from lede.decode.state import State
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.fit import Sample, fit
+
+SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer,
+TURNS = 24  # and shorter only where so many have been taken: every rule's plan was gone through more than once
+STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are met
+TOKENS = 160  # written behind each
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 24, MAX_ROWS - 1)
+FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
+ALIKE = 4  # rounds of one kind in a row; the first of them finds the caches as another kind left them, and is not used
+
+Plan = Sequence[tuple[int, int]]
+
+
+class _Turns:
+    """Gives a rule another exit layer and draft length every few rounds, in turn through a plan."""
+
+    layers: tuple[int, ...]
+    max_drafts: int
+
+    def take_turns(self, plan: Plan) -> None:
+        self._plan = chain.from_iterable(repeat(cell, ALIKE) for cell in cycle(plan))
+        self._next()
+
+    def finish(self, round_: Round) -> None:
+        self._next()
+
+    def _next(self) -> None:
+        exit_layer, self.max_drafts = next(self._plan)
+        self.layers = (exit_layer,) if self.max_drafts else ()
+
+
+class _Fixed(_Turns, Rule):
+    """Drafts as planned, and looks at no more than it is told to."""
+
+    def __init__(self, plan: Plan, states: bool = False, lookup: bool = False):
+        self.needs_state, self.needs_lookup = states, lookup
+        self.take_turns(plan)
+
+
+class _Probe(_Turns, QPolicy):
+    """Drafts as planned, but looks and thinks each time as a learned policy would."""
+
+    def __init__(self, plan: Plan):
+        QPolicy.__init__(self, _Network(tuple(sorted({exit_layer for exit_layer, _ in plan}))))
+        self.take_turns(plan)
+
+
+class _Network:
+    """A policy of the usual size with arbitrary weights, but for a last bias that makes it always draft on."""
+
+    def __init__(self, layers: tuple[int, ...]):
+        self.layers = layers
+        self.features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
+        sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
+        weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
+        biases = [np.zeros(size, np.float32) for size in sizes[1:]]
+        biases[-1][1] = 1e9
+        self.matrices = tuple(zip(weights, biases, strict=True))
+
+    def values(self, row: np.ndarray) -> np.ndarray:
+        """What continue and exit are worth."""
+        for weight, bias in self.matrices[:-1]:
+            row = np.maximum(row @ weight + bias, 0)
+        weight, bias = self.matrices[-1]
+        return row @ weight + bias
+
+
+class _Synchronised:
+    """A model on a GPU that waits for each early pass, so that no round's drafting is counted as its verification."""
+
+    def __init__(self, model: Model):
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
+        out = self._model.run(lo, hi, x, position, cache)
+        if hi < self._model.layer_count:
+            synchronise(self._model)
+        return out
+
+
+def measure(
+    model: Model,
+    seconds: float = SECONDS,
+    progress: Callable[[float], None] = lambda share: None,
+    average: bool = False,
+) -> Costs:
+    """Measure this model on its device. `progress` is told which share of the time has passed.
+
+    What a typical round costs, or, with `average`, what rounds cost on average, the machine's slow spells included.
+    """
+    samples, prompts = gather(model, seconds, progress)
+    return fit(samples, prompts, model.layer_count, average)
+
+
+def gather(
+    model: Model, seconds: float = SECONDS, progress: Callable[[float], None] = lambda share: None
+) -> tuple[list[Sample], list[tuple[int, float]]]:
+    """Timed rounds, and timed readings of prompts (tokens, milliseconds): rules and prompts' lengths take turns."""
+    samples: list[Sample] = []
+    prompts: list[tuple[int, float]] = []
+    kinds = rules(model.layer_count)
+    for rule in kinds:  # to warm up
+        list(_write(model, rule, STARTS[0], []))
+    began = time.perf_counter()
+    for turn, start in enumerate(cycle(STARTS)):
+        for number, rule in enumerate(kinds):
+            samples += _write(model, rule, start, prompts)
+            share = (time.perf_counter() - began) / max(seconds, 1e-9)
+            progress(min(share, (turn * len(kinds) + number + 1) / (len(STARTS) * len(kinds)), 1.0))
+        if turn + 1 >= len(STARTS) and (turn + 1 == TURNS or time.perf_counter() - began >= seconds):
+            progress(1.0)
+            return samples, prompts
+    raise AssertionError("there is always another turn")
+
+
+def rules(layer_count: int) -> list[Rule]:
+    """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order."""
+    exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
+    shallow = exits[:4]
+    shuffled = random.Random(0).sample
+
+    def plan(layers: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+        cells = [(layer, length) for layer in layers for length in lengths]
+        return shuffled(cells, len(cells))
+
+    made: list[Rule] = [
+        _Fixed([(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW))
+    ]  # fmt: skip
+    if exits:
+        made += [_Fixed(plan(exits, LENGTHS)), _Fixed(plan(shallow, FEW), states=True)]
+    return made
+
+
+def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
+    """Rounds that went as planned, behind another of their kind; `prompts` gets readings of rules without lookup."""
+    start = min(start, max(model.context - TOKENS, model.context // 3, 1))
+    # a prompt that repeats itself, so that there is always something to copy
+    period = np.random.default_rng(0).integers(model.vocabulary, size=min(start, 24))
+    prompt = [int(token) for token in np.resize(period, start)]
+    settings = Settings(max_new_tokens=TOKENS, stop_tokens=frozenset())
+    timed: Any = _Synchronised(model) if model.device.type == "cuda" else model
+    synchronise(model)
+    began = time.perf_counter()
+    decoding = Decoding(timed, prompt, rule, settings)
+    synchronise(model)
+    if not rule.needs_lookup and start > 1:
+        prompts.append((start, (time.perf_counter() - began) * 1e3))
+    before, planned = None, (*rule.layers, rule.max_drafts)
+    for round_ in decoding.rounds():
+        if before == planned and len(round_.drafts) == planned[-1]:
+            yield _sample(round_, rule)
+        before, planned = planned, (*rule.layers, rule.max_drafts)
+
+
+def _sample(round_: Round, rule: Rule) -> Sample:
+    rest = round_.seconds - round_.draft_seconds - round_.verify_seconds
+    thinks = isinstance(rule, QPolicy)
+    return Sample(
+        exit_layer=round_.exit_layer or 0, drafts=len(round_.drafts), position=round_.position,
+        states=rule.needs_state, lookup=rule.needs_lookup,
+        decisions=sum(not decision.forced for decision in round_.decisions) if thinks else 0,
+        draft=round_.draft_seconds * 1e3, verify=round_.verify_seconds * 1e3, rest=rest * 1e3,
+    )  # fmt: skip
+
+
+def synchronise(model: Model) -> None:
+    """Wait for the device: a GPU's work is not done when the call returns."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

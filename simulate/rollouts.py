@@ -1,0 +1,82 @@
+"""What layer 0 drafts behind a wrong draft of its own: a function of the tokens alone, so that replay knows it exactly.
+
+A copy that went wrong does not look wrong: its match grows with every token that it drafts, while on the true text the
+next match would be short. A rule that is judged on the true text's states there seems to stop where it would draft on.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lede.decode.lookup import Guess, Lookup
+from lede.simulate.costs import MAX_ROWS
+
+BEHIND = MAX_ROWS - 2  # drafts that a round has room for behind its first
+NOTHING = Guess(-1, 0, 0.0)
+
+
+class Copies:
+    """The drafts behind every wrong guess of N texts, M of them.
+
+    number: (N, T) of the wrong guess made at that position, -1 where there is none. tokens: (M, 30) the drafts behind
+    it. states: (M, 30, 3) lookup_length, lookup_agreement and lookup_match where each is drafted.
+    """
+
+    def __init__(self, number: NDArray[np.int64], tokens: NDArray[np.int32], states: NDArray[np.float32]) -> None:
+        self.number, self.tokens, self.states = number, tokens, states
+
+    def first(self, count: int) -> "Copies":
+        """Those of the first `count` texts."""
+        return Copies(self.number[:count], self.tokens, self.states)
+
+    def seen(self, text: NDArray[np.int64], wrong: NDArray[np.int64], behind: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(…, 3) what is seen `behind` >= 1 drafts behind a wrong one at `wrong` of `text`; all three of one shape."""
+        return self.states[self.number[text, wrong], behind - 1]
+
+
+def guesses_of(
+    prompts: Sequence[Sequence[int]], targets: NDArray[np.int32], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Layer 0 at every position of N texts: its drafts (N, T), -1 for none, and what is seen there (N, T, 3).
+
+    prompts: their tokens; targets: (N, T) the tokens behind each prompt, `lengths` of them. States as in Copies.
+    """
+    drafts, states = np.full(targets.shape, -1, np.int32), np.zeros((*targets.shape, 3), np.float32)
+    for n, prompt in enumerate(prompts):
+        lookup = Lookup(prompt)
+        for t, target in enumerate(targets[n, : lengths[n]].tolist()):
+            if (guess := lookup.guess()) is not None:
+                drafts[n, t], states[n, t] = guess.token, (guess.length, guess.agreement, 1.0)
+            lookup.push(target)
+    return drafts, states
+
+
+def copies_of(
+    prompts: Sequence[Sequence[int]],
+    targets: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    drafts: NDArray[np.int32],
+) -> Copies:
+    """What is behind those of layer 0's `drafts` (N, T; -1 for none) that are wrong; the others as in `guesses_of`."""
+    number = np.full(targets.shape, -1, np.int64)
+    chains: list[list[Guess]] = []
+    for n, prompt in enumerate(prompts):
+        lookup = Lookup(prompt)
+        tokens = zip(targets[n, : lengths[n]].tolist(), drafts[n].tolist(), strict=False)
+        for t, (target, draft) in enumerate(tokens):
+            if draft not in (-1, target):
+                number[n, t] = len(chains)
+                chains.append(_behind(lookup, draft))
+            lookup.push(target)
+    found = np.array(chains, np.float64).reshape(-1, BEHIND, 3)
+    states = np.concatenate((found[..., 1:], found[..., 1:2] > 0), axis=2).astype(np.float32)
+    return Copies(number, found[..., 0].astype(np.int32), states)
+
+
+def _behind(lookup: Lookup, token: int) -> list[Guess]:
+    """What is guessed behind `token`, which is a guess itself, and behind each of these in turn."""
+    lookup.push(token)
+    found = lookup.copy(BEHIND)  # all of them: a guess has occurred before, so that something follows it
+    lookup.truncate(len(lookup) - 1)
+    return found + [NOTHING] * (BEHIND - len(found))

@@ -1,0 +1,129 @@
+"""Sweeps as arrays: what every candidate layer would have drafted at every position of finished greedy texts.
+
+In greedy decoding a text does not depend on the exit rule, so these arrays answer what any rule would have seen and
+what would have been accepted: `simulate.batched` scores networks on them, `simulate.scalar` any rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lede.replay.errors import DatasetError
+from lede.replay.reader import Dataset
+from lede.replay.schema import STATE
+from lede.simulate.rollouts import Copies, copies_of
+
+#: The state columns that a sweep has: those that do not depend on what was drafted before.
+SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
+#: Of these, what Copies.states has, in its order.
+LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """N texts of up to T tokens with C candidate layers; what lies behind a text's end is not looked at.
+
+    states: (N, T, C, 8) the swept state columns; found: (N, T, C), false where the lookup had no guess; right:
+    (N, T, C), whether the layer would have drafted the token that was committed; drafts: (N, T, C) that layer's token,
+    -1 where it has none; targets: (N, T) the tokens committed; lengths: (N,); prompt_lengths: (N,) tokens before the
+    first. limits: (N,) tokens that there was room for, more than the length where a stop ended the text. copies: what
+    layer 0 drafts behind its wrong drafts. stops: end of text tokens, at which drafting stops.
+    """
+
+    layers: tuple[int, ...]
+    states: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+    drafts: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64]
+    limits: NDArray[np.int64]
+    copies: Copies
+    stops: frozenset[int] = frozenset()
+
+
+def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
+    """The sweeps of these episodes (numbered as in `Columns.episodes`); None unless every one of them was swept.
+
+    A dataset does not say which tokens end a text: each text's own length is taken for its limit.
+    """
+    import polars as pl  # not before it is needed: importing it changes the process's environment
+
+    number = pl.col("run").str.slice(1).str.to_integer(base=16).cast(pl.Int64) * 2**32 + pl.col("episode").cast(
+        pl.Int64
+    )
+    wanted = pl.DataFrame({"number": np.unique(episodes)}).lazy()
+    rows = dataset.sweeps.with_columns(number=number).join(wanted, on="number", how="semi").collect()
+    numbers, text = np.unique(rows["number"].to_numpy(), return_inverse=True)
+    if len(numbers) < len(np.unique(episodes)):
+        return None
+    columns = {name: rows[name].to_numpy() for name in ("position", "layer", *SWEPT, "draft_token", "target_token")}
+    return _arrange(columns, text, prompts_of(dataset, numbers), dataset.layers)
+
+
+def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
+    """Prompt tokens of these episodes. Raises DatasetError if any is not in the episodes table."""
+    frame = dataset.episodes.select("run", "episode", "prompt_tokens").collect()
+    number = [int(run[1:], 16) << 32 | episode for run, episode in zip(frame["run"], frame["episode"], strict=True)]
+    tokens = dict(zip(number, frame["prompt_tokens"].to_list(), strict=True))
+    missing = sum(episode not in tokens for episode in numbers.tolist())
+    if missing:
+        raise DatasetError(
+            f"{dataset.path} has lost the prompts of {missing} episodes, which tell what layer 0 copies: restore its "
+            "episodes table from a copy, or collect again with the same arguments"
+        )
+    return [tokens[episode] for episode in numbers.tolist()]
+
+
+def texts_of(
+    sweeps: Sequence[Mapping[str, Sequence[Any]]],
+    prompts: Sequence[Sequence[int]],
+    layers: tuple[int, ...],
+    limits: Sequence[int] | None = None,
+    stops: frozenset[int] = frozenset(),
+) -> Texts:
+    """From columns as `collect.sweep.sweep` returns them, one mapping a text; `layers` are those swept, ascending.
+
+    prompts: the tokens before each text.
+
+    At least one layer must be a real one: layer 0 alone does not have every position. `limits` are by default the
+    texts' own lengths.
+    """
+    text = np.repeat(np.arange(len(sweeps)), [len(columns["layer"]) for columns in sweeps])
+    names = ("position", "layer", *SWEPT, "draft_token", "target_token")
+    columns = {name: np.concatenate([np.asarray(one[name]) for one in sweeps]) for name in names}
+    return _arrange(columns, text, prompts, layers, limits, stops)
+
+
+def _arrange(
+    rows: Mapping[str, NDArray[Any]],
+    text: NDArray[np.int64],
+    prompts: Sequence[Sequence[int]],
+    layers: tuple[int, ...],
+    limits: Sequence[int] | None = None,
+    stops: frozenset[int] = frozenset(),
+) -> Texts:
+    """Rows of sweeps, and the number of each row's text, as arrays."""
+    prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+    at = rows["position"].astype(np.int64) - prompt_lengths[text]
+    lengths = np.zeros(len(prompt_lengths), np.int64)
+    np.maximum.at(lengths, text, at + 1)
+    column = np.searchsorted(layers, rows["layer"])
+    shape = (len(lengths), int(lengths.max(initial=0)), len(layers))
+    states = np.zeros((*shape, len(SWEPT)), np.float32)
+    states[text, at, column] = np.stack([rows[name] for name in SWEPT], 1)
+    found, right = np.zeros(shape, bool), np.zeros(shape, bool)
+    found[text, at, column] = True
+    right[text, at, column] = rows["draft_token"] == rows["target_token"]
+    drafts, targets = np.full(shape, -1, np.int32), np.full(shape[:2], -1, np.int32)
+    drafts[text, at, column] = rows["draft_token"]
+    targets[text, at] = rows["target_token"]
+    room = lengths.copy() if limits is None else np.asarray(limits, np.int64)
+    copies = copies_of(prompts, targets, lengths, drafts[:, :, 0] if layers[0] == 0 else np.full_like(targets, -1))
+    return Texts(layers, states, found, right, drafts, targets, lengths, prompt_lengths, room, copies, stops)

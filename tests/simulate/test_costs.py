@@ -1,0 +1,105 @@
+"""What a round costs is the sum of what it runs, at every length of the text."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lede.replay.errors import DatasetError
+from lede.simulate.calibration import breakdown
+from lede.simulate.costs import FORMER_ROWS, MAX_ROWS, Costs
+from tests.models import FIXED
+from tests.replay.synthetic import COSTS as FORMER
+
+MEASURED = Costs(
+    layers=8,
+    layer=tuple(0.1 + 0.01 * rows for rows in range(MAX_ROWS)),
+    head=tuple(0.2 + 0.02 * rows for rows in range(MAX_ROWS)),
+    features=0.03,
+    decision=0.02,
+    lookup=0.01,
+    round=0.05,
+    context=200,
+    cache=1e-4,
+    attention=2e-5,
+    prefill=0.07,
+    autoregressive=8 * 0.12 + 0.2,
+    index=0.015,
+    trace=0.04,
+)
+ANYWHERE = st.none() | st.integers(0, 5000)
+
+
+def test_each_operation():
+    far = 100 * (1e-4 + 2e-5)  # of a layer over one row, at 300 positions
+    assert MEASURED.first() == pytest.approx(0.12)  # in plain decoding, dearer than right behind itself
+    assert MEASURED.step(4, 6) == pytest.approx(2 * 0.12 + 0.2 + 0.03 + 0.02)
+    assert MEASURED.step(4, 6, 300) == pytest.approx(2 * (0.12 + far) + 0.25)
+    assert MEASURED.draft(0) == MEASURED.draft(0, 300) == MEASURED.visit0 == pytest.approx(0.03)
+    assert MEASURED.draft(5, 300) == pytest.approx(5 * (0.1 + far) + 0.2 + 0.03 + 0.01 + 0.02)
+    upper = 3 * (MEASURED.layer[3] + 100 * (1e-4 + 4 * 2e-5))
+    round_ = 5 * (0.1 + far) + upper + MEASURED.head[3] + 0.05
+    assert MEASURED.finish(5, 3, 300, states=False, lookup=False) == pytest.approx(round_)
+    assert MEASURED.finish(5, 3, 300) == pytest.approx(round_ + 0.015 + 0.04)
+    assert MEASURED.plain(300) == pytest.approx(1.16 + 8 * far)
+    assert MEASURED.read(300) == pytest.approx(21)
+
+
+@given(exit_layer=st.integers(0, 7), drafts=st.integers(0, MAX_ROWS - 1), at=ANYWHERE)
+@FIXED
+def test_a_fixed_rule_pays_for_its_drafts_and_for_no_look(exit_layer, drafts, at):
+    spent = MEASURED.fixed(exit_layer, drafts, at)
+    if drafts == 0:
+        assert spent == pytest.approx(MEASURED.plain(at) + (0.025 if exit_layer == 0 else 0))
+        return
+    looking = (
+        MEASURED.visit0 if exit_layer == 0 else MEASURED.step(0, exit_layer, at) + MEASURED.lookup
+    ) + (drafts - 1) * MEASURED.draft(exit_layer, at) + MEASURED.finish(exit_layer, drafts, at)  # fmt: skip
+    saved = drafts * (0.02 if exit_layer == 0 else 0.02 + 0.03 + 0.01) + 0.04 + (0 if exit_layer == 0 else 0.015)
+    assert spent == pytest.approx(looking - saved)
+
+
+@given(exit_layer=st.integers(1, 7), at=ANYWHERE)
+@FIXED
+def test_going_on_without_a_draft_is_plain_decoding_and_the_looks(exit_layer, at):
+    """A walk to a layer, and the upper layers from there: every layer ran once."""
+    looked = MEASURED.head[0] + MEASURED.features + MEASURED.decision
+    walked = MEASURED.step(0, exit_layer, at) - looked
+    assert walked + MEASURED.finish(exit_layer, 0, at, states=False, lookup=False) == pytest.approx(MEASURED.plain(at))
+
+
+@given(exit_layer=st.integers(0, 7), drafts=st.integers(1, MAX_ROWS - 1))
+@FIXED
+def test_where_a_rounds_time_goes_adds_up(exit_layer, drafts):
+    walk = MEASURED.visit0 if exit_layer == 0 else MEASURED.step(0, exit_layer)
+    whole = walk + (drafts - 1) * MEASURED.draft(exit_layer) + MEASURED.finish(exit_layer, drafts)
+    assert sum(breakdown(MEASURED, exit_layer, drafts).values()) == pytest.approx(whole)
+
+
+def test_costs_of_earlier_versions_go_on_in_a_straight_line():
+    """Thirteen rows, and nothing of what the position adds."""
+    old = {name: FORMER.to_json()[name] for name in ("layers", "features", "decision", "lookup", "round")}
+    old |= {name: FORMER.to_json()[name][:FORMER_ROWS] for name in ("layer", "head")}
+    costs = Costs.from_json(json.loads(json.dumps(old)))
+    assert costs.layer[:FORMER_ROWS] == FORMER.layer[:FORMER_ROWS]
+    assert costs.layer[19] == pytest.approx(0.1 * (1 + 0.05 * 19))  # the line that the synthetic costs lie on
+    assert costs.head[19] == pytest.approx(0.15 * (1 + 0.05 * 19))
+    assert costs.plain() == costs.plain(400) == pytest.approx(16 * costs.layer[0] + costs.head[0])
+    assert costs.finish(5, 3) == pytest.approx(5 * costs.layer[0] + 11 * costs.layer[3] + costs.head[3] + costs.round)
+    assert costs.read(100) == 0
+
+
+def test_json_and_what_is_not_costs():
+    assert Costs.from_json(json.loads(json.dumps(MEASURED.to_json()))) == MEASURED
+    assert Costs.from_json(MEASURED.to_json() | {"unknown": 1}) == MEASURED
+    with pytest.raises(DatasetError, match="lack lookup"):
+        Costs.from_json({name: value for name, value in MEASURED.to_json().items() if name != "lookup"})
+    for wrong in ({"layer": [1.0]}, {"head": []}):
+        with pytest.raises(DatasetError, match="32 rows"):
+            Costs.from_json(MEASURED.to_json() | wrong)
+    for wrong in ({"layer": 3.0}, {"round": "slow"}, {"features": float("nan")}, {"lookup": -1.0}, {"cache": True}):
+        with pytest.raises(DatasetError, match=f"costs have {next(iter(wrong))}"):
+            Costs.from_json(MEASURED.to_json() | wrong)
+    assert replace(MEASURED, autoregressive=None).plain() == pytest.approx(8 * 0.1 + 0.2)

@@ -1,0 +1,146 @@
+"""The fit finds the costs that made-up rounds were timed with, in spite of noise that only ever slows."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.fit import Sample, fit, nonnegative
+from tests.models import FIXED
+
+LAYERS, CONTEXT = 16, 250
+# cheap rows up to the third, dearer ones behind it, as where the weights' way to the processor is the limit at first
+TRUE = Costs(
+    layers=LAYERS,
+    layer=(0.04, *(0.05 + 0.009 * max(rows - 3, 0) for rows in range(2, MAX_ROWS + 1))),
+    head=(0.06, *(0.08 + 0.015 * rows for rows in range(2, MAX_ROWS + 1))),
+    features=0.02,
+    decision=0.025,
+    lookup=0.012,
+    round=0.03,
+    context=CONTEXT,
+    cache=6e-5,
+    attention=7e-6,
+    prefill=0.15,
+    autoregressive=LAYERS * 0.048 + 0.06,
+    index=0.02,
+    trace=0.08,
+)
+KINDS = {"bare": (False, False), "copies": (False, True), "sees": (True, False), "thinks": (True, True)}
+
+
+def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[int, float]]]:
+    """Rounds that take what TRUE says; with `noise`, a third up to so much longer, a tenth far longer."""
+    rng = random.Random(seed)
+
+    def slowed(milliseconds: float) -> float:
+        worst = 1 + noise * rng.random() * (rng.random() < 0.33)
+        return milliseconds * (worst if rng.random() > 0.1 else 1 + 20 * noise)
+
+    made = []
+    for kind, (states, lookup) in KINDS.items():
+        for exit_layer in (0,) if kind == "copies" else (0, 2, 4, 6) if kind == "thinks" else (2, 3, 4, 6, 9, 12):
+            for drafts in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 31):
+                for _ in range(2):
+                    made.append(one(exit_layer, drafts, rng.randrange(60, 440), states, lookup, slowed))
+    for _ in range(100):
+        position = rng.randrange(60, 440)
+        made.append(Sample(0, 0, position, False, False, 0, 0.0, slowed(TRUE.plain(position)), 0.0))
+    rng.shuffle(made)
+    return made, [(n, slowed(TRUE.read(n))) for n in (64, 320) * 30]
+
+
+def one(exit_layer: int, drafts: int, at: int, states: bool, lookup: bool, slowed) -> Sample:
+    decisions = max(drafts - 2, 0) if states and lookup else 0
+    draft = decisions * TRUE.decision + drafts * TRUE.lookup * lookup + 0.04 * (decisions > 0)
+    if exit_layer:
+        draft += exit_layer * (TRUE.first(at) + drafts * TRUE.again(at)) + drafts * TRUE.head[0]
+        draft += 0.02 + drafts * TRUE.features * states  # a part of the round's fixed cost is in its drafting
+    verify = (LAYERS - exit_layer) * (TRUE.layer[drafts] + TRUE.further(drafts + 1, at)) + TRUE.head[drafts]
+    rest = 0.01 + (TRUE.index if lookup else 0) + (TRUE.trace - 0.04 if states and lookup else 0)
+    return Sample(exit_layer, drafts, at, states, lookup, decisions, slowed(draft), slowed(verify), slowed(rest))
+
+
+def compare(found: Costs, tolerance: float) -> None:
+    """Whole rounds first: their parts may trade a little between them."""
+    for at in (100, CONTEXT, 400):
+        assert found.plain(at) == pytest.approx(TRUE.plain(at), rel=tolerance)
+        for exit_layer in (0, 2, 4, 6, 12):
+            for drafts in (1, 2, 3, 5, 8, 12, 19):
+                assert found.fixed(exit_layer, drafts, at) == pytest.approx(
+                    TRUE.fixed(exit_layer, drafts, at), rel=tolerance
+                )
+                assert thinking(found, exit_layer, drafts, at) == pytest.approx(
+                    thinking(TRUE, exit_layer, drafts, at), rel=tolerance
+                )
+    assert found.read(300) == pytest.approx(TRUE.read(300), rel=tolerance)
+
+
+def thinking(costs: Costs, exit_layer: int, drafts: int, at: int) -> float:
+    """A round of a policy that exits at its first candidate."""
+    walk = costs.visit0 if exit_layer == 0 else costs.step(0, exit_layer, at)
+    return walk + (drafts - 1) * costs.draft(exit_layer, at) + costs.finish(exit_layer, drafts, at)
+
+
+def test_what_was_timed_without_noise_is_found_again():
+    samples, prompts = rounds()
+    found = fit(samples, prompts, LAYERS)
+    compare(found, 1e-3)
+    for exit_layer in (0, 2, 6):
+        assert found.draft(exit_layer) == pytest.approx(TRUE.draft(exit_layer, found.context), rel=1e-3)
+    assert found.cache == pytest.approx(TRUE.cache, rel=0.01)
+    assert found.attention == pytest.approx(TRUE.attention, rel=0.01)
+    assert found.first() == pytest.approx(TRUE.first(found.context), rel=0.01)
+    assert found.again() == pytest.approx(TRUE.again(found.context), rel=0.01)
+    assert (found.layer[0], found.layer[12]) == pytest.approx(
+        (TRUE.again(found.context), layer_at(found, 13)), rel=0.01
+    )
+
+
+def layer_at(found: Costs, rows: int) -> float:
+    return TRUE.layer[rows - 1] + TRUE.further(rows, found.context)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_busy_machine_moves_the_costs_little(seed):
+    """A third of the times up to 30 % too long, a tenth seven times: means would be half as high again."""
+    samples, prompts = rounds(noise=0.3, seed=seed)
+    compare(fit(samples, prompts, LAYERS), 0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_averages_are_of_all_that_the_machine_did(seed):
+    samples, prompts = rounds(noise=0.1, seed=seed)
+    found = fit(samples, prompts, LAYERS, average=True)
+    slower = 1 + 0.9 * 0.33 * 0.05 + 0.1 * 2  # see `rounds`
+    plain = [s for s in samples if not s.drafts]
+    assert sum(found.plain(s.position) for s in plain) == pytest.approx(sum(s.whole for s in plain), rel=0.08)
+    copied = [s for s in samples if s.drafts and s.exit_layer == 0 and not s.states]
+    told = sum(found.fixed(0, s.drafts, s.position) for s in copied)
+    assert told == pytest.approx(slower * sum(TRUE.fixed(0, s.drafts, s.position) for s in copied), rel=0.1)
+    assert found.read(300) == pytest.approx(slower * TRUE.read(300), rel=0.1)
+
+
+def test_rows_that_were_not_tried_lie_between_those_that_were():
+    samples, prompts = rounds()
+    found = fit([s for s in samples if s.drafts in (0, 1, 4, 12)], prompts, LAYERS)
+    assert (np.diff(found.layer[1:]) >= -1e-12).all()
+    assert (np.diff(found.head[1:]) >= -1e-12).all()
+    assert found.layer[2] == pytest.approx((2 * found.layer[1] + found.layer[4]) / 3)
+    assert found.layer[19] > found.layer[12]
+
+
+@given(rows=st.integers(1, 12), columns=st.integers(1, 6), seed=st.integers(0, 10**6))
+@FIXED
+def test_nonnegative_least_squares_is_at_its_least(rows, columns, seed):
+    """No step that keeps the factors non-negative makes the error smaller (the conditions of Karush, Kuhn, Tucker)."""
+    rng = np.random.default_rng(seed)
+    matrix, values = rng.normal(size=(rows, columns)), rng.normal(size=rows)
+    found = nonnegative(matrix, values)
+    slope = matrix.T @ (values - matrix @ found)
+    assert (found >= 0).all()
+    assert (slope <= 1e-7).all()
+    assert np.abs(slope[found > 0]).max(initial=0) <= 1e-7

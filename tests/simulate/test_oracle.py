@@ -1,0 +1,121 @@
+"""The ceiling equals brute force on tiny texts, and no rule that is replayed ever gets above it."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lede.simulate.batched import simulate, static
+from lede.simulate.costs import Costs
+from lede.simulate.oracle import ceiling
+from lede.simulate.texts import Texts
+from tests.learn.swept import made_up
+from tests.learn.toy import COSTS
+
+SEEDS = st.integers(0, 10_000)
+
+
+def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, bypass) -> float:
+    """The time of the cheapest sequence of rounds, each of them tried."""
+    kept = costs.trace + costs.index if decisions else 0.0
+    fewest = 2 if decisions and keeps_last else 1
+
+    def rounds(n, t):
+        """(milliseconds, tokens) of every round that may start here."""
+        most = min(int(texts.lengths[n]) - t - 1, max(fewest, *lengths))
+        if most == 0:
+            yield costs.plain() + kept, 1
+            return
+        spent, before, drafted = 0.0, 0, False
+        for layer in layers:
+            column = texts.layers.index(layer)
+            if not texts.found[n, t, column]:
+                spent += costs.lookup
+                continue
+            spent += costs.visit0 if layer == 0 else costs.step(before, layer)
+            before, drafted = layer, True
+            for wanted in lengths:
+                drafts = min(max(wanted, fewest), most)
+                hits = [*texts.right[n, t : t + drafts, column].tolist(), False]
+                tokens = hits.index(False) + 1
+                if not decisions:
+                    yield costs.fixed(layer, drafts), tokens
+                    continue
+                dropped = not keeps_last and drafts < most
+                extra = costs.draft(layer) - layer * costs.again() if dropped else 0.0
+                yield spent + (drafts - 1) * costs.draft(layer) + extra + costs.finish(layer, drafts), tokens
+        if not drafted:
+            yield costs.plain() + kept + costs.lookup + (0.0 if decisions else costs.index), 1
+        elif bypass:
+            yield (spent + costs.finish(layers[-1], 0) if decisions else costs.plain()), 1
+
+    @cache
+    def from_here(n, t):
+        if t >= texts.lengths[n]:
+            return 0.0
+        return min(spent + from_here(n, t + tokens) for spent, tokens in rounds(n, t))
+
+    return sum(from_here(n, 0) for n in range(len(texts.lengths)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([(0,), (2,), (0, 4), (0, 2, 4)]),
+       st.sampled_from([range(1, 13), range(1, 32), (1,), (3,), (1, 4)]))  # fmt: skip
+def test_equals_brute_force(seed, decisions, keeps_last, bypass, layers, lengths):
+    texts = made_up(seed, count=3, longest=18)
+    found = ceiling(texts, COSTS, layers=layers, lengths=tuple(lengths), decisions=decisions, keeps_last=keeps_last,
+                    bypass=bypass)  # fmt: skip
+    assert found.milliseconds.sum() == pytest.approx(
+        least(texts, COSTS, layers, tuple(lengths), decisions, keeps_last, bypass)
+    )
+    assert (found.accepted + found.rounds >= found.tokens).all()  # every round adds a token to its accepted drafts
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.floats(0.1, 0.9), st.booleans())
+def test_no_rule_is_faster(seed, eagerness, bypass):
+    texts = made_up(seed)
+    rng = np.random.default_rng(seed)
+    reached = simulate(texts, ("margin",), lambda rows: rng.random(len(rows)) < eagerness, COSTS, None, bypass)
+    paying = ceiling(texts, COSTS, decisions=True, bypass=bypass)
+    assert reached.rate <= paying.rate + 1e-9
+    assert paying.rate <= ceiling(texts, COSTS, bypass=True).rate + 1e-9
+
+
+def test_one_pair_is_the_static_rule():
+    texts = made_up(1)
+    for layer in texts.layers:
+        for drafts in (1, 5, 12):
+            expected = static(texts, COSTS, layer, drafts)
+            found = ceiling(texts, COSTS, layers=(layer,), lengths=(drafts,))
+            # a fixed lookup is charged a search at a text's last token too, which is decoded plainly
+            assert found.rate == pytest.approx(expected.rate, rel=1e-3 if layer == 0 else 1e-9)
+            assert found.tokens.sum() / found.rounds.sum() == pytest.approx(expected.tokens)
+
+
+def test_every_choice_is_worth_something():
+    texts = made_up(2, count=30)
+    free = ceiling(texts, COSTS)
+    for fixed in (ceiling(texts, COSTS, layers=(2,)), ceiling(texts, COSTS, lengths=(4,))):
+        assert fixed.rate < free.rate
+    assert ceiling(texts, COSTS, layers=(4,)).exit_layer == 4
+    assert free.drafts < 12
+    assert (free.accepted == free.drafted).all()  # who knows all never drafts a wrong token where layers are found
+
+
+def test_sure_drafts_are_taken_to_the_end():
+    texts = made_up(3, layers=(2,), count=1, longest=40, chance=1.0)
+    length = int(texts.lengths[0])
+    found = ceiling(texts, COSTS, layers=(2,))
+    assert found.rounds.sum() == math.ceil(length / 13)
+    assert math.isnan(ceiling(made_up(4, count=1, longest=1), COSTS).exit_layer)
+
+
+def test_refuses_layers_that_were_not_swept():
+    with pytest.raises(ValueError, match="not among"):
+        ceiling(made_up(0), COSTS, layers=(3,))
+    with pytest.raises(ValueError, match="lengths"):
+        ceiling(made_up(0), COSTS, lengths=())
