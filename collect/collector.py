@@ -128,7 +128,7 @@ def _episode(
     if config.sweep and config.temperature == 0:
         swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
     decoded = time.perf_counter()
-    rows = record.transitions(number, generation.rounds, rule.propensities)
+    rows = record.transitions(number, generation.rounds)
     writer.add(episode_row(number, prompt, generation, seed), rows, swept)
     collected.record_seconds += time.perf_counter() - decoded
     collected.sweep_seconds += decoded - began

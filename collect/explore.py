@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from lede.decode.round import Round
 from lede.decode.rules import Rule, ValueFunction, feature_row
 from lede.decode.state import DEPTH, State
 
@@ -21,7 +20,7 @@ PAPER_FEATURES = ("conf_topk", "entropy", "conf_trace")
 
 
 class Exploring(Rule):
-    """An exit rule that draws its actions, and keeps the propensity of each action of a round, in order."""
+    """An exit rule that draws its actions; `propensity` is the probability of the last one drawn."""
 
     needs_state = True
     needs_lookup = True
@@ -29,8 +28,6 @@ class Exploring(Rule):
     def __init__(self, layers: tuple[int, ...], seed: int):
         self.layers = layers
         self._random = random.Random(seed)
-        self._round: list[float] = []
-        self.propensities: list[tuple[float, ...]] = []  # a round: those of the decisions that were not forced
 
     def exit_chance(self, state: State) -> float:
         """The probability of action 1 in `state`."""
@@ -40,15 +37,10 @@ class Exploring(Rule):
         """Draw an action."""
         chance = min(max(self.exit_chance(state), FLOOR), 1 - FLOOR)
         exits = self._random.random() < chance
-        self._round.append(chance if exits else 1 - chance)
+        self.propensity = chance if exits else 1 - chance
         return exits
 
     draft_on = exit_here
-
-    def finish(self, round_: Round) -> None:
-        """Keep the round's propensities."""
-        self.propensities.append(tuple(self._round))
-        self._round.clear()
 
 
 class Uniform(Exploring):

@@ -12,18 +12,9 @@ STATE_COLUMNS = (
 )  # fmt: skip
 
 
-def transitions(
-    episode: int, rounds: Iterable[Round], propensities: Iterable[tuple[float, ...]]
-) -> dict[str, list[Any]]:
-    """Columns of the transitions table for one episode, less those that the writer derives.
-
-    `propensities`: for each round, those of its decisions that were not forced; a forced one has 1.
-    """
-    rows = [
-        row
-        for number, (round_, chances) in enumerate(zip(rounds, propensities, strict=True))
-        for row in round_rows(episode, number, round_, chances)
-    ]
+def transitions(episode: int, rounds: Iterable[Round]) -> dict[str, list[Any]]:
+    """Columns of the transitions table for one episode, less those that the writer derives."""
+    rows = [row for number, round_ in enumerate(rounds) for row in round_rows(episode, number, round_)]
     return {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
 
 
@@ -33,10 +24,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def round_rows(episode: int, number: int, round_: Round, chances: tuple[float, ...]) -> list[tuple[Any, ...]]:
+def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]]:
     """One round's rows, in the order of COLUMNS."""
-    rows, drawn, last = [], iter(chances), len(round_.decisions) - 1
-    for step, (state, action, forced) in enumerate(round_.decisions):
+    rows, last = [], len(round_.decisions) - 1
+    for step, (state, action, forced, propensity) in enumerate(round_.decisions):
         k = state.draft_index
         if state.phase == DEPTH and action == 0:  # the layer only looked; what it would have drafted is still known
             token = state.token
@@ -51,7 +42,7 @@ def round_rows(episode: int, number: int, round_: Round, chances: tuple[float, .
             episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced,
             state.conf_topk, state.entropy, state.conf_trace, state.margin, state.top1_logp, state.draft_logp,
             state.accept_trace, state.lookup_length, state.lookup_agreement, state.lookup_match,
-            action, 1.0 if forced else next(drawn), step == last and not truncated, truncated,
+            action, propensity, step == last and not truncated, truncated,
             token, round_.targets[k - 1], accepted,
         ))  # fmt: skip
     return rows

@@ -193,7 +193,7 @@ class Decoding:
 
     def _note(self, state: State, exits: bool, forced: bool) -> None:
         if self.rule.needs_state:
-            self._decisions.append(Decision(state, int(exits), forced))
+            self._decisions.append(Decision(state, int(exits), forced, 1.0 if forced else self.rule.propensity))
 
     def _verification(self, reached: int, states: list[Tensor], position: int) -> Tensor:
         """The full model's logits (drafts + 1, vocabulary) at x_p and every draft, the first `reached` layers done."""

@@ -12,6 +12,7 @@ class Decision(NamedTuple):
     state: State
     action: int
     forced: bool  # the last candidate, or the draft limit: the rule was not asked
+    propensity: float = 1.0  # probability with which the rule took this action; 1 where it does not draw, or is forced
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class _Replay:
 
     def _note(self, state: State, exits: bool, forced: bool) -> None:
         if self.rule.needs_state:
-            self.decisions.append(Decision(state, int(exits), forced))
+            self.decisions.append(Decision(state, int(exits), forced, 1.0 if forced else self.rule.propensity))
 
     def _bound(self, layer: int, count: int, dropped: bool, most: int, position: int) -> None:
         """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""

@@ -29,6 +29,7 @@ class ExitRule(Protocol):
     needs_lookup: bool  # whether they look at the lookup columns
     keeps_last: bool  # whether the token at which the rule says stop is drafted (as in the paper) or dropped
     shadow_layers: tuple[int, ...]  # layers whose tokens at the verified positions `finish` wants in `Round.shadow`
+    propensity: float  # the probability with which the last answer was drawn
 
     def start(self) -> None:
         """A new generation begins."""
@@ -58,6 +59,7 @@ class Rule:
     needs_lookup = False
     keeps_last = True
     shadow_layers: tuple[int, ...] = ()
+    propensity = 1.0
 
     def start(self) -> None:
         """Nothing to reset."""

@@ -5,8 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lede.collect.explore import Epsilon, Exploring, Noisy, Uniform
+from lede.collect.explore import Epsilon, Noisy, Uniform
 from lede.decode.generate import generate
+from lede.decode.round import Decision
+from lede.decode.rules import QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.state import DEPTH, DRAFT, State
 from tests.models import ours
@@ -45,7 +47,7 @@ def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
     chosen = Counter()
     for _ in range(DRAWS):
         exits = rule.draft_on(state(layer, phase)) if phase == DRAFT else rule.exit_here(state(layer, phase))
-        chosen[exits, rule._round[-1]] += 1
+        chosen[exits, rule.propensity] += 1
     assert len(chosen) == 2  # both actions happen, each with one propensity
     assert sum(chance for _, chance in chosen) == pytest.approx(1)
     for (_, chance), count in chosen.items():
@@ -66,10 +68,12 @@ def test_uniform_takes_every_candidate_equally_often():
     ids=["40 candidates", "rare", "never"],
 )
 def test_no_action_is_ever_rarer_than_one_in_twenty(rule):
+    chances = []
     for _ in range(300):
         for layer in rule.layers[:-1]:
             rule.exit_here(state(layer))
-    assert min(rule._round) == pytest.approx(0.05)
+            chances.append(rule.propensity)
+    assert min(chances) == pytest.approx(0.05)
 
 
 def test_epsilon_mixes_the_policy_with_uniform():
@@ -90,14 +94,20 @@ def test_noisy_draws_another_network_for_every_episode_and_keeps_it():
 
 
 @pytest.mark.parametrize("make", makers(), ids=["uniform", "noisy", "epsilon"])
-def test_a_generation_has_one_propensity_for_each_decision_that_was_not_forced(make):
-    def run(seed: int) -> tuple[Exploring, tuple]:
-        rule = make(seed)
-        return rule, generate(ours("grouped"), [5, 9, 2, 9], rule, Settings(40)).rounds
+def test_every_decision_of_a_generation_carries_the_chance_of_its_action(make):
+    def run(seed: int) -> list[tuple[Decision, ...]]:
+        rounds = generate(ours("grouped"), [5, 9, 2, 9], make(seed), Settings(40)).rounds
+        return [round_.decisions for round_ in rounds]
 
-    rule, rounds = run(3)
-    assert [len(p) for p in rule.propensities] == [sum(not d.forced for d in round_.decisions) for round_ in rounds]
-    again, same = run(3)
-    assert again.propensities == rule.propensities
-    assert [round_.drafts for round_ in same] == [round_.drafts for round_ in rounds]
-    assert run(4)[0].propensities != rule.propensities
+    rule = make(3)
+    for decision in (decision for round_ in run(3) for decision in round_):
+        chance = min(max(rule.exit_chance(decision.state), 0.05), 0.95)
+        expected = 1.0 if decision.forced else chance if decision.action else 1 - chance
+        assert decision.propensity == pytest.approx(expected)
+    assert run(3) == run(3)
+    assert run(4) != run(3)
+
+
+def test_a_rule_that_does_not_draw_takes_its_actions_with_certainty():
+    rounds = generate(ours("grouped"), [5, 9, 2, 9], QPolicy(Fixed()), Settings(20)).rounds
+    assert {decision.propensity for round_ in rounds for decision in round_.decisions} == {1.0}

@@ -110,7 +110,7 @@ def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
     for round_ in done.rounds:
         text = written[: round_.position + 1]
         drafted = 0.0
-        for state, _, _ in round_.decisions:
+        for state, *_ in round_.decisions:
             prefix = [*text, *round_.drafts[: state.draft_index - 1]]
             guess = Lookup(prefix).guess()
             lookup = (guess.length, guess.agreement) if guess else (0, 0)

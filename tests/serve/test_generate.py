@@ -54,7 +54,7 @@ def test_a_policy_s_decisions_are_greedy_in_its_values(model):
     done = generate(model, PROMPT, policy, max_new_tokens=40)
     decisions = [d for round_ in done.rounds for d in round_.decisions if not d.forced]
     assert decisions
-    for state, action, _ in decisions:
+    for state, action, *_ in decisions:
         columns = state._asdict() | {f"layer={layer}": float(state.layer == layer) for layer in (0, 1, 2)}
         go_on, exit_ = policy.values(np.array([columns[name] for name in FEATURES], "f4"))
         assert action == (exit_ > go_on)
