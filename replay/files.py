@@ -19,17 +19,19 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
-from lede.replay.schema import PARTS_KEY, TABLES, parquet_options
+from lede.replay.schema import ADDED, PARTS_KEY, TABLES, parquet_options
 
 HEADER = "dataset.json"
 STAGING = ".staging"
-# A letter first: polars would take the value of `run=1234567` for a number. 28 bits: with an episode number they make
-# an int64 that is unique over runs.
+# A letter first: polars would take the value of `run=1234567` for a number. 28 bits: see `episode_numbers`.
 RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")
 
 
@@ -49,6 +51,16 @@ def run_ids(root: Path) -> list[str]:
         if not RUN_FOLDER.fullmatch(folder.name):
             raise DatasetError(f"{folder} is not a run of this library: move it out of the dataset")
     return [folder.name.removeprefix("run=") for folder in folders]
+
+
+def episode_numbers(run: str, episodes: NDArray[Any]) -> NDArray[np.int64]:
+    """Numbers of a run's episodes that are unique over runs, and the same wherever and with whatever it is stored."""
+    return np.int64(int(run[1:], 16) << 32) | episodes.astype(np.int64)
+
+
+def described(number: int) -> str:
+    """The episode with this number, for a message."""
+    return f"episode {number & 0xFFFFFFFF} of run r{number >> 32:07x}"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -86,6 +98,8 @@ def schema_problem(schema: pa.Schema, table: str) -> str | None:
     found = {field.name: field.type for field in schema}
     for field in TABLES[table]:
         if field.name not in found:
+            if field.name in ADDED:
+                continue
             return f"has no column {field.name}"
         if found[field.name] != field.type:
             return f"has {field.name} as {found[field.name]} instead of {field.type}"
@@ -96,10 +110,19 @@ def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
     """Read columns, verifying the checksum of every page. Raises `DatasetError` if the file is damaged."""
     schema = pa.schema([TABLES[table].field(name) for name in columns])
     with open_file(path, table) as file, reading(path):
-        rows = file.read(schema.names)
+        rows = read_table(file, schema)
     if any(column.null_count for column in rows.columns):
         raise DatasetError(f"{path} has nulls: it was not written by this library, move it out of {table}/")
     return pa.Table.from_arrays(rows.columns, schema=schema)
+
+
+def read_table(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`; those that a file of an older version lacks, with their default."""
+    rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
+    for index, field in enumerate(schema):
+        if field.name not in rows.column_names:
+            rows = rows.add_column(index, field, pa.repeat(ADDED[field.name], rows.num_rows))
+    return rows
 
 
 def parts_of(path: Path, table: str) -> frozenset[str]:

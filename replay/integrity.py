@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import RUN_FOLDER, STAGING, read_json, schema_problem, table_files
+from lede.replay.files import RUN_FOLDER, STAGING, read_json, read_table, schema_problem, table_files
 from lede.replay.reward import paper_reward
 from lede.replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
 from lede.replay.writer import is_sorted, load_header, run_file
@@ -124,7 +124,7 @@ def _read(path: Path, table: str) -> tuple[pa.Table | None, Finding | None]:
         if problem := schema_problem(file.schema_arrow, table):
             return None, Finding(path, "schema", f"{problem}: move it out of {table}/")
         try:
-            return file.read(TABLES[table].names), None
+            return read_table(file, TABLES[table]), None
         except (pa.ArrowException, OSError) as error:
             return None, Finding(path, "checksum", f"damaged ({_line(error)}): restore it or move it away")
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import committed_parts, live_files, read_columns, run_ids
+from lede.replay.files import committed_parts, described, episode_numbers, live_files, read_columns, run_ids
 from lede.replay.reward import paper_reward, time_reward
-from lede.replay.schema import EXTENDED, PAPER_STATE, STATE, TABLES, WALK
+from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK
 from lede.replay.writer import load_header, load_runs
 from lede.simulate.costs import Costs
 
@@ -27,7 +27,7 @@ Features = Literal["paper", "extended"]
 
 #: Columns handed on as they are in `Columns.raw`.
 RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")
-_READ = ("episode", "step", *RAW, *STATE, "action", "propensity", "truncated")
+_READ = ("step", *RAW, *STATE, "action", "propensity", "truncated")
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,15 @@ class Dataset:
         frames = [empty.lazy().with_columns(run=pl.lit("", pl.String))]
         for run, files in self.files(table).items():
             if files:
-                frame = pl.scan_parquet(files, schema=empty.schema, extra_columns="ignore", hive_partitioning=False)
-                frames.append(frame.with_columns(run=pl.lit(run, pl.String)))
+                frame = pl.scan_parquet(
+                    files,
+                    schema=empty.schema,
+                    extra_columns="ignore",
+                    missing_columns="insert",
+                    hive_partitioning=False,
+                )
+                added = [pl.col(name).fill_null(ADDED[name]) for name in empty.columns if name in ADDED]
+                frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
         return pl.concat(frames)
 
     def costs(self) -> Costs:
@@ -135,9 +142,7 @@ class Dataset:
 
         Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
         """
-        rows, run_of_row = self._read()
-        episodes = np.left_shift(run_of_row, 32) | rows["episode"]
-        rows, episodes = _in_order(rows, episodes, self.path)
+        rows, episodes = _in_order(*self._read(), self.path)
 
         starts = _starts(episodes, rows["round"])
         last = np.zeros(len(episodes), bool)
@@ -173,12 +178,12 @@ class Dataset:
         )
 
     def _read(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-        """The columns of all committed transitions, and the number of the run of each row."""
+        """The columns of all committed transitions, and the number of each row's episode."""
         tables, numbers = [], []
         for run, files in self.files("transitions").items():
             for path in files:
-                tables.append(read_columns(path, "transitions", _READ))
-                numbers.append(np.full(tables[-1].num_rows, int(run[1:], 16), np.int64))
+                tables.append(read_columns(path, "transitions", ("episode", *_READ)))
+                numbers.append(episode_numbers(run, tables[-1]["episode"].to_numpy()))
         if not sum(table.num_rows for table in tables):
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
         table = pa.concat_tables(tables)
@@ -209,8 +214,7 @@ def _in_order(
     if not ascending.all():
         number = int(episodes[np.argmin(ascending)])
         raise DatasetError(
-            f"{path}: episode {number & 0xFFFFFFFF} of run r{number >> 32:07x} is stored twice or out of order: "
-            "see the integrity report (lede inspect)"
+            f"{path}: {described(number)} is stored twice or out of order: see the integrity report (lede inspect)"
         )
     return rows, episodes
 

@@ -77,6 +77,8 @@ EPISODES = _schema(
     accepted=pa.uint32(),
     seconds=pa.float64(),
     finish=pa.string(),
+    split=pa.string(),
+    group=pa.string(),
 )
 SWEEPS = _schema(
     episode=pa.uint32(),
@@ -89,6 +91,8 @@ SWEEPS = _schema(
 
 #: Tables in the order in which a part is published: the transitions file is the commit of its part.
 TABLES = {"episodes": EPISODES, "sweeps": SWEEPS, "transitions": TRANSITIONS}
+#: Columns that files of older versions lack, with what is read from those.
+ADDED = {"split": "", "group": ""}
 #: Columns by which the rows of a file are sorted; together they are unique in a run.
 SORT_KEYS = {
     "episodes": ("episode",),

@@ -37,7 +37,7 @@ from lede.replay.files import (
     write_json,
 )
 from lede.replay.reward import paper_reward
-from lede.replay.schema import FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
+from lede.replay.schema import ADDED, FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -203,12 +203,14 @@ class EpisodeWriter:
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
 
+        An episode may lack the columns in `schema.ADDED`.
+
         Raises `ValueError` if a column is missing or unknown, a value does not fit its type, or rows are out of order;
         and what `flush` raises, with the episode buffered all the same.
         """
         rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
         tables = {
-            "episodes": _to_arrow({name: [value] for name, value in episode.items()}, "episodes"),
+            "episodes": _to_arrow({name: [value] for name, value in (ADDED | dict(episode)).items()}, "episodes"),
             "transitions": _to_arrow({**rows, **_derive(rows, self.run.layers)}, "transitions"),
         }
         if sweep is not None:

@@ -95,6 +95,8 @@ def make_episode(
         "accepted": accepted,
         "seconds": float(rng.random()),
         "finish": "length",
+        "split": ("train", "train", "train", "validation", "test")[number % 5],
+        "group": f"text {seed}:{number}",
     }
     columns["episode"] = np.full(len(rows), number)
     return episode, columns, text.sweep(number) if with_sweeps else None

@@ -1,0 +1,89 @@
+"""Which texts are for training, which for validation and which for testing: one split for every command.
+
+Train is what policies learn from, validation chooses among checkpoints and settings, test measures what was chosen. A
+text's side follows from its *group* (the module, article or conversation that it is from), so that no two sides share
+one, and it is recorded with every episode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lede.replay.files import episode_numbers, read_columns
+
+if TYPE_CHECKING:
+    from lede.replay.reader import Dataset
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)  # from the least held out to the most
+TRAIN, VALIDATION = 0.6, 0.2  # shares of the groups; the others are for testing
+
+
+def split_of(group: str) -> Split:
+    """The side of a group, by a hash of its name: the same on every machine and in every run."""
+    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+    return "train" if place < TRAIN else "validation" if place < TRAIN + VALIDATION else "test"
+
+
+def group_of(content: str | Iterable[int]) -> str:
+    """The group of a text or a prompt's tokens of which nothing else is known: a hash, so only itself is in it."""
+    data = content.encode() if isinstance(content, str) else np.fromiter(content, np.int32).tobytes()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EpisodeSplits:
+    """The side and the group of each of E episodes."""
+
+    numbers: NDArray[np.int64]  # (E,) as in `Columns.episodes`, ascending
+    split: NDArray[Any]  # (E,) "train", "validation" or "test"
+    group: NDArray[np.int64]  # (E,) index of the group, 0…
+
+
+def episode_splits(dataset: Dataset) -> EpisodeSplits:
+    """The side of every episode, such that neither a group nor a prompt is on two, whatever run it is from.
+
+    Episodes that share a prompt's tokens belong to one group, under whatever names they were recorded. Where a group
+    was recorded on several sides (as by data sets' own splits), it takes the most held-out one; where on none (by
+    versions that had no splits), the one that a hash of the prompt's tokens gives. Raises `DatasetError` if a file is
+    damaged.
+    """
+    numbers, names, prompts, sides = [np.empty(0, np.int64)], [], [], []
+    for run, files in dataset.files("episodes").items():
+        for path in files:
+            rows = read_columns(path, "episodes", ["episode", "prompt_tokens", "split", "group"])
+            numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
+            hashes = [group_of(tokens.values.to_numpy()) for tokens in rows["prompt_tokens"]]
+            prompts += hashes
+            names += [name or hash_ for name, hash_ in zip(rows["group"].to_pylist(), hashes, strict=True)]
+            sides += [SPLITS.index(side) if side else -1 for side in rows["split"].to_pylist()]
+    all_numbers = np.concatenate(numbers)
+    order = np.argsort(all_numbers)
+    prompt, group = (np.unique(np.array(keys, str)[order], return_inverse=True)[1] for keys in (prompts, names))
+    group = _merged(group, prompt)
+    count = int(group.max(initial=-1)) + 1
+    side = np.full(count, -1)
+    np.maximum.at(side, group, np.array(sides, np.int64)[order])
+    hashed = np.array([SPLITS.index(split_of(name)) for name in prompts], np.int64)[order]
+    unknown = np.full(count, -1)
+    np.maximum.at(unknown, group, hashed)
+    return EpisodeSplits(all_numbers[order], np.array(SPLITS)[np.where(side < 0, unknown, side)[group]], group)
+
+
+def _merged(group: NDArray[np.int64], prompt: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups joined where they share a prompt, numbered anew from 0."""
+    while True:
+        joined = group
+        for key in (prompt, group):
+            least = np.full(len(key), len(key))
+            np.minimum.at(least, key, joined)
+            joined = least[key]
+        if np.array_equal(joined, group):
+            return np.unique(group, return_inverse=True)[1]
+        group = joined
