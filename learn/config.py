@@ -129,7 +129,7 @@ PRESETS: Mapping[str, LearnConfig] = {
         outer=1,
     ),
     # What `learn.fitted` takes: its own number of steps, and a smaller network; rewards and targets it has none. What
-    # decodes fastest (docs/policies.md), and so what `lede learn` does where a dataset has sweeps.
+    # decodes fastest (docs/notes/policies.md), and so what `lede learn` does where a dataset has sweeps.
     "fitted": LearnConfig(
         algorithm="fitted",
         max_drafts=MAX_ROWS - 1,

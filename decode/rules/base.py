@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lede.decode.round import Round
 
 MAX_DRAFTS = 12  # a round, for rules that stop by themselves (paper §4.1)
-LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/policies.md)
+LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/notes/policies.md)
 
 
 class ExitRule(Protocol):
