@@ -151,6 +151,7 @@ def _lengths(policy: Policy, model: Model) -> list[dict[str, Any]]:
 
 # The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
 ABLATIONS: dict[str, tuple[Callable[[Policy, Model], list[dict[str, Any]]], Callable[..., ExitRule]]] = {
-    "lede-fixed-exit": (_exits, FixedExit),
-    "lede-fixed-length": (_lengths, FixedLength),
+    f"{recipe}-{part}": ablation
+    for recipe in ("lede", "lede-paper")
+    for part, ablation in (("fixed-exit", (_exits, FixedExit)), ("fixed-length", (_lengths, FixedLength)))
 }

@@ -2,11 +2,23 @@
 
 LIBRARY, EARLY_EXIT, BASELINE = "transformers", "transformers-early-exit", "autoregressive"
 FAMILIES = (  # tuned by bench.tune
-    "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup",
-)  # fmt: skip
+    "layerskip",
+    "lite",
+    "draft-verify",
+    "length-heuristic",
+    "del",
+    "prompt-lookup",
+    "adaptive-lookup",
+)
 # Method → the policy that it runs on.
 POLICY_OF = {
-    "lede": "lede", "lede-paper": "lede-paper", "lede-exits": "lede-exits", "lede-fixed-exit": "lede",
+    "lede": "lede",
+    "lede-fixed-exit": "lede",
     "lede-fixed-length": "lede",
-}  # fmt: skip
+    "lede-exits": "lede-exits",
+    "lede-paper": "lede-paper",
+    "lede-paper-fixed-exit": "lede-paper",
+    "lede-paper-fixed-length": "lede-paper",
+}
+REAL_LAYERS = ("lede-exits", "lede-paper")  # policies that must not have the lookup among their candidates
 METHODS = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES, *POLICY_OF)

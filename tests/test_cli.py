@@ -106,9 +106,9 @@ def test_generate_traces_which_layer_drafted_what(work):
 def test_bench_reports_what_the_readme_promises(work):
     other = write_prompts(work["folder"] / "test.jsonl", ["def median(values):", "while True:", "with open("])
     picture = work["folder"] / "lede.bench.png"
-    methods = "transformers,autoregressive,layerskip,lede,lede-paper"
+    methods = "transformers,autoregressive,layerskip,lede,lede-fixed-length"
     command = (
-        "bench", "--model", work["model"], "--policy", work["policy"], "--paper-policy", work["policy"],
+        "bench", "--model", work["model"], "--policy", work["policy"],
         "--prompts", other, "--training", work["prompts"], "--limit", 3, "--tuning", 2, "--max-new-tokens", 12,
         "--threads", 1, "--dtype", "float32", "--out", work["folder"] / "runs", "--methods", methods,
     )  # fmt: skip
@@ -338,9 +338,9 @@ def test_what_a_bench_cannot_measure_is_named(work, folder):
 
     _, _, notes = plan(None, None, dict.fromkeys(("lede", "lede-paper", "lede-exits")))
     assert any("--candidates 3,4,6 --out policies/lede-tiny-exits makes one" in note for note in notes)
-    assert "exits at real layers only" in complaint(
-        "bench", "--methods", "lede-exits", "--exits-policy", work["policy"]
-    )  # fmt: skip
+    for method in ("exits", "paper"):
+        message = complaint("bench", "--methods", f"lede-{method}", f"--{method}-policy", work["policy"])
+        assert f"not a policy for lede-{method}, which exits at real layers only" in message
 
 
 def test_what_cannot_be_evaluated_is_named(work, folder):

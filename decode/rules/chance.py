@@ -22,8 +22,13 @@ class RandomRule(Rule):
 
     def exit_here(self, state: State) -> bool:
         """Exit with the chance given."""
-        return self._random.random() < self._exit
+        return self._flip(self._exit)
 
     def draft_on(self, state: State) -> bool:
         """Draft on with the chance given."""
-        return self._random.random() < self._draft
+        return self._flip(self._draft)
+
+    def _flip(self, chance: float) -> bool:
+        answer = self._random.random() < chance
+        self.propensity = chance if answer else 1 - chance
+        return answer

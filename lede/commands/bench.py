@@ -159,7 +159,7 @@ def plan(
 
     given: folders named on the command line, by the names in POLICY_OF.
     """
-    from lede.bench.names import METHODS, POLICY_OF
+    from lede.bench.names import METHODS, POLICY_OF, REAL_LAYERS
     from lede.paths import dataset_path, policy_path
     from lede.serve.policy import load_policy
 
@@ -176,9 +176,9 @@ def plan(
             continue
         if needs is not None:
             layers = load_policy(folders[needs]).layers
-            if needs == "lede-exits" and 0 in layers:
+            if needs in REAL_LAYERS and 0 in layers:
                 raise typer.BadParameter(
-                    f"{folders[needs]} is not a policy for lede-exits, which exits at real layers only: its candidates "
+                    f"{folders[needs]} is not a policy for {needs}, which exits at real layers only: its candidates "
                     f"are {', '.join(map(str, layers))}"
                 )
             policies[needs] = folders[needs]

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lede.decode import rules
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.round import Generation, Round
 from lede.decode.rules import (
+    AdaptiveLookup,
     Autoregressive,
     Del,
     DraftVerify,
@@ -39,6 +41,7 @@ RULES = {
     "autoregressive": Autoregressive,
     "layerskip": lambda: LayerSkip(1, 4),
     "prompt-lookup": lambda: PromptLookup(5),
+    "adaptive-lookup": lambda: AdaptiveLookup(2, 1),
     "lite": lambda: Lite({1: 0.6, 2: 0.5, 3: 0.4}, 6),
     "lite, bypass": lambda: Lite({1: 0.6, 2: 0.5}, 6, L),
     "draft-verify": lambda: DraftVerify(1, 0.4, step=0.3),
@@ -70,14 +73,32 @@ def state(layer: int, probability: float, draft_index: int = 1) -> State:
     return State(layer, draft_index, phase, 0, top1_logp=math.log(probability))
 
 
+def test_every_rule_is_among_them():
+    known = {value for name in rules.__all__ if isinstance(value := getattr(rules, name), type)}
+    made = {type(make()) for make in RULES.values()}
+    assert {rule for rule in known if hasattr(rule, "start")} - {Rule, ExitRule} == made
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_that_served_before_decides_as_a_fresh_one(name):
     make = RULES[name]
     used = make()
+    decoded(used, PROMPTS[-1], 3)  # a generation that is over before the rule has seen much
     once = [timeless(decoded(used, prompt).rounds) for prompt in PROMPTS]
     again = [timeless(decoded(used, prompt).rounds) for prompt in reversed(PROMPTS)]
     fresh = [timeless(decoded(make(), prompt).rounds) for prompt in PROMPTS]
     assert once == again[::-1] == fresh
+
+
+def test_coin_flips_say_how_likely_they_were():
+    rule = RandomRule((1, 2), seed=1, exit_chance=0.25, draft_chance=0.7)
+    rule.needs_state = True
+    seen = {
+        (d.state.phase, d.action, d.forced): d.propensity for r in decoded(rule, PROMPTS[1]).rounds for d in r.decisions
+    }
+    chances = {(DEPTH, 1, False): 0.25, (DEPTH, 0, False): 0.75, (DRAFT, 1, False): 0.7, (DRAFT, 0, False): 0.3}
+    assert {key: seen[key] for key in chances} == pytest.approx(chances)
+    assert all(propensity == 1 for (_, _, forced), propensity in seen.items() if forced)
 
 
 @pytest.mark.parametrize(
