@@ -20,6 +20,7 @@ from lede.bench.rouge import rouge_l
 from lede.bench.store import Store, code_hash, policy_hash, prompts_hash
 from lede.bench.summary import Row, by_name, paired, summarise
 from lede.collect.prompts import Prompt
+from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode
 from lede.decode.model import Model
@@ -135,7 +136,7 @@ def bench(
     order = {method: number for number, method in enumerate(methods)}
     samples.sort(key=lambda s: order[s.method])
     facts = {
-        "model": model.name, "task": job.task, "device": device_name(model),
+        "model": model.name, "task": job.task, "device": device_facts(model)["name"],
         "dtype": str(model.dtype).removeprefix("torch."), "threads": tuned["threads"], "prompts": len(chosen),
         "left_out": len(job.prompts) - len(chosen), "training_prompts": len(job.training),
         "max_new_tokens": job.settings.max_new_tokens, "temperature": job.settings.temperature,
@@ -184,8 +185,8 @@ def question(model: Model, job: Job, methods: Sequence[str]) -> dict[str, Any]:
         "model": model_facts(model), "task": job.task, "methods": list(methods), "policies": policies,
         "prompts": prompts_hash(job.prompts), "training": prompts_hash(job.training),
         "max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_k": settings.top_k,
-        "top_p": settings.top_p, "device": device_name(model), "dtype": str(model.dtype), "native": model.native,
-        "threads": job.threads, "code": code_hash(),
+        "top_p": settings.top_p, "device": device_facts(model)["name"], "dtype": str(model.dtype),
+        "native": model.native, "threads": job.threads, "code": code_hash(),
     }  # fmt: skip
 
 
@@ -206,15 +207,3 @@ def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, l
         if len(ids) < model.context - 1:
             out.append((prompt.id, prompt.task, ids))
     return out
-
-
-def device_name(model: Model) -> str:
-    """cpu (what kind) or the GPU's name."""
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        kind = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        kind = platform.processor() or platform.machine()
-    return f"cpu ({kind}, {torch.multiprocessing.cpu_count()} cores)"

@@ -19,6 +19,7 @@ from lede.collect.errors import PromptError
 from lede.collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
 from lede.collect.prompts import Prompt
 from lede.collect.sweep import sweep
+from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode, generate
 from lede.decode.load import check_layers
@@ -27,7 +28,6 @@ from lede.decode.round import Generation
 from lede.decode.rules import ValueFunction
 from lede.decode.sampling import Settings
 from lede.decode.state import TOP_K, TRACE
-from lede.simulate.calibrate import device_facts
 from lede.simulate.profile import measure
 
 

@@ -17,7 +17,7 @@ from lede.learn.views import walks, with_bypass, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Columns, Dataset
 from lede.simulate import batched as exact
-from lede.simulate.costs import Costs
+from lede.simulate.costs import Costs, dataset_costs
 from lede.simulate.relive import explored, texts_at
 from lede.simulate.texts import Texts
 
@@ -60,7 +60,7 @@ class Source:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         try:
-            self.costs: Costs | None = dataset.costs()
+            self.costs: Costs | None = dataset_costs(dataset)[0]
             self.no_costs: DatasetError | None = None
         except DatasetError as error:
             self.costs, self.no_costs = None, error

@@ -16,7 +16,6 @@ from lede.replay.files import committed_parts, described, episode_numbers, live_
 from lede.replay.reward import paper_reward, time_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK
 from lede.replay.writer import load_header, load_runs
-from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,13 +118,6 @@ class Dataset:
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
         return pl.concat(frames)
 
-    def costs(self) -> Costs:
-        """Measured costs of the newest run that has them. Raises `DatasetError` if none has."""
-        for run in reversed(self.runs):
-            if run.get("costs"):
-                return Costs.from_json(run["costs"])
-        raise DatasetError(f"{self.path} has no measured costs, which the time reward needs: use the paper's reward")
-
     def columns(
         self,
         horizon: Horizon = "walk",
@@ -150,8 +142,10 @@ class Dataset:
         if reward == "time":
             if rate is None:
                 raise ValueError("the time reward needs a rate, in tokens a millisecond")
+            from lede.simulate.costs import dataset_costs
+
             decisions = {name: rows[name] for name in ("action", "accepted", "phase", "layer", "draft_index")}
-            rewards = time_reward(**decisions, last=last, costs=self.costs(), rate=rate)
+            rewards = time_reward(**decisions, last=last, costs=dataset_costs(self)[0], rate=rate)
         else:
             rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
         terminals = last & ~rows["truncated"]

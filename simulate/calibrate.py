@@ -4,11 +4,8 @@ import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import torch
-
+from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.model import Model
 from lede.simulate.calibration import Calibration
@@ -29,19 +26,3 @@ def calibrate(
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def device_facts(model: Model) -> dict[str, Any]:
-    """{type, name, threads} of the device that decodes."""
-    cuda = model.device.type == "cuda"
-    name = torch.cuda.get_device_name(model.device) if cuda else cpu_name()
-    return {"type": model.device.type, "name": name, "threads": torch.get_num_threads()}
-
-
-def cpu_name() -> str:
-    """The processor's own name where the system tells it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

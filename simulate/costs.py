@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
+from lede.decode.device import device_facts
 from lede.replay.errors import DatasetError
+
+if TYPE_CHECKING:
+    from lede.decode.rules import ExitRule
+    from lede.replay.reader import Dataset
 
 MAX_ROWS = 32  # the last committed token and up to 31 drafts
 FORMER_ROWS = 13  # at least so many have costs stored by earlier versions
@@ -19,6 +24,9 @@ class Costs:
 
     What runs layers takes longer the more positions the cache holds. All costs are those at `context` positions;
     methods that take a `position` give those at another (None: at `context`).
+
+    As measured they are the costs of a rule that looks at everything. `for_policy` and `for_rule` give those of a rule
+    that looks at less: what it does not use is free there. Every engine and every reward takes its costs from these.
     """
 
     layers: int
@@ -35,6 +43,7 @@ class Costs:
     autoregressive: float | None = None  # one token of plain decoding; None: as many layers over one row, and a head
     index: float = 0.0  # a round's keeping of the lookup index, for rules that use it
     trace: float = 0.0  # a round's keeping of what states remember, and its first look, for rules that see states
+    lookup_state: float | None = None  # the lookup columns of a state at a real layer; None: as one query
 
     def __post_init__(self) -> None:
         """Lengthen tables of earlier versions to MAX_ROWS, on the straight line of their last rows."""
@@ -42,6 +51,33 @@ class Costs:
             object.__setattr__(self, name, _lengthened(getattr(self, name)))
         if self.autoregressive is None:
             object.__setattr__(self, "autoregressive", self.layers * self.layer[0] + self.head[0])
+        if self.lookup_state is None:
+            object.__setattr__(self, "lookup_state", self.lookup)
+
+    def for_policy(self, features: Collection[str], layers: Sequence[int]) -> Costs:
+        """The costs of a network with these features (names as in `State`) and candidate layers."""
+        lookup = any(name.startswith("lookup_") for name in features)
+        return self._used(states=True, trace="conf_trace" in features, lookup=lookup, copies=0 in layers)
+
+    def for_rule(self, rule: ExitRule) -> Costs:
+        """The costs of what this rule looks at. Its decisions cost those of a network, if it sees states."""
+        states = rule.needs_state
+        return self._used(
+            states=states, trace=states and rule.needs_trace, lookup=states and rule.needs_lookup,
+            copies=0 in rule.layers or rule.needs_lookup,
+        )  # fmt: skip
+
+    def _used(self, *, states: bool, trace: bool, lookup: bool, copies: bool) -> Costs:
+        """states: whether states are seen; trace, lookup: with conf_trace, with the lookup columns; copies: layer 0."""
+        index = (self.index if copies or lookup else 0.0) + (self.lookup if lookup and not copies else 0.0)
+        return replace(
+            self,
+            features=self.features if states else 0.0,
+            decision=self.decision if states else 0.0,
+            trace=self.trace if trace else 0.0,
+            lookup_state=self.lookup_state if lookup else 0.0,
+            index=index,
+        )
 
     def further(self, rows: int, position: int | None) -> float:
         """What one layer over `rows` rows takes at `position` more than at `context` (less: negative)."""
@@ -64,10 +100,11 @@ class Costs:
         return self.lookup + self.decision
 
     def draft(self, exit_layer: int, position: int | None = None) -> float:
-        """Reach the state of the next draft at `exit_layer`, what the lookup says of it included, and decide there."""
+        """Reach the state of the next draft at `exit_layer`, and decide there."""
         if exit_layer == 0:
             return self.visit0
-        return exit_layer * self.again(position) + self.head[0] + self.features + self.lookup + self.decision
+        assert self.lookup_state is not None  # __post_init__ sees to it
+        return exit_layer * self.again(position) + self.head[0] + self.features + self.lookup_state + self.decision
 
     def again(self, position: int | None = None) -> float:
         """One layer over one row right after it ran: that of a draft behind a round's first."""
@@ -133,9 +170,42 @@ class Costs:
             if several and not isinstance(value, list | tuple):
                 raise DatasetError(f"costs have {name} = {value!r}, which is not a list: measure them again")
             for number in value if several else [value]:
-                if not _is_cost(number) and not (name == "autoregressive" and number is None):
+                if not _is_cost(number) and not (number is None and name in ("autoregressive", "lookup_state")):
                     raise DatasetError(f"costs have {name} = {value!r}, which is not a time: measure them again")
         return cls(**{**values, "layer": tuple(data["layer"]), "head": tuple(data["head"])})
+
+
+def dataset_costs(
+    dataset: Dataset, device: Mapping[str, Any] | None = None, dtype: str | None = None
+) -> tuple[Costs, str]:
+    """Costs that runs of the dataset measured on this device, else the newest run's; and whose they are, in a line.
+
+    device: as of `device_facts`, by default this machine's; dtype: None for any. Raises DatasetError where no run has
+    costs.
+    """
+    runs = [run for run in reversed(dataset.runs) if run.get("costs")]
+    if not runs:
+        raise DatasetError(
+            f"{dataset.path} has no measured costs: measure its model's with `lede calibrate`, or collect again"
+        )
+    here = device or device_facts()
+
+    def alike(run: Mapping[str, Any]) -> int:
+        """0: another device; 1: this one, with another number of threads or dtype; 2: the same."""
+        there = run.get("device", {})
+        if (there.get("type"), there.get("name")) != (here["type"], here["name"]):
+            return 0
+        same = there.get("threads") == here["threads"] and dtype in (None, run["arguments"].get("dtype"))
+        return 1 + same
+
+    run = max(runs, key=alike)  # the newest of the most alike
+    there = run.get("device", {})
+    which = ("another device", "this device, with other threads or another dtype", "this device")[alike(run)]
+    words = (
+        f"costs: run {run['id']}, {there.get('name', 'an unknown device')}, {there.get('threads', '?')} threads, "
+        f"{run['arguments'].get('dtype', 'unknown dtype')}, {run.get('started', 'at an unknown time')} ({which})"
+    )
+    return Costs.from_json(run["costs"]), words
 
 
 def _is_cost(value: object) -> bool:

@@ -4,11 +4,12 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from lede.decode.device import cpu_features
 
 FOLDER = Path(__file__).parent
 # -ffast-math is left out on purpose: it would let sums be reordered, and a row's bits depend on its neighbours.
@@ -34,7 +35,7 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 def built(source: Path, compiler: str, flags: tuple[str, ...]) -> Path | None:
     """The library's file, compiled now or before; None where the compiler fails."""
-    described = [source.read_text(), compiler, *flags, cpu()]
+    described = [source.read_text(), compiler, *flags, cpu_features()]
     name = f"{source.stem}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
     folder = cache_folder()
     path = folder / name
@@ -56,12 +57,3 @@ def built(source: Path, compiler: str, flags: tuple[str, ...]) -> Path | None:
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/lede or ~/.cache/lede."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lede"
-
-
-def cpu() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -59,7 +59,9 @@ def evaluate(
 
             costs = load_calibration(calibration, opened.header["model"]).costs
         else:
-            costs = opened.costs()
+            from lede.simulate.costs import dataset_costs
+
+            costs, _ = dataset_costs(opened)
         presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
         usual = {name: policy_path(dataset, preset) for name, preset in presets.items()}
         alike = policy is not None and len({folder.name for folder in policy}) < len(policy)

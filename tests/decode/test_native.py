@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import lede.decode.backends.native
-from lede.decode.backends import compile
 from lede.decode.backends.compile import FLAGS, FOLDER, built
+from lede.decode.device import cpu_features
 from lede.decode.load import from_transformers
 from lede.decode.model import Model
 from tests.models import llama, variant
@@ -47,7 +47,7 @@ def test_rows_of_every_tile_and_chunk_have_the_same_bits(dtype):
         assert torch.equal(alone, outputs(model, block, 1 + (block > 9) + (block > 90))), block
 
 
-@pytest.mark.skipif(not X86 or "avx512_bf16" not in compile.cpu(), reason="needs AVX512-BF16")
+@pytest.mark.skipif(not X86 or "avx512_bf16" not in cpu_features(), reason="needs AVX512-BF16")
 def test_multiplying_pairs_gives_the_bits_of_multiplying_widened_numbers(monkeypatch):
     widened, pairs = (
         outputs(compiled(monkeypatch, (*FLAGS, "-fopenmp", f"-DPAIRS={n}"), torch.bfloat16), 9) for n in (0, 1)

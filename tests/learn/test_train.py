@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from lede.learn import train as training
 from lede.learn.config import PRESETS, LearnConfig, preset
 from lede.learn.errors import LearnError
 from lede.learn.split import held_out, scaling, split
@@ -150,10 +149,10 @@ def test_too_little_data(tmp_path):
 
 
 def test_without_costs_only_the_papers_reward_can_be_learned(known, tmp_path, monkeypatch):
-    def none(self):
+    def none(dataset):
         raise DatasetError("no measured costs")
 
-    monkeypatch.setattr(training.Dataset, "costs", none)
+    monkeypatch.setattr("lede.learn.data.dataset_costs", none)
     with pytest.raises(DatasetError, match="costs"):
         learn(known, tmp_path / "time", preset(**QUICK))
     result = learn(known, tmp_path / "paper", preset("paper", **QUICK))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lede import replay
 from lede.replay.reward import paper_reward, time_reward
 from lede.replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
+from lede.simulate.costs import dataset_costs
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
 
 LAYERS = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (3,)]
@@ -143,7 +144,7 @@ def test_runs(tmp_path: Path) -> None:
     dataset = replay.open_dataset(path)
     assert {run["id"] for run in dataset.runs} == {first.id, second.id}
     assert dataset.runs[0]["reward"] == "paper"
-    assert dataset.costs() == COSTS
+    assert dataset_costs(dataset)[0] == COSTS
     assert dataset.layers == (4, 5, 6, 8)
     assert dataset.model_layers == 16
 

@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lede.decode.rules import LayerSkip, Lite, PromptLookup
 from lede.replay.errors import DatasetError
+from lede.replay.reader import open_dataset
+from lede.replay.schema import STATE
+from lede.replay.writer import start_run
 from lede.simulate.calibration import breakdown
-from lede.simulate.costs import FORMER_ROWS, MAX_ROWS, Costs
+from lede.simulate.costs import FORMER_ROWS, MAX_ROWS, Costs, dataset_costs
 from tests.models import FIXED
 from tests.replay.synthetic import COSTS as FORMER
+from tests.replay.synthetic import write_dataset
 
 MEASURED = Costs(
     layers=8,
@@ -103,3 +108,66 @@ def test_json_and_what_is_not_costs():
         with pytest.raises(DatasetError, match=f"costs have {next(iter(wrong))}"):
             Costs.from_json(MEASURED.to_json() | wrong)
     assert replace(MEASURED, autoregressive=None).plain() == pytest.approx(8 * 0.1 + 0.2)
+
+
+def test_a_policy_pays_for_the_features_that_it_has():
+    everything = (*STATE, "draft_index")
+    assert MEASURED.for_policy(everything, (0, 4)) == MEASURED
+    free = MEASURED.for_policy(("top1_logp", "margin"), (0, 4))
+    assert free.draft(4) == pytest.approx(MEASURED.draft(4) - MEASURED.lookup)  # nothing is looked up at layer 4
+    assert free.draft(0) == MEASURED.draft(0)
+    assert free.finish(4, 3) == pytest.approx(MEASURED.finish(4, 3) - MEASURED.trace)
+    deep = MEASURED.for_policy(("conf_trace",), (4, 6))
+    assert deep.finish(4, 3) == pytest.approx(MEASURED.finish(4, 3) - MEASURED.index)  # there is no index to keep
+    seen = MEASURED.for_policy(("lookup_length",), (4, 6))
+    assert seen.draft(4) == MEASURED.draft(4)
+    # the first draft's state asks the index too, once for all layers of the walk
+    assert seen.finish(4, 3) == pytest.approx(MEASURED.finish(4, 3) - MEASURED.trace + MEASURED.lookup)
+    assert seen.step(4, 6) == MEASURED.step(4, 6)
+
+
+def test_a_rule_that_does_not_look_pays_for_its_layers_alone():
+    for rule, layer in ((LayerSkip(5, 3), 5), (PromptLookup(3), 0)):
+        costs = MEASURED.for_rule(rule)
+        looking = costs.visit0 if layer == 0 else costs.step(0, layer)
+        spent = looking + 2 * costs.draft(layer) + costs.finish(layer, 3)
+        assert spent == pytest.approx(MEASURED.fixed(layer, 3))
+    lite = MEASURED.for_rule(Lite({2: 0.5, 4: 0.5}))
+    assert lite.draft(4) == pytest.approx(MEASURED.draft(4) - MEASURED.lookup)
+    assert lite.finish(4, 3) == pytest.approx(MEASURED.finish(4, 3) - MEASURED.index - MEASURED.trace)
+
+
+HERE = {"type": "cpu", "name": "this processor", "threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("runs", "chosen", "words"),
+    [
+        # (processor, threads, dtype), oldest first
+        ([("this processor", 2, "bfloat16"), ("this processor", 2, "bfloat16")], 1, "(this device)"),
+        ([("this processor", 2, "bfloat16"), ("another", 2, "bfloat16")], 0, "(this device)"),
+        ([("this processor", 2, "bfloat16"), ("this processor", 2, "float32")], 0, "(this device)"),
+        ([("this processor", 2, "bfloat16"), ("this processor", 8, "bfloat16")], 0, "(this device)"),
+        ([("this processor", 8, "bfloat16"), ("another", 2, "bfloat16")], 0, "with other threads or another dtype"),
+        ([("another", 2, "bfloat16"), ("a third", 2, "bfloat16")], 1, "a third, 2 threads, bfloat16"),
+    ],
+)
+def test_the_costs_of_this_device_are_chosen_else_the_newest(tmp_path, runs, chosen, words):
+    write_dataset(tmp_path / "d", episodes=1, seed=0)
+    for path in (tmp_path / "d" / "runs").glob("*.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "costs"}))
+    with pytest.raises(DatasetError, match="no measured costs: measure its model's with `lede calibrate`"):
+        dataset_costs(open_dataset(tmp_path / "d"), HERE)
+    for number, (name, threads, dtype) in enumerate(runs):
+        told = {
+            "device": {"type": "cpu", "name": name, "threads": threads},
+            "costs": replace(MEASURED, round=float(number)).to_json(),
+        }
+        start_run(tmp_path / "d", {"dtype": dtype, "number": number}, told, new_run=True)
+        for path in (tmp_path / "d" / "runs").glob("*.json"):
+            run = json.loads(path.read_text())
+            if run["arguments"].get("number") == number:
+                path.write_text(json.dumps(run | {"started": f"2026-01-0{number + 1}T00:00:00+00:00"}))
+    costs, told = dataset_costs(open_dataset(tmp_path / "d"), HERE, "bfloat16")
+    assert costs.round == chosen
+    assert words in told
