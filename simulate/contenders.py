@@ -28,9 +28,9 @@ def held_out_texts(dataset: Dataset, share: float) -> tuple[Texts, Texts]:
     episodes = np.unique(dataset.columns().episodes)
     held = held_out(episodes, share)
     texts, training = read_texts(dataset, episodes[held]), read_texts(dataset, episodes[~held])
-    if texts is None or training is None:
+    if not len(texts.lengths) or not len(training.lengths):
         raise DatasetError(
-            f"{dataset.path} has episodes without sweeps, which exact replay needs: "
+            f"{dataset.path} has no swept episodes on one side of the split, which exact replay needs: "
             "collect greedily and without --no-sweep"
         )
     return texts, training

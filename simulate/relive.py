@@ -5,19 +5,17 @@ all, because what the lookup drafts is a function of the tokens. Transitions tha
 be given it; `explored` draws new ones from the texts instead.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
+from lede.replay.errors import DatasetError
 from lede.replay.reader import Columns, Dataset
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, EXTENDED, MAX_DRAFTS, WALK
 from lede.simulate.batched import ACCEPT_DECAY, ACCEPT_START
-from lede.simulate.rollouts import copies_of, guesses_of
-from lede.simulate.texts import LOOKUPS, SWEPT, Texts, prompts_of, read_texts
+from lede.simulate.texts import LOOKUPS, SWEPT, Texts, read_texts
 
 DRAFT_CHANCE = 2 / 3  # as the collector's uniform exploration
 
@@ -27,49 +25,11 @@ def texts_at(dataset: Dataset, episodes: NDArray[np.int64], candidates: tuple[in
 
     Raises LearnError if a candidate other than layer 0 was not swept.
     """
-    if missing := sorted(set(candidates) - {0, *dataset.layers}):
-        raise LearnError(
-            f"{dataset.path} has nothing of layer {', '.join(map(str, missing))}: its candidates are "
-            f"{', '.join(map(str, dataset.layers))} (and 0, which needs only the tokens)"
-        )
-    texts = read_texts(dataset, episodes)
-    if texts is None:
-        return None
-    if 0 in candidates and 0 not in texts.layers:
-        texts = with_lookup(texts, prompts_of(dataset, np.unique(episodes)))
-    at = [texts.layers.index(layer) for layer in candidates]
-    return replace(
-        texts,
-        layers=candidates,
-        states=texts.states[:, :, at],
-        found=texts.found[:, :, at],
-        right=texts.right[:, :, at],
-        drafts=texts.drafts[:, :, at],
-    )
-
-
-def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
-    """The texts with layer 0 added as their first candidate: prompt lookup over prompt and text, position by position.
-
-    prompts: their tokens, in the order of the texts.
-    """
-    drafts, seen = guesses_of(prompts, texts.targets, texts.lengths)
-    states = np.zeros((*drafts.shape, len(SWEPT)), np.float32)
-    states[..., SWEPT.index("conf_trace")] = texts.states[:, :, -1, SWEPT.index("conf_trace")]
-    states[..., LOOKUPS] = seen
-
-    def front(first: NDArray[Any], rest: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([first[:, :, None], rest], axis=2)
-
-    return replace(
-        texts,
-        layers=(0, *texts.layers),
-        states=front(states, texts.states),
-        found=front(drafts >= 0, texts.found),
-        right=front((drafts >= 0) & (drafts == texts.targets), texts.right),
-        drafts=front(drafts, texts.drafts),
-        copies=copies_of(prompts, texts.targets, texts.lengths, drafts),
-    )
+    try:
+        texts = read_texts(dataset, episodes, candidates)
+    except DatasetError as error:
+        raise LearnError(str(error)) from None
+    return texts if len(texts.numbers) == len(np.unique(episodes)) else None
 
 
 def explored(texts: Texts, numbers: NDArray[np.int64], seed: int = 0) -> Columns:

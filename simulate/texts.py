@@ -7,7 +7,7 @@ what would have been accepted: `simulate.batched` scores networks on them, `simu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import STATE
-from lede.simulate.rollouts import Copies, copies_of
+from lede.simulate.rollouts import Copies, copies_of, guesses_of
 
 #: The state columns that a sweep has: those that do not depend on what was drafted before.
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
@@ -32,7 +32,8 @@ class Texts:
     (N, T, C), whether the layer would have drafted the token that was committed; drafts: (N, T, C) that layer's token,
     -1 where it has none; targets: (N, T) the tokens committed; lengths: (N,); prompt_lengths: (N,) tokens before the
     first. limits: (N,) tokens that there was room for, more than the length where a stop ended the text. copies: what
-    layer 0 drafts behind its wrong drafts. stops: end of text tokens, at which drafting stops.
+    layer 0 drafts behind its wrong drafts. stops: end of text tokens, at which drafting stops. numbers: (N,) their
+    episodes', as in `Columns.episodes`.
     """
 
     layers: tuple[int, ...]
@@ -46,25 +47,62 @@ class Texts:
     limits: NDArray[np.int64]
     copies: Copies
     stops: frozenset[int] = frozenset()
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def read_texts(dataset: Dataset, episodes: NDArray[np.int64]) -> Texts | None:
-    """The sweeps of these episodes (numbered as in `Columns.episodes`); None unless every one of them was swept.
+def read_texts(dataset: Dataset, episodes: NDArray[np.int64], layers: tuple[int, ...] | None = None) -> Texts:
+    """The sweeps of these episodes (numbered as in `Columns.episodes`), of those of them that were swept.
 
-    A dataset does not say which tokens end a text: each text's own length is taken for its limit.
+    layers: candidates, some of the dataset's; layer 0 may be among them in any case, because what the lookup drafts is
+    a function of the tokens. None: the dataset's. A dataset does not say which tokens end a text: each text's own
+    length is taken for its limit. Raises DatasetError for a layer that was not swept.
     """
     import polars as pl  # not before it is needed: importing it changes the process's environment
 
+    layers = layers or dataset.layers
+    if missing := sorted({*layers} - {0, *dataset.layers}):
+        raise DatasetError(
+            f"{dataset.path} has nothing of layer {', '.join(map(str, missing))}: its candidates are "
+            f"{', '.join(map(str, dataset.layers))} (and 0, which needs only the tokens)"
+        )
     number = pl.col("run").str.slice(1).str.to_integer(base=16).cast(pl.Int64) * 2**32 + pl.col("episode").cast(
         pl.Int64
     )
     wanted = pl.DataFrame({"number": np.unique(episodes)}).lazy()
     rows = dataset.sweeps.with_columns(number=number).join(wanted, on="number", how="semi").collect()
     numbers, text = np.unique(rows["number"].to_numpy(), return_inverse=True)
-    if len(numbers) < len(np.unique(episodes)):
-        return None
     columns = {name: rows[name].to_numpy() for name in ("position", "layer", *SWEPT, "draft_token", "target_token")}
-    return _arrange(columns, text, prompts_of(dataset, numbers), dataset.layers)
+    prompts = prompts_of(dataset, numbers)
+    texts = replace(_arrange(columns, text, prompts, dataset.layers), numbers=numbers)
+    if 0 in layers and 0 not in texts.layers:
+        texts = with_lookup(texts, prompts)
+    at = [texts.layers.index(layer) for layer in layers]
+    by_layer = {name: getattr(texts, name)[:, :, at] for name in ("states", "found", "right", "drafts")}
+    return replace(texts, layers=layers, **by_layer)
+
+
+def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
+    """The texts with layer 0 added as their first candidate: prompt lookup over prompt and text, position by position.
+
+    prompts: their tokens, in the order of the texts.
+    """
+    drafts, seen = guesses_of(prompts, texts.targets, texts.lengths)
+    states = np.zeros((*drafts.shape, len(SWEPT)), np.float32)
+    states[..., SWEPT.index("conf_trace")] = texts.states[:, :, -1, SWEPT.index("conf_trace")]
+    states[..., LOOKUPS] = seen
+
+    def front(first: NDArray[Any], rest: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([first[:, :, None], rest], axis=2)
+
+    return replace(
+        texts,
+        layers=(0, *texts.layers),
+        states=front(states, texts.states),
+        found=front(drafts >= 0, texts.found),
+        right=front((drafts >= 0) & (drafts == texts.targets), texts.right),
+        drafts=front(drafts, texts.drafts),
+        copies=copies_of(prompts, texts.targets, texts.lengths, drafts),
+    )
 
 
 def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
