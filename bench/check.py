@@ -14,7 +14,7 @@ import numpy as np
 
 from lede.bench.measure import Sample
 from lede.bench.methods import rule_of
-from lede.bench.names import BASELINE, POLICY_OF
+from lede.bench.names import BASELINE, EARLY_EXIT, LIBRARY, POLICY_OF
 from lede.bench.store import Store, code_hash
 from lede.bench.summary import Row
 from lede.bench.tune import sweep_texts
@@ -140,9 +140,10 @@ def check(
         tuned = store.tuned()
     loaded = {name: load_policy(folder) for name, folder in policies.items()}
     rules = {
-        name: rule for name in methods
-        if (rule := rule_of(model, name, tuned.get(name, {}).get("parameters", {}), loaded)) is not None
-    }  # fmt: skip
+        name: rule_of(model, name, tuned.get(name, {}).get("parameters", {}), loaded)
+        for name in methods
+        if name not in (LIBRARY, EARLY_EXIT)
+    }
     plain = {s.prompt_id: s.token_ids for s in samples if s.method == BASELINE and s.token_ids}
     layers = set(real_layers(model.layer_count)) | {layer for rule in rules.values() for layer in needed(rule, model)}
     texts = sweep_texts(

@@ -47,46 +47,45 @@ class Library:
         how: dict[str, Any] = {"do_sample": False}
         if self.settings.temperature > 0:
             torch.manual_seed(seed)
-            how = {
-                "do_sample": True, "temperature": self.settings.temperature, "top_k": self.settings.top_k,
-                "top_p": self.settings.top_p,
-            }  # fmt: skip
+            how = {name: getattr(self.settings, name) for name in ("temperature", "top_k", "top_p")}
+            how["do_sample"] = True
         mask = torch.ones_like(inputs)
         out = self.theirs.generate(inputs, attention_mask=mask, max_new_tokens=tokens, pad_token_id=0, **how, **more)
         return tuple(out[0, len(ids) :].tolist())
 
     def method(self, name: str, **early: int) -> Method:
-        """A row of the bench."""
+        """A row of the bench: a Generation without rounds."""
 
-        def run(ids: list[int], seed: int) -> tuple[tuple[int, ...], Generation | None]:
-            return self.write(ids, seed, **early), None
+        def run(ids: list[int], seed: int) -> Generation:
+            tokens, tokenizer = self.write(ids, seed, **early), self.model.tokenizer
+            text = str(tokenizer.decode(list(tokens), skip_special_tokens=True)) if tokenizer else ""
+            return Generation(tuple(ids), tokens, text, "unknown", 0.0, 0.0, ())
 
         return Method(name, run)
 
     def tune(self, prompts: Sequence[list[int]], progress: Callable[[int, int], None]) -> dict[str, Any]:
         """The fastest of a few exit layers and draft lengths on training prompts; they take turns."""
         deep = self.model.layer_count
-        layers = sorted({max(deep // 8, 1), max(deep // 4, 1), max(deep // 2, 1)})
-        pairs = list(itertools.product(layers, LENGTHS))
+        pairs = list(itertools.product(sorted({max(deep // part, 1) for part in (8, 4, 2)}), LENGTHS))
         seconds, tokens = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0)
         most = min(TRIED_TOKENS, self.settings.max_new_tokens)
-        chosen = prompts[:TRIED_ON]
-        for number, (ids, (exit_layer, drafts)) in enumerate(itertools.product(chosen, pairs)):
+        runs = list(itertools.product(prompts[:TRIED_ON], pairs))
+        for number, (ids, pair) in enumerate(runs, 1):
             began = time.perf_counter()
-            text = self.write(ids, 0, most, exit_layer=exit_layer, drafts=drafts)
-            seconds[exit_layer, drafts] += time.perf_counter() - began
-            tokens[exit_layer, drafts] += len(text)
-            progress(number + 1, len(chosen) * len(pairs))
+            tokens[pair] += len(self.write(ids, 0, most, exit_layer=pair[0], drafts=pair[1]))
+            seconds[pair] += time.perf_counter() - began
+            progress(number, len(runs))
         best = max(pairs, key=lambda pair: tokens[pair] / seconds[pair])
         return {
             "parameters": {"exit_layer": best[0], "drafts": best[1]},
-            "measured": tokens[best] / seconds[best], "configurations": len(pairs),
-        }  # fmt: skip
+            "measured": tokens[best] / seconds[best],
+            "configurations": len(pairs),
+        }
 
 
 @contextmanager
 def drafting(theirs: Any, drafts: int) -> Iterator[None]:
-    """Have the library draft so many tokens a round; its model is as it was afterwards, even after an interrupt.
+    """Have the library draft so many tokens per round; its model is as it was afterwards, even after an interrupt.
 
     The library takes `num_assistant_tokens` from the drafting model's own configuration and not from `generate`'s
     arguments, and shortens `config.num_hidden_layers` while it drafts.
@@ -104,11 +103,10 @@ def best_threads(work: Callable[[], object], ours: int) -> int:
     """The faster of the decoder's number of threads and every core, on `work`."""
     choices = sorted({ours, torch.multiprocessing.cpu_count()})
     seconds = dict.fromkeys(choices, float("inf"))
-    for _ in range(3):
-        for threads in choices:
-            torch.set_num_threads(threads)
-            began = time.perf_counter()
-            work()
-            seconds[threads] = min(seconds[threads], time.perf_counter() - began)
+    for threads in choices * 3:
+        torch.set_num_threads(threads)
+        began = time.perf_counter()
+        work()
+        seconds[threads] = min(seconds[threads], time.perf_counter() - began)
     torch.set_num_threads(ours)
     return min(choices, key=seconds.__getitem__)

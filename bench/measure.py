@@ -19,7 +19,7 @@ WARM_UP = 2  # prompts decoded by every method before anything is timed
 
 @dataclass(frozen=True)
 class Sample:
-    """One method on one prompt. Seconds are wall time; a method that is not ours has no rounds and no split."""
+    """One method on one prompt. Seconds are wall time; a method of the library has no rounds and no split."""
 
     method: str
     prompt_id: str
@@ -30,11 +30,16 @@ class Sample:
     draft_seconds: float = 0.0  # the walks and the drafts, decisions included
     decision_seconds: float = 0.0  # of which: inside the rule
     verify_seconds: float = 0.0
-    exits: tuple[int | None, ...] = ()  # a round each: the exit layer, None where nothing was drafted
-    drafts: tuple[int, ...] = ()  # a round each: tokens drafted
-    accepts: tuple[int, ...] = ()  # a round each: of those, accepted
-    commits: tuple[int, ...] = ()  # a round each: tokens written
+    exits: tuple[int | None, ...] = ()  # per round: the exit layer, None where nothing was drafted
+    drafts: tuple[int, ...] = ()  # per round: tokens drafted
+    accepts: tuple[int, ...] = ()  # per round: of those, accepted
+    commits: tuple[int, ...] = ()  # per round: tokens written
     text: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written."""
+        return len(self.token_ids)
 
     @property
     def rounds(self) -> int:
@@ -61,31 +66,18 @@ class Sample:
         """Drafts that the full model confirmed."""
         return sum(self.accepts)
 
-    @property
-    def host_seconds(self) -> float:
-        """What is neither prompt, draft nor verification: committing, indices, the loop itself."""
-        return self.seconds - self.prompt_seconds - self.draft_seconds - self.verify_seconds if self.rounds else 0.0
-
-
-Run = Callable[[list[int], int], tuple[tuple[int, ...], Generation | None]]
-
 
 @dataclass(frozen=True)
 class Method:
-    """A name and how it decodes one prompt: token ids and a seed in; new token ids out, and our Generation if ours."""
+    """A name, and how it decodes the token ids of one prompt with a seed."""
 
     name: str
-    run: Run
+    run: Callable[[list[int], int], Generation]
 
 
 def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | None = None) -> Method:
     """Our decoder under an exit rule."""
-
-    def run(ids: list[int], seed: int) -> tuple[tuple[int, ...], Generation | None]:
-        done = generate(model, ids, rule, replace(settings, seed=seed))
-        return done.token_ids, done
-
-    return Method(name or rule.name, run)
+    return Method(name or rule.name, lambda ids, seed: generate(model, ids, rule, replace(settings, seed=seed)))
 
 
 def measure(
@@ -97,16 +89,17 @@ def measure(
 ) -> Iterator[Sample]:
     """Yield a Sample for every prompt (id, task, token ids) and method; each prompt in an order of its own.
 
-    What is in `done`, as (method, prompt id), was measured before and is left out.
-    `starting` hears of each run before it begins: the method, and the prompt's number (-1: it warms up).
+    What is in `done`, as (method, prompt id), was measured before and is left out. `starting` is called before each
+    run with the method and the prompt's number (-1: warm-up).
     """
-    left = [(m, p) for p in prompts for m in methods if (m.name, p[0]) not in done]
-    due = {method.name for method, _ in left}
+    due = {m.name for m in methods for p in prompts if (m.name, p[0]) not in done}
     for prompt_id, _, ids in prompts[:WARM_UP]:
         for method in methods:
             if method.name in due:
                 starting(method.name, -1)
                 method.run(ids, seed_of(prompt_id))
+    gc.collect()
+    gc.freeze()  # what is there by now is not looked through again: a collection takes 1 ms instead of 400
     for number, (prompt_id, task, ids) in enumerate(prompts):
         for method in random.Random(number).sample(methods, len(methods)):  # none always runs behind the same other
             if (method.name, prompt_id) in done:
@@ -115,30 +108,25 @@ def measure(
             gc.collect()  # or a run pays for what the one before it left
             synchronise(model)
             began = time.perf_counter()
-            tokens, generation = method.run(ids, seed_of(prompt_id))
+            result = method.run(ids, seed_of(prompt_id))
             synchronise(model)
-            yield sample(model, method.name, prompt_id, task, tokens, time.perf_counter() - began, generation)
-
-
-def sample(
-    model: Model, name: str, prompt_id: str, task: str, tokens: tuple[int, ...], seconds: float, done: Generation | None
-) -> Sample:
-    """Put what a run returned into a Sample."""
-    if done is None:
-        text = str(model.tokenizer.decode(list(tokens), skip_special_tokens=True)) if model.tokenizer else ""
-        return Sample(name, prompt_id, task, tokens, seconds, text=text)
-    rounds = done.rounds
-    return Sample(
-        name, prompt_id, task, tokens, seconds, done.prefill_seconds,
-        draft_seconds=sum(r.draft_seconds for r in rounds),
-        decision_seconds=sum(r.decision_seconds for r in rounds),
-        verify_seconds=sum(r.verify_seconds for r in rounds),
-        exits=tuple(r.exit_layer for r in rounds),
-        drafts=tuple(len(r.drafts) for r in rounds),
-        accepts=tuple(r.accepted for r in rounds),
-        commits=tuple(len(r.committed) for r in rounds),
-        text=done.text,
-    )  # fmt: skip
+            seconds, rounds = time.perf_counter() - began, result.rounds
+            yield Sample(
+                method.name,
+                prompt_id,
+                task,
+                result.token_ids,
+                seconds,
+                result.prefill_seconds,
+                draft_seconds=sum(r.draft_seconds for r in rounds),
+                decision_seconds=sum(r.decision_seconds for r in rounds),
+                verify_seconds=sum(r.verify_seconds for r in rounds),
+                exits=tuple(r.exit_layer for r in rounds),
+                drafts=tuple(len(r.drafts) for r in rounds),
+                accepts=tuple(r.accepted for r in rounds),
+                commits=tuple(len(r.committed) for r in rounds),
+                text=result.text,
+            )
 
 
 def seed_of(prompt_id: str) -> int:

@@ -1,7 +1,7 @@
 """`lede bench`: one table. Methods, their parameters set on training prompts, measured on held-out ones, resumable."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lede.bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
-from lede.bench.differences import Difference, differences, measured
+from lede.bench.differences import Difference, differences
 from lede.bench.errors import BenchError
 from lede.bench.measure import Method, Sample, measure
 from lede.bench.methods import Progress, prepare
@@ -51,10 +51,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a bench found: one table."""
+    """What a bench found: one table. `groups`: prompt id → what it shares with others, for intervals."""
 
     rows: list[Row]
     samples: list[Sample]
+    groups: Mapping[str, str]
     differences: list[Difference]
     tuned: dict[str, Any]
     costs: Costs
@@ -63,7 +64,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `lede bench --json` prints for one model and task."""
-        paper = {row.method: found for row in self.rows if (found := self.paper(row.method)) is not None}
+        paper = {row.method: self.paper(row.method) for row in self.rows}
         return {
             **self.facts,
             "static": self.tuned.get("layerskip", {}).get("parameters"),
@@ -71,7 +72,7 @@ class Report:
             "check": None if self.check is None else self.check.to_json(),
             "tuning": {name: self.tuned[name] for name in METHODS if name in self.tuned},
             "rows": [asdict(row) for row in self.rows],
-            "paper": {method: asdict(row) for method, row in paper.items()},
+            "paper": {method: asdict(row) for method, row in paper.items() if row is not None},
             "differences": [asdict(difference) for difference in self.differences],
         }
 
@@ -82,7 +83,7 @@ class Report:
     def lead(self, method: str, other: str) -> tuple[float, float, float] | None:
         """`bench.summary.paired`, or None where one of the two was not run."""
         names = {row.method for row in self.rows}
-        return paired(self.samples, method, other) if {method, other} <= names else None
+        return paired(self.samples, method, other, self.groups) if {method, other} <= names else None
 
 
 def bench(
@@ -95,99 +96,118 @@ def bench(
 ) -> Report:
     """Measure one table, or what is left of it: every sample is on disk below `out` as soon as it is taken.
 
-    `path` is where `transformers` finds the same checkpoint. Rivals are tuned on `job.training`, never on
+    `path` is where `transformers` finds the same checkpoint. Baselines are tuned on `job.training`, never on
     `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
     that are not a bench's and for a check of sampled texts, PolicyError for a policy of another model.
     """
-    if job.check and job.settings.temperature > 0:
+    greedy = job.settings.temperature == 0
+    if job.check and not greedy:
         raise BenchError(
             f"--check replays greedy texts, and {job.task} is sampled at temperature {job.settings.temperature:g}: "
             "leave out the one or the other"
         )
     methods = [name for name in METHODS if name in job.methods or name == BASELINE]
     chosen = tokenised(model, job.prompts)
-    store = Store(out, question(model, job, methods), fresh)
-    wanted = {(method, prompt_id) for method in methods for prompt_id, _, _ in chosen}
-    samples = [s for s in store.samples(methods, model.name) if (s.method, s.prompt_id) in wanted]
-    resumed = len(samples)
-    if resumed < len(wanted):
+    tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
+    asked = question(model, job, methods)
+    store = Store(out, asked, fresh)
+    samples = [s for s in store.samples(methods) if s.prompt_id in tokens]
+    resumed, end = len(samples), 1 - CHECK_SHARE if job.check else 1.0
+    if resumed < len(methods) * len(chosen):
         if threads := store.tuned().get("threads"):
             model.use_threads(threads)  # what was fastest may be another number today: one run keeps to one
         store.remember("threads", torch.get_num_threads())
         training = [ids for _, _, ids in tokenised(model, job.training)]
-        prepared = prepare(
-            model, path, methods, training, job.settings, job.policies, store,
-            lambda share, note: progress(share * TUNING_SHARE, note),
-        )  # fmt: skip
-        end = 1 - CHECK_SHARE if job.check else 1.0
-        samples += _measured(
-            model, prepared, chosen, samples, store, job.check,
-            lambda share, note: progress(TUNING_SHARE + (end - TUNING_SHARE) * share, note),
-        )  # fmt: skip
-    greedy = job.settings.temperature == 0
-    tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
-    checked = check(
-        model, store, methods, job.policies, job.settings, tokens, samples,
-        lambda share, note: progress(1 - CHECK_SHARE + CHECK_SHARE * share, note),
-    ) if job.check else None  # fmt: skip
+        tuning = part(progress, 0, TUNING_SHARE)
+        prepared = prepare(model, path, methods, training, job.settings, job.policies, store, tuning)
+        samples += measured(model, prepared, chosen, samples, store, job.check, part(progress, TUNING_SHARE, end))
+    checked = None
+    if job.check:
+        checking = part(progress, end, 1)
+        checked = check(model, store, methods, job.policies, job.settings, tokens, samples, checking)
     progress(1.0, "")
+    samples.sort(key=lambda s: methods.index(s.method))
     tuned = store.tuned()
     costs = combined(calibrations(tuned))
-    order = {method: number for number, method in enumerate(methods)}
-    samples.sort(key=lambda s: order[s.method])
-    facts = {
-        "model": model.name, "task": job.task, "device": device_facts(model)["name"],
-        "dtype": str(model.dtype).removeprefix("torch."), "threads": tuned["threads"], "prompts": len(chosen),
-        "left_out": len(job.prompts) - len(chosen), "training_prompts": len(job.training),
-        "max_new_tokens": job.settings.max_new_tokens, "temperature": job.settings.temperature,
-        "versions": {name: version(name) for name in ("lede", "torch", "transformers")}
-        | {"python": platform.python_version()},
-        "run": str(store.folder), "samples": len(samples), "resumed": resumed,
-    }  # fmt: skip
+    groups = {prompt.id: getattr(prompt, "group", "") or prompt.id for prompt in job.prompts}
     rows = summarise(
-        samples, model.dtype in EXACT, costs, rouge_of(samples, job.prompts),
-        {name: tuned[name]["parameters"] for name in methods if name in tuned}, greedy,
-    )  # fmt: skip
-    found = measured(model, differences(samples), samples, tokens) if greedy else []
-    return Report(checked.rows(rows) if checked else rows, samples, found, tuned, costs, facts, checked)
+        samples,
+        model.dtype in EXACT,
+        costs,
+        groups,
+        rouge_of(samples, job.prompts),
+        {name: tuned[name]["parameters"] for name in methods if name in tuned},
+        greedy,
+    )
+    facts = {
+        "model": model.name,
+        **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens", "temperature")},
+        "threads": tuned["threads"],
+        "prompts": len(chosen),
+        "groups": len({groups[prompt_id] for prompt_id in tokens}),
+        "left_out": len(job.prompts) - len(chosen),
+        "training_prompts": len(job.training),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("lede", "torch", "transformers")},
+        "run": str(store.folder),
+        "samples": len(samples),
+        "resumed": resumed,
+    }
+    parted = differences(model, samples, tokens) if greedy else []
+    return Report(checked.rows(rows) if checked else rows, samples, groups, parted, tuned, costs, facts, checked)
 
 
-def _measured(
-    model: Model, methods: Sequence[Method], chosen: Sequence[tuple[str, str, list[int]]], before: Sequence[Sample],
-    store: Store, calibrating: bool, progress: Progress,
-) -> list[Sample]:  # fmt: skip
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """The stretch of a progress bar from `start` to `end`, as a bar of its own."""
+    return lambda share, note: progress(start + (end - start) * share, note)
+
+
+def measured(
+    model: Model,
+    methods: Sequence[Method],
+    chosen: Sequence[tuple[str, str, list[int]]],
+    before: Sequence[Sample],
+    store: Store,
+    calibrating: bool,
+    progress: Progress,
+) -> list[Sample]:
     """Take the samples that are not there yet, each written down at once; perhaps costs between some prompts."""
-    done = {(s.method, s.prompt_id) for s in before}
+    new: list[Sample] = []
     total = len(methods) * len(chosen)
     left = total - len(before)
     due = {left * (number + 1) // CALIBRATIONS for number in range(CALIBRATIONS)}
-    new: list[Sample] = []
-    for sample in measure(
-        model, methods, chosen, done,
-        lambda name, number: progress(
-            (len(before) + len(new)) / total,
-            f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}",
-        ),
-    ):  # fmt: skip
+
+    def report(note: str) -> None:
+        progress((len(before) + len(new)) / total, note)
+
+    def starting(name: str, number: int) -> None:
+        report(f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}")
+
+    for sample in measure(model, methods, chosen, {(s.method, s.prompt_id) for s in before}, starting):
         store.append(sample, model.name)
         new.append(sample)
         if calibrating and len(new) in due:
-            progress((len(before) + len(new)) / total, "measuring costs again")
+            report("measuring costs again")
             calibrate(model, store)
     return new
 
 
 def question(model: Model, job: Job, methods: Sequence[str]) -> dict[str, Any]:
     """Everything that decides the numbers: two runs with the same may be put together, no others."""
-    settings = job.settings
-    policies = {name: policy_hash(folder) for name, folder in job.policies.items()}
     return {
-        "model": model_facts(model), "task": job.task, "methods": list(methods), "policies": policies,
-        "prompts": prompts_hash(job.prompts), "training": prompts_hash(job.training),
-        "max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_k": settings.top_k,
-        "top_p": settings.top_p, "device": device_facts(model)["name"], "dtype": str(model.dtype),
-        "native": model.native, "threads": job.threads, "code": code_hash(),
-    }  # fmt: skip
+        "model": model_facts(model),
+        "task": job.task,
+        "methods": list(methods),
+        "policies": {name: policy_hash(folder) for name, folder in job.policies.items()},
+        "prompts": prompts_hash(job.prompts),
+        "training": prompts_hash(job.training),
+        **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
+        "device": device_facts(model)["name"],
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "native": model.native,
+        "threads": job.threads,
+        "code": code_hash(),
+    }
 
 
 def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, float | None]:
@@ -201,9 +221,5 @@ def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, 
 
 def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, list[int]]]:
     """(id, task, token ids) of the prompts that fit."""
-    out = []
-    for prompt in prompts:
-        ids = list(prompt.tokens) if prompt.tokens is not None else encode(model, prompt.text)
-        if len(ids) < model.context - 1:
-            out.append((prompt.id, prompt.task, ids))
-    return out
+    every = ((p, encode(model, p.text) if p.tokens is None else list(p.tokens)) for p in prompts)
+    return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]

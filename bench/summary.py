@@ -1,4 +1,4 @@
-"""From samples to one row a method: the paper's measures, tokens/s, speedups with intervals, and where time goes."""
+"""From samples to one row per method: the paper's measures, tokens/s, speedups with intervals, and where time goes."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Row:
     tokens_per_round: float | None
     tokens_per_s: float
     speedup: float  # Σtokens/Σseconds over that of our autoregressive decoding
-    speedup_low: float  # 95 % bootstrap interval over prompts
+    speedup_low: float  # 95 % bootstrap interval over groups of prompts
     speedup_high: float
     speedup_over_transformers: float | None
     identical: bool | None  # every token is the plain decoder's (and in fp32 also the library's); None when sampling
@@ -49,51 +49,48 @@ def summarise(
     samples: Sequence[Sample],
     exact_library: bool,
     costs: Costs | None = None,
+    groups: Mapping[str, str] | None = None,
     rouge: Mapping[str, float | None] | None = None,
     parameters: Mapping[str, dict[str, Any]] | None = None,
     greedy: bool = True,
 ) -> list[Row]:
     """Rows in the order in which the methods first appear, over the prompts that all of them have.
 
-    `exact_library`: in this dtype ours must equal the library's. Without `costs` there are no limits; `rouge` and
-    `parameters` are by method; `greedy` False: outputs are samples, and `identical` is None.
+    `exact_library`: in this dtype ours must equal the library's. Without `costs` there are no limits. `groups`: see
+    `interval`; `rouge` and `parameters` are by method; `greedy` False: outputs are samples, and `identical` is None.
     """
     by_method = by_name(samples)
     shared = sorted(set.intersection(*(set(runs) for runs in by_method.values())))
-    reference = [by_method[BASELINE][p] for p in shared]
-    library = [by_method[LIBRARY][p] for p in shared] if LIBRARY in by_method else None
+    runs = {method: [by_method[method][prompt] for prompt in shared] for method in by_method}
+    reference, library = runs[BASELINE], runs.get(LIBRARY)
+    plain = [s.token_ids for s in reference]
+    if exact_library and library is not None and plain != [s.token_ids for s in library]:
+        plain = []  # then no method has the tokens of both
     rows = []
-    for method, runs in by_method.items():
-        mine = [runs[p] for p in shared]
-        low, high = interval(mine, reference)
-        same = all(s.token_ids == r.token_ids for s, r in zip(mine, reference, strict=True))
-        if exact_library and library is not None:
-            same &= all(s.token_ids == r.token_ids for s, r in zip(mine, library, strict=True))
+    for method, mine in runs.items():
+        low, high = interval(mine, reference, groups)
         bound = limit(costs, mine) if costs is not None else None
         decoding = decoding_speed(mine) / decoding_speed(reference) if bound else None
-        rows.append(
-            Row(
-                method,
-                exit_layer=mean(mine, "exit_layers", "drafting_rounds"),
-                draft_length=mean(mine, "drafted", "drafting_rounds"),
-                acceptance=mean(mine, "accepted", "drafted"),
-                tokens_per_round=sum(len(s.token_ids) for s in mine) / total
-                if (total := sum(s.rounds for s in mine))
-                else None,
-                tokens_per_s=speed(mine),
-                speedup=speed(mine) / speed(reference),
-                speedup_low=low,
-                speedup_high=high,
-                speedup_over_transformers=speed(mine) / speed(library) if library else None,
-                identical=same if greedy else None,
-                limit=bound,
-                decoding_speedup=decoding,
-                share_of_limit=decoding / bound if bound and decoding else None,
-                rouge_l=(rouge or {}).get(method),
-                parameters=(parameters or {}).get(method),
-                **shares(mine),
-            )
+        row = Row(
+            method,
+            exit_layer=mean(mine, "exit_layers", "drafting_rounds"),
+            draft_length=mean(mine, "drafted", "drafting_rounds"),
+            acceptance=mean(mine, "accepted", "drafted"),
+            tokens_per_round=mean(mine, "tokens", "rounds"),
+            tokens_per_s=speed(mine),
+            speedup=speed(mine) / speed(reference),
+            speedup_low=low,
+            speedup_high=high,
+            speedup_over_transformers=speed(mine) / speed(library) if library else None,
+            identical=[s.token_ids for s in mine] == plain if greedy else None,
+            limit=bound,
+            decoding_speedup=decoding,
+            share_of_limit=decoding / bound if bound and decoding else None,
+            rouge_l=(rouge or {}).get(method),
+            parameters=(parameters or {}).get(method),
+            **shares(mine),
         )
+        rows.append(row)
     return rows
 
 
@@ -106,30 +103,30 @@ def by_name(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
 
 
 def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """Where the time of a method went; nothing is known of one that is not ours."""
+    """Where the time of a method went; nothing is known of the library's."""
     if not any(s.rounds for s in samples):
-        names = ("prompt_share", "draft_share", "decision_share", "verify_share", "host_share")
-        return dict.fromkeys(names)
-    prompt, deciding = sum(s.prompt_seconds for s in samples), sum(s.decision_seconds for s in samples)
-    whole = sum(s.seconds for s in samples)
+        return dict.fromkeys(("prompt_share", "draft_share", "decision_share", "verify_share", "host_share"))
+    whole, prompt, drafting, deciding, verifying = (
+        sum(getattr(s, f"{part}seconds") for s in samples) for part in ("", "prompt_", "draft_", "decision_", "verify_")
+    )
     decoding = whole - prompt
     return {
         "prompt_share": prompt / whole,
-        "draft_share": (sum(s.draft_seconds for s in samples) - deciding) / decoding,
+        "draft_share": (drafting - deciding) / decoding,
         "decision_share": deciding / decoding,
-        "verify_share": sum(s.verify_seconds for s in samples) / decoding,
-        "host_share": sum(s.host_seconds for s in samples) / decoding,
+        "verify_share": verifying / decoding,
+        "host_share": (decoding - drafting - verifying) / decoding,
     }
 
 
 def speed(samples: Sequence[Sample]) -> float:
     """Σtokens/Σseconds."""
-    return sum(len(s.token_ids) for s in samples) / sum(s.seconds for s in samples)
+    return sum(s.tokens for s in samples) / sum(s.seconds for s in samples)
 
 
 def decoding_speed(samples: Sequence[Sample]) -> float:
     """The same without the time of reading prompts."""
-    return sum(len(s.token_ids) for s in samples) / sum(s.seconds - s.prompt_seconds for s in samples)
+    return sum(s.tokens for s in samples) / sum(s.seconds - s.prompt_seconds for s in samples)
 
 
 def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float | None:
@@ -138,17 +135,27 @@ def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float |
     return sum(getattr(s, numerator) for s in samples) / below if below else None
 
 
-def interval(samples: Sequence[Sample], baseline: Sequence[Sample]) -> tuple[float, float]:
-    """95 % bootstrap interval of the ratio of speeds, prompts resampled in pairs; both lists are in the same order."""
-    pairs = list(zip(samples, baseline, strict=True))
-    return ratio_interval(
-        [(len(s.token_ids), b.seconds) for s, b in pairs], [(s.seconds, len(b.token_ids)) for s, b in pairs]
-    )
+def interval(
+    samples: Sequence[Sample], baseline: Sequence[Sample], groups: Mapping[str, str] | None = None
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the ratio of speeds, paired: both lists are of the same prompts in the same order.
+
+    What is resampled are groups, by prompt id (a module, an article, a conversation): texts of one are alike. A prompt
+    without one is a group of its own.
+    """
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
+    for s, b in zip(samples, baseline, strict=True):
+        group = (groups or {}).get(s.prompt_id, s.prompt_id)
+        for i, value in enumerate((s.tokens, b.seconds, s.seconds, b.tokens)):
+            sums[group][i] += value
+    return ratio_interval([part[:2] for part in sums.values()], [part[2:] for part in sums.values()])
 
 
-def paired(samples: Sequence[Sample], method: str, other: str) -> tuple[float, float, float]:
+def paired(
+    samples: Sequence[Sample], method: str, other: str, groups: Mapping[str, str] | None = None
+) -> tuple[float, float, float]:
     """How much faster `method` is than `other`, with the interval of that ratio itself (tighter than two speedups')."""
     runs = by_name(samples)
     shared = sorted(runs[method].keys() & runs[other].keys())
     a, b = [runs[method][p] for p in shared], [runs[other][p] for p in shared]
-    return (speed(a) / speed(b), *interval(a, b))
+    return (speed(a) / speed(b), *interval(a, b, groups))

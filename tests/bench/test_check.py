@@ -34,8 +34,8 @@ from tests.replay.synthetic import write_dataset
 PROMPTS = tuple(Prompt(f"p{i}", "toy", text) for i, text in enumerate(("def mean(", "while x", "import")))
 TRAINING = (Prompt("t0", "toy", "class Tree:"),)
 METHODS = (
-    "transformers", BASELINE, "layerskip", "draft-verify", "del", "adaptive-lookup", "lede", "lede-exits",
-    "lede-fixed-length",
+    "transformers", BASELINE, "layerskip", "draft-verify", "del", "adaptive-lookup", "lede",
+    "lede-fixed-length", "lede-exits",
 )  # fmt: skip
 COSTS = Costs(
     layers=4, layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)), head=(0.1,) * MAX_ROWS, features=0.01,

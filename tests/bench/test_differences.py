@@ -1,9 +1,11 @@
 """Where texts part, and by how much: on a real decoder, with a method that is wrong on purpose."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lede.bench.differences import differences, measured, next_logits
+from lede.bench.differences import differences, next_logits
 from lede.bench.measure import Method, measure, rule_method
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip
@@ -18,20 +20,20 @@ def wrong(model, position: int, token: int) -> Method:
     """Plain decoding with one token exchanged, and what the model writes after it."""
 
     def run(ids, seed):
-        text = list(generate(model, ids, None, SETTINGS).token_ids)
-        text[position] = token
-        rest = generate(model, [*ids, *text[: position + 1]], None, Settings(SETTINGS.max_new_tokens - position - 1))
-        return (*text[: position + 1], *rest.token_ids), None
+        done = generate(model, ids, None, SETTINGS)
+        text = (*done.token_ids[:position], token)
+        rest = generate(model, [*ids, *text], None, Settings(SETTINGS.max_new_tokens - len(text)))
+        return replace(done, token_ids=text + rest.token_ids)
 
     return Method("wrong", run)
 
 
 def test_a_wrong_token_is_found_and_its_margin_is_that_of_the_logits():
     model, theirs = ours("grouped"), variant("grouped")
-    methods = [rule_method(model, Autoregressive(), SETTINGS), rule_method(model, LayerSkip(2, 3), SETTINGS),
-               wrong(model, 5, 60)]  # fmt: skip
+    plain = rule_method(model, Autoregressive(), SETTINGS)
+    methods = [plain, rule_method(model, LayerSkip(2, 3), SETTINGS), wrong(model, 5, 60)]
     samples = list(measure(model, methods, PROMPTS))
-    found = measured(model, differences(samples), samples, {p: ids for p, _, ids in PROMPTS})
+    found = differences(model, samples, {p: ids for p, _, ids in PROMPTS})
     assert [(d.method, d.prompt, d.position, d.other) for d in found] == [("wrong", p, 5, 60) for p in "ab"]
     for d, (_, _, ids) in zip(found, PROMPTS, strict=True):
         plain = next(s for s in samples if (s.method, s.prompt_id) == ("autoregressive", d.prompt)).token_ids
@@ -43,10 +45,12 @@ def test_a_wrong_token_is_found_and_its_margin_is_that_of_the_logits():
 
 def test_a_text_that_ended_has_a_position_and_no_margin():
     model = ours("grouped")
-    short = Method("short", lambda ids, seed: (generate(model, ids, None, SETTINGS).token_ids[:7], None))
-    samples = list(measure(model, [rule_method(model, Autoregressive(), SETTINGS), short], PROMPTS[:1]))
-    (found,) = measured(model, differences(samples), samples, {"a": PROMPTS[0][2]})
-    assert (found.position, found.other, found.margin) == (7, None, None)
+    (sample,) = measure(model, [rule_method(model, Autoregressive(), SETTINGS)], PROMPTS[:1])
+    short = replace(sample, method="short", token_ids=sample.token_ids[:7])
+    other = replace(sample, method="other prompt", prompt_id="x", token_ids=())
+    (found,) = differences(model, [sample, short, other], {"a": PROMPTS[0][2]})
+    assert (found.method, found.position, found.token) == ("short", 7, sample.token_ids[7])
+    assert (found.other, found.margin) == (None, None)
 
 
 def test_logits_of_one_token_and_of_a_text_longer_than_a_block():

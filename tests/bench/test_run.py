@@ -6,13 +6,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lede.bench import methods
 from lede.bench import run as bench_run
 from lede.bench.names import METHODS, POLICY_OF
 from lede.bench.paper import paper_row
@@ -31,15 +29,6 @@ PROMPTS = tuple(
 TRAINING = (Prompt("t0", "toy", "class Tree:"), Prompt("t1", "toy", "x = [1, 2, 1, 2, "))
 POLICIES = tuple(dict.fromkeys(POLICY_OF.values()))
 QUICK = ("autoregressive", "layerskip")
-QUICKLY = 0.3  # seconds
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Costs are measured for real, but not for as long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "measure_costs", partial(methods.measure_costs, seconds=QUICKLY))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +137,7 @@ def test_what_decides_the_numbers_decides_the_folder(model, policy):
 
 
 def test_at_a_temperature_nothing_is_compared_and_seeds_are_the_prompts(model, checkpoint, tmp_path):
-    job = Job("toy", PROMPTS, TRAINING, Settings(12, temperature=1.0), ("transformers", *QUICK))
+    job = Job("toy", PROMPTS[:2], TRAINING, Settings(6, temperature=1.0), ("transformers", *QUICK))
     reports = [measured(model, checkpoint, tmp_path / name, job) for name in "ab"]
     assert all(row.identical is None for report in reports for row in report.rows)
     assert all(report.differences == [] for report in reports)
@@ -168,8 +157,9 @@ def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path)
         lines = [json.dumps({"prompt": text, "id": text}) + "\n" for text in some]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     quick = (
-        "from functools import partial; import lede.bench.methods as m; from lede.cli import main; "
-        f"m.measure_costs = partial(m.measure_costs, seconds={QUICKLY}); main()"
+        "from functools import partial; from lede.bench import methods, tune; from lede.cli import main; "
+        "methods.measure_costs = partial(methods.measure_costs, seconds=0.2); "
+        "tune.Budget = partial(tune.Budget, configurations=3, finalists=1); main()"
     )
     command = [
         sys.executable, "-c", quick, "bench", "--model", str(checkpoint), "--prompts", str(tmp_path / "test.jsonl"),

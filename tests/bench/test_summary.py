@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from lede.bench.differences import differences
 from lede.bench.names import BASELINE, LIBRARY
 from lede.bench.summary import interval, paired, summarise
 from tests.bench.samples import TEXT, plain, sample
@@ -46,10 +45,6 @@ def test_one_prompt_that_differs_is_enough():
         sample("lede", p, tokens=(1, 2) if p == "b" else TEXT) for p in "abc"
     ]
     assert not summarise(samples, exact_library=False)[1].identical
-    (found,) = differences(samples)
-    assert (found.method, found.prompt, found.position, found.token, found.other) == ("lede", "b", 2, 3, None)
-    (found,) = differences([plain(BASELINE), sample("x", tokens=(1, 9, 3, 4))])
-    assert (found.position, found.token, found.other) == (1, 2, 9)
 
 
 def test_only_prompts_that_every_method_has_count():
@@ -72,11 +67,26 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(100):
-        mine = [sample("lede", seconds=s) for s in rng.gamma(20, 1 / 20, 40)]
-        base = [plain(BASELINE, seconds=s) for s in rng.gamma(20, 2 / 20, 40)]
+        mine = [sample("lede", str(i), seconds=s) for i, s in enumerate(rng.gamma(20, 1 / 20, 40))]
+        base = [plain(BASELINE, str(i), seconds=s) for i, s in enumerate(rng.gamma(20, 2 / 20, 40))]
         low, high = interval(mine, base)
         held += low <= 2.0 <= high
     assert 85 <= held <= 99
+
+
+def test_intervals_resample_groups_not_prompts():
+    """Ten prompts of a group tell no more than one: of two groups, all of the one or all of the other may be drawn."""
+    samples, groups = [], {}
+    for group, seconds in (("one", 1.0), ("other", 3.0)):
+        for i in range(10):
+            prompt = f"{group}{i}"
+            groups[prompt] = group
+            samples += [plain(BASELINE, prompt, seconds=6.0), sample("lede", prompt, seconds=seconds)]
+    row = summarise(samples, True, groups=groups)[1]
+    assert (row.speedup, row.speedup_low, row.speedup_high) == (3.0, 2.0, 6.0)
+    assert paired(samples, "lede", BASELINE, groups) == (3.0, 2.0, 6.0)
+    alone = summarise(samples, True)[1]
+    assert 2.0 < alone.speedup_low < alone.speedup < alone.speedup_high < 6.0
 
 
 def test_a_paired_ratio_is_of_the_two_methods_and_tighter_than_of_two_speedups():
