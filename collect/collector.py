@@ -36,9 +36,10 @@ class CollectConfig:
     """What decides the rows of a run: the same values give the same rows, and name the same run."""
 
     episodes: int = 200
-    layers: tuple[int, ...] | None = None  # candidates; None: `default_layers` of the model
+    layers: tuple[int, ...] | None = None  # candidates; None: `default_layers` of the model, or the policy's
     explore: Exploration = "uniform"
     epsilon: float = 0.2  # of `explore="epsilon"`
+    max_drafts: int | None = None  # a round; None: as many as there are costs for, the paper's 12, or the policy's
     max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
@@ -83,14 +84,15 @@ def collect(
     """
     if not prompts:
         raise PromptError("there are no prompts to collect from")
-    layers = config.layers or default_layers(model.layer_count)
     if policy is not None and config.explore == "epsilon":
-        layers = tuple(policy.layers)
+        layers = tuple(layer for layer in policy.layers if layer != model.layer_count)  # the bypass is no candidate
+    else:
+        layers = config.layers or default_layers(model.layer_count, config.explore)
     layers = check_layers(layers, model.layer_count)
+    limit = explorer(config, layers, 0, policy).max_drafts
     replay.open_for_writing(out, header(model, layers))
-    arguments = (
-        asdict(config) | {"layers": list(layers), "dtype": str(model.dtype).removeprefix("torch.")} | (source or {})
-    )
+    decided = {"layers": list(layers), "max_drafts": limit, "dtype": str(model.dtype).removeprefix("torch.")}
+    arguments = asdict(config) | decided | (source or {})
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
     run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
@@ -138,10 +140,12 @@ def _episode(
     collected.tokens += len(generation.token_ids)
 
 
-def describe_source(prompts: Sequence[Prompt], policy: ValueFunction | None = None) -> dict[str, Any]:
+def describe_source(
+    prompts: Sequence[Prompt], policy: ValueFunction | None = None, split: str = "all"
+) -> dict[str, Any]:
     """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
     text = "\0".join(f"{prompt.id}\0{prompt.text}\0{prompt.tokens}" for prompt in prompts)
-    described: dict[str, Any] = {"prompts": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    described: dict[str, Any] = {"split": split, "prompts": hashlib.sha256(text.encode()).hexdigest()[:16]}
     if policy is not None:
         probe = np.linspace(-1, 1, len(policy.features), dtype=np.float32)
         values = b"".join(policy.values(probe * scale).tobytes() for scale in (0.5, 1.0, 4.0))
@@ -149,18 +153,26 @@ def describe_source(prompts: Sequence[Prompt], policy: ValueFunction | None = No
     return described
 
 
-def default_layers(layer_count: int) -> tuple[int, ...]:
-    """Prompt lookup and three exits around a quarter of the depth: (0, 3, 4, 6) of 16 layers, (0, 6, 8, 12) of 32."""
-    return tuple(sorted({0, *(max(layer_count * sixteenths // 16, 1) for sixteenths in (3, 4, 6))}))
+def default_layers(layer_count: int, explore: Exploration = "uniform") -> tuple[int, ...]:
+    """Prompt lookup and three exits around a quarter of the depth: (0, 3, 4, 6) of 16 layers, (0, 6, 8, 12) of 32.
+
+    Without the lookup for the paper's exploration: the paper has none.
+    """
+    exits = {max(layer_count * sixteenths // 16, 1) for sixteenths in (3, 4, 6)}
+    return tuple(sorted(exits if explore == "noisy" else {0, *exits}))
 
 
 def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: ValueFunction | None) -> Exploring:
     """The exploring rule of one episode."""
+    rule: Exploring
     if config.explore == "epsilon":
         if policy is None:
             raise PromptError("--explore epsilon explores around a policy: name it with --policy")
-        return Epsilon(policy, seed, config.epsilon)
-    return Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
+        rule = Epsilon(policy, seed, config.epsilon)
+    else:
+        rule = Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
+    rule.max_drafts = config.max_drafts or rule.max_drafts
+    return rule
 
 
 def seed_of(seed: int, number: int, prompt_id: str) -> int:
@@ -174,7 +186,7 @@ def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) 
         "episode": number, "prompt_id": prompt.id, "task": prompt.task, "prompt_tokens": list(generation.prompt_ids),
         "output_tokens": list(generation.token_ids), "seed": seed, "rounds": len(generation.rounds),
         "drafted": generation.drafted, "accepted": generation.accepted, "seconds": generation.seconds,
-        "finish": generation.finish,
+        "finish": generation.finish, "split": prompt.split, "group": prompt.group,
     }  # fmt: skip
 
 

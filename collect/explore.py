@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from lede.decode.rules import Rule, ValueFunction, feature_row
+from lede.decode.rules import LONG_DRAFTS, MAX_DRAFTS, QPolicy, Rule, ValueFunction, feature_row
 from lede.decode.state import DEPTH, State
+from lede.replay.schema import PAPER_STATE
 
 Exploration = Literal["uniform", "noisy", "epsilon"]
-DRAFT_CHANCE = 2 / 3  # of `Uniform`: drafts of 3 on average after the first; longer ones mostly follow a mismatch
+DRAFT_CHANCE = 0.85  # of `Uniform`: long drafts are seldom tried otherwise, and a policy must learn where they end
 FLOOR = 0.05  # the least likely that an action may be
 NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
-PAPER_FEATURES = ("conf_topk", "entropy", "conf_trace")
 
 
 class Exploring(Rule):
@@ -25,9 +25,15 @@ class Exploring(Rule):
     needs_state = True
     needs_lookup = True
 
+    max_drafts = LONG_DRAFTS
+
     def __init__(self, layers: tuple[int, ...], seed: int):
-        self.layers = layers
-        self._random = random.Random(seed)
+        self.layers, self._seed = layers, seed
+        self.start()
+
+    def start(self) -> None:
+        """Every generation draws alike."""
+        self._random = random.Random(self._seed)
 
     def exit_chance(self, state: State) -> float:
         """The probability of action 1 in `state`."""
@@ -44,7 +50,7 @@ class Exploring(Rule):
 
 
 class Uniform(Exploring):
-    """Every candidate equally often; drafts go on with probability 2/3. The broadest cover, and the default."""
+    """Every candidate equally often; drafts go on with probability 0.85. The broadest cover, and the default."""
 
     name = "uniform"
 
@@ -59,36 +65,58 @@ class Noisy(Exploring):
     """The paper's exploration (§4.1): a noisy Q-network over the paper's state, freshly drawn for each episode.
 
     Before any learning that network is a random one: weights as `NoisyLinear` initialises them, uniform in ±1/√in, plus
-    factorised Gaussian noise of σ0/√in with σ0 = 0.1, drawn once (one draw is one consistent policy). Its greedy action
-    is a certainty, which leaves no propensity to weigh by; so one action in ten is drawn at random instead.
+    factorised Gaussian noise of σ0/√in with σ0 = 0.1, drawn once (one draw is one consistent policy). It sees features
+    at temperature 1, standardised, as a learned network does: by the mean and deviation of the episode so far, which
+    depend on the model as constants would not, and on no other episode. Its greedy action is a certainty, which leaves
+    no propensity to weigh by; so one action in ten is drawn at random instead.
     """
 
     name = "noisy"
+    max_drafts = MAX_DRAFTS
 
     def __init__(self, layers: tuple[int, ...], seed: int, sigma: float = 0.1, hidden: tuple[int, ...] = (64, 64)):
         super().__init__(layers, seed)
         rng = np.random.default_rng(seed)
-        sizes = (len(PAPER_FEATURES), *hidden, 2)
+        sizes = (len(PAPER_STATE), *hidden, 2)
         self._weights = [noisy_linear(rng, i, o, sigma) for i, o in pairwise(sizes)]
-        self._row = feature_row(PAPER_FEATURES, layers)
+        self._row = feature_row(PAPER_STATE, layers)
+
+    def start(self) -> None:
+        """Forget the last episode's features too."""
+        super().start()
+        self._count = 0
+        self._mean, self._squares = np.zeros(len(PAPER_STATE)), np.zeros(len(PAPER_STATE))
 
     def exit_chance(self, state: State) -> float:
         """1 - floor/2 where the network prefers to exit, else floor/2."""
-        x = self._row(state)
+        x = self._standardised(self._row(state))
         for weight, bias in self._weights[:-1]:
             x = np.maximum(weight @ x + bias, 0)
         weight, bias = self._weights[-1]
         go_on, exit_ = weight @ x + bias
         return 1 - NOISY_FLOOR / 2 if exit_ > go_on else NOISY_FLOOR / 2
 
+    def _standardised(self, row: np.ndarray) -> np.ndarray:
+        """(F,) in deviations from the mean of the rows so far, this one included (Welford's algorithm)."""
+        self._count += 1
+        before = row - self._mean
+        self._mean = self._mean + before / self._count
+        self._squares = self._squares + before * (row - self._mean)
+        deviation = np.sqrt(self._squares / self._count)
+        return (row - self._mean) / np.where(deviation > 0, deviation, 1.0)
+
 
 class Epsilon(Exploring):
-    """Around a learned policy: its greedy action, but with probability ε one drawn as by `Uniform`. For second runs."""
+    """Around a learned policy: its greedy action, but with probability ε one drawn as by `Uniform`. For second runs.
+
+    Candidates, the bypass included, and the draft limit are the policy's.
+    """
 
     name = "epsilon"
 
     def __init__(self, policy: ValueFunction, seed: int, epsilon: float = 0.2):
         super().__init__(tuple(policy.layers), seed)
+        self.max_drafts = QPolicy(policy).max_drafts
         self._policy, self._epsilon = policy, epsilon
         self._row = feature_row(policy.features, self.layers)
         self._uniform = Uniform(self.layers, seed)

@@ -3,17 +3,16 @@
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lede.collect import stdlib
 from lede.collect.errors import PromptError
+from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of
 
-Split = Literal["train", "validation", "test"]
-# Held-out modules have one of these ten numbers each.
-SPLITS: dict[Split, range] = {"train": range(0, 6), "validation": range(6, 7), "test": range(7, 10)}
+AnySplit = Split | Literal["all"]
 LINES_BEFORE = 20  # of the module, above a function's head
 PER_MODULE = 50  # prompts at most, so that one long module does not fill a split
 MAX_CHARACTERS = 1200  # of a function-head prompt; longer ones lose their first lines
@@ -25,6 +24,8 @@ class Prompt:
 
     `id` is unique in its collection and decides the prompt's random seed; `task` groups prompts in tables; `reference`
     is what a person wrote there, where that is known; `tokens`, where given, are used instead of encoding `text`.
+    `group` is what it shares with prompts that must be on the same side of the split (module, article, conversation),
+    by default only itself; `split` is the side, by default the group's.
     """
 
     id: str
@@ -32,16 +33,25 @@ class Prompt:
     text: str
     reference: str | None = None
     tokens: tuple[int, ...] | None = None
+    group: str = ""
+    split: Split = ""  # type: ignore[assignment]  # never empty once it is made
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", group_of(self.text if self.tokens is None else self.tokens))
+        if self.split not in SPLITS:
+            object.__setattr__(self, "split", split_of(self.group))
 
 
-def load_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a JSON-lines file, in its order; blank lines are skipped.
+def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
+    """The prompts of a JSON-lines file that are on this side of the split, in its order; blank lines are skipped.
 
     Every line is an object with `prompt` (a string) or `turns` (a list of strings, the first is used) and, if wanted,
-    `id` or `question_id` (a string or a whole number; otherwise file name and line number), `task` or `category`, and
-    `reference` (a string, or a list, of which the first
-    is used). Raises PromptError that names the line.
+    `id` or `question_id` (a string or a whole number; otherwise file name and line number), `task` or `category`,
+    `reference` (a string, or a list, of which the first is used), and `group` or `conversation` (a string or a whole
+    number, shared by the lines of one conversation). Raises PromptError that names the line.
     """
+    check_split(split)
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -61,7 +71,9 @@ def load_prompts(path: Path) -> list[Prompt]:
         prompts.append(prompt)
     if not prompts:
         raise PromptError(f'{path} holds no prompts: give one JSON object a line, such as {{"prompt": "Once upon"}}')
-    return prompts
+    if not (chosen := [prompt for prompt in prompts if split in (prompt.split, "all")]):
+        raise PromptError(f"{path} has no prompts in its split {split}: add some, or take --split all")
+    return chosen
 
 
 def _parse(line: bytes, default_id: str) -> Prompt:
@@ -82,18 +94,17 @@ def _parse(line: bytes, default_id: str) -> Prompt:
         raise PromptError("has neither `prompt` nor `turns`")
     if not text.strip():
         raise PromptError("the prompt is empty")
-    number = row.get("id", row.get("question_id"))
-    if type(number) is int:  # not bool
-        number = str(number)
+    name, group = row.get("id", row.get("question_id")), row.get("group", row.get("conversation"))
     task = row.get("task", row.get("category"))
     reference = row.get("reference")
     while isinstance(reference, list):  # one for each turn, or several good answers to one
         reference = reference[0] if reference else None
     return Prompt(
-        id=default_id if number is None else _string(number, "id"),
+        id=default_id if name is None else _name(name, "id"),
         task="prompts" if task is None else _string(task, "task"),
         text=text,
         reference=None if reference is None else _string(reference, "reference"),
+        group="" if group is None else _name(group, "group"),
     )
 
 
@@ -101,6 +112,10 @@ def _first(value: Any, name: str) -> Any:
     if not isinstance(value, list) or not value:
         raise PromptError(f"`{name}` must be a list with a string in it, not {_kind(value)}")
     return value[0]
+
+
+def _name(value: Any, name: str) -> str:
+    return str(value) if type(value) is int else _string(value, name)  # a bool is no number here
 
 
 def _string(value: Any, name: str) -> str:
@@ -119,31 +134,50 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def stdlib_prompts(split: Split, limit: int | None = None, seed: int = 0) -> list[Prompt]:
-    """Function heads from held-out modules of the running interpreter, in an order drawn from `seed`.
+def check_split(split: str) -> None:
+    """Raise PromptError unless this is a side of the split, or `all` of them."""
+    if split not in (*SPLITS, "all"):
+        raise PromptError(f"no split {split!r}: choose one of {', '.join(SPLITS)}, all")
+
+
+def interleaved(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Each side's prompts in their order, the sides mixed by their shares for as long as each lasts."""
+    place: Counter[Split] = Counter()
+    keys: dict[str, float] = {}
+    ordered = list(prompts)
+    for prompt in ordered:
+        place[prompt.split] += 1
+        keys[prompt.id] = place[prompt.split] / SHARES[prompt.split]
+    return sorted(ordered, key=lambda prompt: keys[prompt.id])
+
+
+def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> list[Prompt]:
+    """Function heads from held-out modules of the running interpreter, one of each module by turns, drawn by `seed`.
 
     A prompt is a function's signature and, where it has one, its docstring, with the lines above them; its `reference`
-    is the text that follows in the module, to the function's end. No module is in two splits, and none is in the
-    embedded model's training text. Raises PromptError where `split` is unknown or this Python comes without the source
-    of its library.
+    is the text that follows in the module, to the function's end. Its group is the module, and a text that several
+    modules have is the most held-out one's. None is in the embedded model's training text. Raises PromptError where
+    `split` is unknown or this Python comes without the source of its library.
     """
-    if split not in SPLITS:
-        raise PromptError(f"no split {split!r} of the standard library: choose one of {', '.join(SPLITS)}")
-    found: dict[str, Prompt] = {}  # by id: a function defined twice counts once
+    check_split(split)
+    by_id: dict[str, Prompt] = {}  # a function defined twice counts once
     for module in stdlib.modules():
-        if module.held_out and stdlib.bucket(f"split of {module.name}", 10) in SPLITS[split]:
+        if module.held_out:
             for prompt in _function_heads(module.name, stdlib.read(module) or ""):
-                found.setdefault(prompt.id, prompt)
-    if not found:
+                by_id.setdefault(prompt.id, prompt)
+    if not by_id:
         raise PromptError("this Python comes without the source of its library: give a prompt file")
-    chosen: dict[str, Prompt] = {}  # by text: some modules are copies of others
+    drawn = sorted(by_id.values(), key=lambda p: stdlib.bucket(f"{seed}:{p.id}"))
+    owner: dict[str, Prompt] = {}  # of each text
+    for prompt in sorted(drawn, key=lambda p: SPLITS.index(p.split), reverse=True):
+        owner.setdefault(prompt.text, prompt)
     taken: Counter[str] = Counter()
-    for prompt in sorted(found.values(), key=lambda p: stdlib.bucket(f"{seed}:{p.id}", 2**64)):
-        module_name = prompt.id.partition(":")[0]
-        if prompt.text not in chosen and taken[module_name] < PER_MODULE:
-            chosen[prompt.text] = prompt
-            taken[module_name] += 1
-    return list(chosen.values())[:limit]
+    turns: list[list[Prompt]] = [[] for _ in range(PER_MODULE)]
+    for prompt in drawn:
+        if owner[prompt.text] is prompt and split in (prompt.split, "all") and taken[prompt.group] < PER_MODULE:
+            turns[taken[prompt.group]].append(prompt)
+            taken[prompt.group] += 1
+    return interleaved(prompt for turn in turns for prompt in turn)[:limit]
 
 
 def _function_heads(module: str, source: str) -> Iterator[Prompt]:
@@ -166,7 +200,7 @@ def _function_heads(module: str, source: str) -> Iterator[Prompt]:
         if len(text) > MAX_CHARACTERS:
             text = text[text.find("\n", len(text) - MAX_CHARACTERS) + 1 :]
         reference = "\n" + "\n".join(lines[end : function.end_lineno])
-        yield Prompt(f"{module}:{name}", "stdlib", text, reference)
+        yield Prompt(f"{module}:{name}", "stdlib", text, reference, group=module)
 
 
 def _first_line(node: ast.stmt) -> int:

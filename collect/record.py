@@ -5,23 +5,15 @@ from typing import Any
 
 from lede.decode.round import Round
 from lede.decode.state import DEPTH
+from lede.replay.schema import DERIVED, STATE, TRANSITIONS
 
-STATE_COLUMNS = (
-    "conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "draft_logp", "accept_trace", "lookup_length",
-    "lookup_agreement", "lookup_match",
-)  # fmt: skip
+COLUMNS = tuple(name for name in TRANSITIONS.names if name not in DERIVED)
 
 
 def transitions(episode: int, rounds: Iterable[Round]) -> dict[str, list[Any]]:
     """Columns of the transitions table for one episode, less those that the writer derives."""
     rows = [row for number, round_ in enumerate(rounds) for row in round_rows(episode, number, round_)]
     return {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
-
-
-COLUMNS = (
-    "episode", "round", "chain", "step", "position", "phase", "layer", "draft_index", "forced", *STATE_COLUMNS,
-    "action", "propensity", "terminal", "truncated", "draft_token", "target_token", "accepted",
-)  # fmt: skip
 
 
 def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]]:
@@ -35,14 +27,12 @@ def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]
         else:
             token = round_.drafts[k - 1]
             accepted = round_.accepted >= k
-        # A round that the text's end cut right behind the walk's exit has no stop of its own: its return is not
-        # complete. One that walked on to the full model (a bypass) ended as it wanted.
-        truncated = step == last and state.phase == DEPTH and action == 1
-        rows.append((
-            episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced,
-            state.conf_topk, state.entropy, state.conf_trace, state.margin, state.top1_logp, state.draft_logp,
-            state.accept_trace, state.lookup_length, state.lookup_agreement, state.lookup_match,
-            action, propensity, step == last and not truncated, truncated,
-            token, round_.targets[k - 1], accepted,
-        ))  # fmt: skip
+        rows.append(
+            (
+                *(episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced),
+                *(getattr(state, name) for name in STATE),
+                *(action, propensity, step == last and not round_.cut, step == last and round_.cut),
+                *(token, round_.targets[k - 1], accepted),
+            )
+        )
     return rows

@@ -23,7 +23,7 @@ class Module:
     held_out: bool
 
 
-def bucket(name: str, buckets: int) -> int:
+def bucket(name: str, buckets: int = 2**64) -> int:
     """A number in 0…buckets-1 from a hash of `name`, equal on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % buckets
 

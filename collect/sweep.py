@@ -11,6 +11,7 @@ import torch
 from lede.decode.lookup import Guess, Lookup
 from lede.decode.model import Model
 from lede.decode.state import TRACE, Statistics
+from lede.replay.schema import SWEEPS
 
 BLOCK = 12  # rows a pass: as many as a verification has, so that the products round as they do in decoding
 
@@ -40,13 +41,7 @@ def sweep(
             rows.append((episode, len(prompt) + i, layer, s.conf_topk, s.entropy, trace, s.margin, s.top1_logp,
                          *_columns(guess, s.token), s.token, target))  # fmt: skip
         lookup.push(target)
-    return {name: [row[j] for row in rows] for j, name in enumerate(COLUMNS)}
-
-
-COLUMNS = (
-    "episode", "position", "layer", "conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "lookup_length",
-    "lookup_agreement", "lookup_match", "draft_token", "target_token",
-)  # fmt: skip
+    return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
 
 
 def _columns(guess: Guess | None, token: int) -> tuple[float, float, float]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lede.collect.errors import PromptError
-from lede.collect.prompts import SPLITS, Prompt, Split, stdlib_prompts
+from lede.collect.prompts import AnySplit, Prompt, check_split, interleaved, stdlib_prompts
 from lede.collect.stdlib import bucket
+from lede.replay.split import SPLITS, Split, group_of, split_of
 
 FOLDER = "LEDE_DATASETS"
 KINDS = ("parquet", "jsonl")
@@ -30,9 +31,10 @@ SHOT_CHOICE = 50  # the example is the shortest of so many, so that it leaves ro
 class Task:
     """One task: where its rows come from, how a row becomes a prompt, and how the paper decodes it.
 
-    `splits` gives the data set's split for each of ours. Where all are one, that one is divided by a hash of the
-    prompt, 60 % train, 10 % validation, 30 % test; otherwise train leaves out what validation or test hold as well.
-    `read` takes the strings of `columns` and returns a prompt and its reference.
+    `splits` gives the data set's split for each of ours. Where all are one, that one is divided by group; otherwise the
+    data set's own are honoured and recorded, but train leaves out what validation or test hold as well. A row's group
+    is a hash of the first of its `columns`. `read` takes the strings of `columns` and returns a prompt and its
+    reference.
     """
 
     name: str
@@ -102,55 +104,61 @@ TASKS = {
 }  # fmt: skip
 
 
-def load_task(name: str, split: Split, limit: int | None = None, seed: int = 0) -> list[Prompt]:
+def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 0) -> list[Prompt]:
     """The prompts of a task's split, in an order drawn from `seed`: the first `limit` of them, or all.
 
-    No text is in two splits, or twice in one. A prompt's id is task, the data set's split and its row there. Raises
-    PromptError for a task or split that there is not, for data that cannot be loaded or have other columns;
+    No text and no group is in two splits, and no text twice in one. Where the data set has splits of its own, `all`
+    mixes them by the shares that groups have elsewhere. A prompt's id is task, the data set's split and its row there.
+    Raises PromptError for a task or split that there is not, for data that cannot be loaded or have other columns;
     ModuleNotFoundError where a task needs the library `datasets` and it is not installed.
     """
     if name not in TASKS:
         raise PromptError(f"no task {name!r}: choose one of {', '.join(TASKS)}")
-    if split not in SPLITS:
-        raise PromptError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+    check_split(split)
     task = TASKS[name]
     if task.dataset is None:
         return stdlib_prompts(split, limit, seed)
+    if split == "all" and not task.divided:
+        return interleaved(prompt for side in SPLITS for prompt in load_task(name, side, limit, seed))[:limit]
+    side = SPLITS[0] if split == "all" else split  # of a divided data set all are in one split
     shots = _shots(task)
     before = "".join(f"{text}{answer}\n" for text, answer in shots) + "\n" * bool(shots)
-    seen = {_fingerprint(text) for text, _ in shots}
+    seen = {group_of(text) for text, _ in shots}
+    held_out: set[str] = set()
     if not task.divided:
-        for later in list(SPLITS)[list(SPLITS).index(split) + 1 :]:
+        for later in SPLITS[SPLITS.index(side) + 1 :]:
             if _folder(task) is not None and not _files(task, later):
                 continue  # a copy without them
-            seen |= {_fingerprint(text) for _, text, _ in _texts(task, later)}
+            for _, group, text, _ in _texts(task, later):
+                held_out |= {group, group_of(text)}
     prompts: list[Prompt] = []
-    for row, text, reference in _texts(task, split, seed):
+    for row, group, text, reference in _texts(task, side, seed):
         if limit is not None and len(prompts) >= limit:
             break
-        if not text.strip() or (mark := _fingerprint(text)) in seen:
+        if not text.strip() or (mark := group_of(text)) in seen or {mark, group} & held_out:
             continue
         seen.add(mark)
-        if task.divided and bucket(f"split of {text}", 10) not in SPLITS[split]:
-            continue
-        prompt_id = f"{name}:{task.source_split(split)}:{row}"
-        prompts.append(Prompt(prompt_id, name, before + text, reference if reference.strip() else None))
+        own = split_of(group) if task.divided else side
+        if split in (own, "all"):
+            prompt_id = f"{name}:{task.source_split(side)}:{row}"
+            answer = reference if reference.strip() else None
+            prompts.append(Prompt(prompt_id, name, before + text, answer, group=group, split=own))
     if not prompts and limit != 0:
         raise PromptError(f"the task {name} has no prompts in its split {split}")
     return prompts
 
 
-def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str]]:
-    """(row, prompt, reference) of every row of the split's data, in their order or one drawn from `seed`."""
+def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str, str]]:
+    """(row, group, prompt, reference) of every row of the split's data, in their order or one drawn from `seed`."""
     assert task.read is not None
     rows = _load(task, split)
-    order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda i: _draw(seed, i))
+    order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda row: bucket(f"{seed}:{row}"))
     for number in order:
         row = rows[number]
         values = [row[column] for column in task.columns]
         if not all(isinstance(value, str) for value in values):
             raise PromptError(f"row {number} of {_described(task, split)}: {', '.join(task.columns)} must be strings")
-        yield number, *task.read(*values)
+        yield number, group_of(values[0]), *task.read(*values)
 
 
 def _shots(task: Task) -> list[tuple[str, str]]:
@@ -158,7 +166,7 @@ def _shots(task: Task) -> list[tuple[str, str]]:
     if task.shots == 0:
         return []
     drawn = islice(_texts(task, "train", seed=0), SHOT_CHOICE * task.shots)
-    return sorted(((text, reference) for _, text, reference in drawn), key=lambda shot: sum(map(len, shot)))[
+    return sorted(((text, reference) for _, _, text, reference in drawn), key=lambda shot: sum(map(len, shot)))[
         : task.shots
     ]
 
@@ -217,11 +225,3 @@ def _described(task: Task, split: Split) -> str:
     source = task.source_split(split)
     config = f" {task.config}" if task.config else ""
     return f"the task {task.name} ({task.dataset}{config}, split {source})"
-
-
-def _fingerprint(text: str) -> int:
-    return bucket(text, 2**64)
-
-
-def _draw(seed: int, row: int) -> int:
-    return bucket(f"{seed}:{row}", 2**64)

@@ -28,6 +28,8 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     )
     summary.add_row("decoding", f"{counts['seconds']:.1f} s")
     summary.add_row("tasks", ", ".join(f"{task} {n}" for task, n in facts["tasks"].items()))
+    for split, side in facts["splits"].items():
+        summary.add_row(split, f"{side['episodes']} episodes of {side['groups']} groups, {side['swept']} with sweeps")
     for run in facts["runs"]:
         how = run.get("behaviour", {}).get("explore", "?")
         summary.add_row(f"run {run['id']}", f"{how}, started {run.get('started', '?')}")

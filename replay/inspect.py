@@ -14,7 +14,8 @@ from lede.replay.errors import DatasetError
 from lede.replay.files import read_columns
 from lede.replay.integrity import verify
 from lede.replay.reader import Columns, Dataset, open_dataset
-from lede.replay.schema import DRAFT, EXIT, FROM_LOGITS, MAX_DRAFTS, STATE, TABLES, WALK
+from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES, WALK
+from lede.replay.split import SPLITS, episode_splits
 
 BINS = 40
 
@@ -23,9 +24,10 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe a dataset.
 
     Keys: path, header, runs, integrity (a list of {path, kind, message, harmless}); and, unless damage keeps it from
-    being read (then `unreadable` says why): counts, tasks, layers (one dict a candidate), draft_lengths (rounds with
-    0, 1, …, 12 drafts), rewards (edges, counts, mean, std) and features (the same, and `accepted`: the share of
-    accepted drafts in each bin, None where there are no rows; what comes from logits without the rows of layer 0).
+    being read (then `unreadable` says why): counts, tasks, splits ({split: {episodes, groups, swept}}), layers (one
+    dict a candidate), draft_lengths (rounds with 0, 1, … drafts), rewards (edges, counts, mean, std) and features (the
+    same, and `accepted`: the share of accepted drafts in each bin, None where there are no rows; what comes from logits
+    without the rows of layer 0).
     Raises `DatasetError` if there is no dataset or it has no rows.
     """
     dataset = open_dataset(path)
@@ -42,6 +44,7 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         columns = dataset.columns(horizon="round", reward="paper", features="extended")
         counts, tasks = _episodes(dataset)
+        splits = _splits(dataset)
     except DatasetError as error:
         if all(finding["harmless"] for finding in findings):
             raise
@@ -54,11 +57,14 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in files),
     }
     ends = columns.chain_starts[1:] - 1
+    bypassed = (columns.raw["phase"][ends] == WALK) & (columns.actions[ends] == CONTINUE)
+    drafts = columns.raw["draft_index"][ends] - bypassed
     return report | {
         "counts": counts,
         "tasks": tasks,
+        "splits": splits,
         "layers": [_layer(columns, layer) for layer in columns.layers],
-        "draft_lengths": np.bincount(columns.raw["draft_index"][ends], minlength=MAX_DRAFTS + 1).tolist(),
+        "draft_lengths": np.bincount(drafts).tolist(),
         "rewards": _histogram(columns.rewards),
         "features": {name: _feature(columns, name) for name in STATE},
     }
@@ -79,6 +85,21 @@ def _episodes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, int]]:
                 totals[name] += int(rows[name].to_numpy().sum())
             seconds += float(rows["seconds"].to_numpy().sum())
     return {**totals, "seconds": seconds}, dict(sorted(tasks.items()))
+
+
+def _splits(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Episodes, groups and episodes with sweeps on each side."""
+    splits = episode_splits(dataset)
+    swept = np.isin(splits.numbers, dataset.swept())
+    sides = {split: splits.split == split for split in SPLITS}
+    return {
+        split: {
+            "episodes": int(side.sum()),
+            "groups": len(np.unique(splits.group[side])),
+            "swept": int((side & swept).sum()),
+        }
+        for split, side in sides.items()
+    }
 
 
 def _layer(columns: Columns, layer: int) -> dict[str, Any]:

@@ -67,8 +67,7 @@ def _draft_lengths(axes: Axes, lengths: list[int]) -> None:
     axes.annotate(
         f"mean {mean:.2f}", (mean, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points"
     )
-    axes.set_xticks(range(len(lengths)))
-    axes.set_xlim(0.4, len(lengths) - 0.4)
+    axes.set_xlim(-0.6, len(lengths) - 0.4)
     _style(axes, "Draft lengths", "drafts in a round", "rounds")
 
 

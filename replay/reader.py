@@ -41,7 +41,7 @@ class Columns:
     rewards: NDArray[np.float32]  # (N,)
     terminals: NDArray[np.bool_]  # (N,) only ever true on the last row of a chain
     chain_starts: NDArray[np.int64]  # (C + 1,) offsets, the last one is N
-    truncated: NDArray[np.bool_]  # (C,) the chain ended, but not by a terminal row
+    truncated: NDArray[np.bool_]  # (C,) the text's end cut the chain: its last row is not terminal
     propensities: NDArray[np.float32]  # (N,) probability with which the logged action was taken
     episodes: NDArray[np.int64]  # (N,) unique over runs, and the same wherever and with whatever a run is stored
     feature_names: tuple[str, ...]  # F names
@@ -86,10 +86,14 @@ class Dataset:
         """One row a candidate layer and committed position, and `run`; empty if none were collected."""
         return self._scan("sweeps")
 
-    @property
-    def swept(self) -> bool:
-        """Whether there are sweeps, of some episodes at least."""
-        return any(self.files("sweeps").values())
+    def swept(self) -> NDArray[np.int64]:
+        """The episodes that have sweeps: their numbers as in `Columns.episodes`, ascending."""
+        numbers = [
+            episode_numbers(run, read_columns(path, "sweeps", ["episode"])["episode"].to_numpy())
+            for run, files in self.files("sweeps").items()
+            for path in files
+        ]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *numbers]))
 
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
@@ -127,8 +131,8 @@ class Dataset:
     ) -> Columns:
         """Decisions as arrays; page checksums are verified.
 
-        horizon: `walk` has the decisions of the layer walks, an exit ends a chain; `round` has all decisions, the last
-            one of a round ends a chain unless it was truncated.
+        horizon: `walk` has the decisions of the layer walks, an exit or the bypass ends a chain; `round` has all
+            decisions, the last one of a round ends a chain unless it was truncated.
         reward: `paper`, or `time` at `rate` tokens a millisecond.
         features: `paper` (three), or `extended`: the state, draft_index and an indicator `layer=<l>` a candidate.
 
@@ -154,8 +158,9 @@ class Dataset:
             keep = rows["phase"] == WALK
             rows = {name: column[keep] for name, column in rows.items()}
             episodes, rewards = episodes[keep], rewards[keep]
-            terminals = rows["action"] == 1
             starts = _starts(episodes, rows["round"])
+            terminals = np.zeros(len(episodes), bool)
+            terminals[starts[1:] - 1] = True  # what the text's end cuts is never a walk
         observations, names = _features(rows, features, self.layers)
         return Columns(
             observations=observations,

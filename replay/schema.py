@@ -31,6 +31,8 @@ PAPER_STATE = STATE[:3]
 #: questions: with the phase among its inputs, a network need not tell them apart by one draft more or less.
 EXTENDED = (*STATE, "draft_index", "phase")
 FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp")  # 0 at layer 0, which has no logits
+#: What a sweep has of the state: all that does not depend on what was drafted before.
+SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
 NEXT_STATE = tuple(f"next_{name}" for name in STATE)
 
 #: Key of the file metadata that lists the parts (as flushed by writers) a file holds; see `replay.files`.
@@ -41,7 +43,6 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, dtype, nullable=False) for name, dtype in columns.items()])
 
 
-_STATE_TYPES = dict.fromkeys(STATE, pa.float32())
 _TOKENS = pa.list_(pa.field("element", pa.int32(), nullable=False))
 
 TRANSITIONS = _schema(
@@ -54,7 +55,7 @@ TRANSITIONS = _schema(
     layer=pa.uint8(),
     draft_index=pa.uint8(),
     forced=pa.bool_(),
-    **_STATE_TYPES,
+    **dict.fromkeys(STATE, pa.float32()),
     action=pa.uint8(),
     propensity=pa.float32(),
     reward=pa.float32(),
@@ -84,7 +85,7 @@ SWEEPS = _schema(
     episode=pa.uint32(),
     position=pa.uint32(),
     layer=pa.uint8(),
-    **{name: dtype for name, dtype in _STATE_TYPES.items() if name not in ("draft_logp", "accept_trace")},
+    **dict.fromkeys(SWEPT, pa.float32()),
     draft_token=pa.int32(),
     target_token=pa.int32(),
 )

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)  # from the least held out to the most
-TRAIN, VALIDATION = 0.6, 0.2  # shares of the groups; the others are for testing
+SHARES: dict[Split, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}  # of the groups
 
 
 def split_of(group: str) -> Split:
     """The side of a group, by a hash of its name: the same on every machine and in every run."""
     place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
-    return "train" if place < TRAIN else "validation" if place < TRAIN + VALIDATION else "test"
+    train, validation, _ = SHARES.values()
+    return "train" if place < train else "validation" if place < train + validation else "test"
 
 
 def group_of(content: str | Iterable[int]) -> str:

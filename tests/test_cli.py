@@ -315,6 +315,14 @@ def test_candidates_outside_the_model_are_named(work, folder):
     assert not (folder / "new").exists()
 
 
+def test_a_split_that_there_is_not_or_that_is_empty_is_named(work, folder):
+    assert "no split 'dev'" in complaint(*collect(work, folder / "new", "--split", "dev"))
+    one = write_prompts(folder / "one.jsonl", ["class Tree:"])
+    assert "no prompts in its split test" in complaint(
+        *collect(work, folder / "new", "--prompts", one, "--split", "test")
+    )
+
+
 def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
     message = complaint(*collect(work, folder / "data", "--candidates", "0,1,2"))
     assert "max_new_tokens is 32 there, 4 here" in message

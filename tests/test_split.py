@@ -1,6 +1,7 @@
 """Held out means held out: no text and no group of texts is on two sides of the split, whatever run it is from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from lede import replay
+from lede.collect.collector import CollectConfig
+from lede.collect.prompts import Prompt
 from lede.replay.files import episode_numbers
 from lede.replay.schema import EPISODES
 from lede.replay.split import SPLITS, episode_splits, group_of, split_of
+from tests.collect.small import collected
 from tests.replay.synthetic import make_episode, start
 
 
@@ -96,6 +100,51 @@ def test_files_without_the_columns_are_read_with_them(tmp_path: Path, compacted:
     frame: Any = replay.open_dataset(tmp_path).episodes.collect()
     assert frame.columns == [*EPISODES.names, "run"]
     assert sorted(zip(frame["split"], frame["group"], strict=True)) == [("", "")] * 3 + [("test", "b")]
+
+
+class Exits:
+    """A policy that exits at once and drafts one token."""
+
+    features, layers = ("phase",), (0, 1, 2)
+
+    def values(self, row: Any) -> Any:
+        return np.array([row[0], 0.5])
+
+
+def test_the_same_prompts_collected_again_are_on_the_same_side(tmp_path: Path) -> None:
+    """Explored around a policy, and with more episodes than prompts: no text and no group is on two sides."""
+    prompts = [Prompt(f"p{i}", "test", f"x{i} = [{i}, ", group=f"module {i // 3}") for i in range(18)]
+    prompts += [Prompt("alone", "test", "def f("), Prompt("own", "test", "def g(", group="module 0", split="test")]
+    config = CollectConfig(episodes=20, layers=(0, 1, 2), max_new_tokens=4, sweep=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.collect.small.PROMPTS", prompts)
+        collected(tmp_path, config)
+        again = replace(config, episodes=50, explore="epsilon")
+        collected(tmp_path, again, policy=Exits(), new_run=True)
+    dataset = replay.open_dataset(tmp_path)
+    splits = episode_splits(dataset)
+    assert len(splits.numbers) == 70
+    frame = dataset.episodes.collect()
+    numbers = [
+        int(episode_numbers(run, np.array([n]))[0]) for run, n in zip(frame["run"], frame["episode"], strict=True)
+    ]
+    side = dict(zip(splits.numbers.tolist(), splits.split.tolist(), strict=True))
+    index = dict(zip(splits.numbers.tolist(), splits.group.tolist(), strict=True))
+    for names in (frame["prompt_id"], frame["group"], map(tuple, frame["prompt_tokens"])):
+        sides: dict[Any, set[str]] = {}
+        for number, name in zip(numbers, names, strict=True):
+            sides.setdefault(name, set()).add(side[number])
+        assert all(len(found) == 1 for found in sides.values())
+    assert len(set(index.values())) == 7  # six modules, and a prompt by itself
+    assert set(side.values()) == set(SPLITS)
+    by_prompt = dict(zip(frame["prompt_id"], (side[number] for number in numbers), strict=True))
+    assert {by_prompt[f"p{i}"] for i in range(3)} == {"test"}  # their module is held out once
+    assert by_prompt["p3"] == split_of("module 1") and by_prompt["alone"] == split_of(group_of("def f("))
+    report = replay.inspect_dataset(tmp_path)["splits"]
+    assert {split: report[split]["episodes"] for split in SPLITS} == {
+        split: list(side.values()).count(split) for split in SPLITS
+    }
+    assert sum(report[split]["groups"] for split in SPLITS) == 7
 
 
 def test_an_empty_dataset_has_no_sides(tmp_path: Path) -> None:

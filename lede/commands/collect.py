@@ -1,7 +1,7 @@
 """`lede collect`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,13 +17,19 @@ def collect(
     model: ModelOption = None,
     task: Annotated[
         str,
-        typer.Option(help="Training prompts by name: stdlib (functions that the embedded model never saw), or the "
+        typer.Option(help="Prompts by name: stdlib (functions that the embedded model never saw), or the "
                      "paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval."),
     ] = "stdlib",
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference."),
+        typer.Option(help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference, "
+                     "group (or conversation)."),
     ] = None,
+    split: Annotated[
+        str,
+        typer.Option(help="Which prompts: train, validation, test or all. Learning needs train and validation, "
+                     "evaluating test."),
+    ] = "all",
     out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
@@ -31,7 +37,13 @@ def collect(
     candidates: Annotated[
         str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
     ] = None,
-    explore: Annotated[str, typer.Option(help="uniform, noisy (the paper's) or epsilon (with --policy).")] = "uniform",
+    max_drafts: Annotated[
+        int | None,
+        typer.Option(min=1, max=31, help="Drafts a round at most. [dim]Default: 31; 12 with noisy; the policy's[/]"),
+    ] = None,
+    explore: Annotated[
+        str, typer.Option(help="uniform, noisy (the paper's, without layer 0) or epsilon (with --policy).")
+    ] = "uniform",
     policy: Annotated[Path | None, typer.Option(help="The policy to explore around.")] = None,
     epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
     sweep: Annotated[
@@ -73,7 +85,8 @@ def collect(
     out = out or dataset_path(model)
 
     # As many whatever the number of episodes, so that more of them continue a run.
-    chosen = load_prompts(prompts) if prompts else load_task(task, "train", MOST_PROMPTS, seed)
+    side: Any = split
+    chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, seed)
     usual = TASKS[task]
 
     from lede.collect.collector import CollectConfig, Collected, describe_source
@@ -89,7 +102,7 @@ def collect(
 
         check_fits(learned, model_facts(loaded))
     config = CollectConfig(
-        episodes, layers, explore, epsilon,  # type: ignore[arg-type]
+        episodes, layers, explore, epsilon, max_drafts,  # type: ignore[arg-type]
         usual.max_new_tokens if max_new_tokens is None else max_new_tokens,
         usual.temperature if temperature is None else temperature, seed, sweep,
     )  # fmt: skip
@@ -106,7 +119,7 @@ def collect(
             out,
             config,
             learned,
-            source=describe_source(chosen, learned),
+            source=describe_source(chosen, learned, split),
             new_run=new_run,
             progress=report,
         )

@@ -85,7 +85,7 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
         from lede.learn.config import usual_preset
         from lede.learn.train import learn as run
         from lede.replay.reader import open_dataset
-    config = preset_config(preset or usual_preset(open_dataset(dataset).swept, **options), **options)
+    config = preset_config(preset or usual_preset(len(open_dataset(dataset).swept()) > 0, **options), **options)
     out = out or policy_path(dataset, "paper" if preset == "paper" else "default")
     with bar("learning", 1000, quiet=json) as advance:
 

@@ -15,7 +15,7 @@ from lede.simulate.costs import MAX_ROWS, Costs
 from tests.models import byte_llama, byte_tokenizer
 
 PROMPTS = [Prompt(f"p{i}", "test", text) for i, text in enumerate(["def mean(values):", "abab", "x = [1, 1, 1, "])]
-CONFIG = CollectConfig(episodes=7, layers=(0, 1, 2), max_new_tokens=40, sweep=True, seed=3)
+CONFIG = CollectConfig(episodes=7, layers=(0, 1, 2), max_drafts=12, max_new_tokens=40, sweep=True, seed=3)
 COSTS = Costs(4, (1.0,) * MAX_ROWS, (1.0,) * MAX_ROWS, 0.1, 0.1, 0.1, 0.1)
 
 

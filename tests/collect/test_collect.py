@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -80,7 +81,8 @@ def test_a_round_walks_up_then_drafts_at_its_exit_layer_then_stops(rows):
         assert all(d["propensity"] == 1 if d["forced"] else 0.05 <= d["propensity"] < 1 for d in decisions)
         last = decisions[-1]
         assert [d["terminal"] or d["truncated"] for d in decisions] == [False] * (len(decisions) - 1) + [True]
-        assert last["truncated"] == (last["phase"] == 0)
+        chosen = last["phase"] == 1 and (not last["forced"] or last["draft_index"] == 12)
+        assert last["truncated"] == (not chosen)  # the text's end cut it
 
 
 def test_accepted_is_what_the_text_says(rows):
@@ -183,7 +185,61 @@ def test_candidates_are_checked_before_anything_is_written(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+class Policy:
+    """Exits nowhere and never stops: all that it explores comes from ε."""
+
+    features = ("phase",)
+
+    def __init__(self, layers: tuple[int, ...], max_drafts: int):
+        self.layers, self.max_drafts = layers, max_drafts
+
+    def values(self, row):
+        return np.array([0.0, 1.0 if row[0] else -1.0])
+
+
+def test_exploring_around_a_policy_that_may_bypass_and_drafts_long(tmp_path):
+    """Its rows go into the dataset of the same candidates, with its draft limit, and a bypass ends a round."""
+    config = replace(CONFIG, episodes=3, max_drafts=None, max_new_tokens=60)
+    collected(tmp_path, config)
+    collected(tmp_path, replace(config, explore="epsilon", epsilon=0.5), policy=Policy((0, 1, 2, 4), 20), new_run=True)
+    dataset = replay.open_dataset(tmp_path)
+    limits = {run["arguments"]["explore"]: run["arguments"]["max_drafts"] for run in dataset.runs}
+    assert limits == {"uniform": 31, "epsilon": 20}
+    assert replay.verify(tmp_path) == []
+    run = next(run["id"] for run in dataset.runs if run["arguments"]["explore"] == "epsilon")
+    rows = dataset.transitions.filter(run=run).collect()
+    assert not rows.filter(pl.col("phase") == 0)["forced"].any()
+    bypassed = rows.filter(phase=0, layer=2, action=0)
+    assert len(bypassed) > 10
+    assert bypassed["terminal"].all()
+    assert 12 < rows["draft_index"].max() <= 20
+    assert dataset.transitions.filter(pl.col("run") != run).collect()["draft_index"].max() > 20
+    for horizon in ("walk", "round"):
+        columns = dataset.columns(horizon, features="extended")
+        ends = columns.chain_starts[1:] - 1
+        bypasses = (columns.actions[ends] == 0) & (columns.raw["phase"][ends] == 0)
+        assert bypasses.sum() == len(bypassed)
+        assert columns.terminals[ends][bypasses].all() and not columns.truncated[bypasses].any()
+        assert columns.truncated.sum() == (rows_truncated(dataset) if horizon == "round" else 0)
+    report = replay.inspect_dataset(tmp_path)
+    assert report["draft_lengths"][0] == len(bypassed)
+    assert sum(n * count for n, count in enumerate(report["draft_lengths"])) == report["counts"]["drafted"]
+
+
+def rows_truncated(dataset: replay.Dataset) -> int:
+    return int(dataset.transitions.collect()["truncated"].sum())
+
+
+def test_the_paper_s_exploration_walks_real_layers_and_drafts_twelve(tmp_path):
+    collected(tmp_path, replace(CONFIG, episodes=2, layers=None, max_drafts=None, explore="noisy"))
+    dataset = replay.open_dataset(tmp_path)
+    assert dataset.layers == (1,)  # of a model of four layers
+    assert dataset.runs[0]["arguments"]["max_drafts"] == 12
+    assert dataset.transitions.collect()["layer"].unique().to_list() == [1]
+
+
 def test_default_candidates_are_the_lookup_and_exits_around_a_quarter():
     assert default_layers(16) == (0, 3, 4, 6)
     assert default_layers(32) == (0, 6, 8, 12)
+    assert default_layers(32, "noisy") == (6, 8, 12)
     assert all(max(default_layers(n)) < n for n in range(2, 50))

@@ -7,7 +7,8 @@ import pytest
 
 from lede.collect import stdlib
 from lede.collect.errors import PromptError
-from lede.collect.prompts import MAX_CHARACTERS, PER_MODULE, SPLITS, Prompt, load_prompts, stdlib_prompts
+from lede.collect.prompts import MAX_CHARACTERS, PER_MODULE, Prompt, load_prompts, stdlib_prompts
+from lede.replay.split import SPLITS, split_of
 
 
 def written(folder: Path, *lines: object) -> Path:
@@ -56,6 +57,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
         ({"prompt": "Twice", "id": "a"}, "id 'a' is already that of line 1"),
         ({"prompt": "Twice", "id": True}, "`id` must be a string, not true or false"),
         ({"prompt": "Twice", "task": 1.5}, "`task` must be a string"),
+        ({"prompt": "Twice", "group": ["a"]}, "`group` must be a string, not a list"),
         ({"prompt": "Twice", "reference": {}}, "`reference` must be a string, not an object"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
     ],
@@ -76,10 +78,33 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
 
 def test_no_module_is_in_two_splits_or_in_the_training_text() -> None:
     held_out = {m.name for m in stdlib.modules() if m.held_out}
-    modules = [{p.id.partition(":")[0] for p in stdlib_prompts(split)} for split in SPLITS]
+    sides = [stdlib_prompts(split) for split in SPLITS]
+    modules = [{p.id.partition(":")[0] for p in side} for side in sides]
     assert all(modules)
     assert set.union(*modules) <= held_out
     assert sum(map(len, modules)) == len(set.union(*modules))
+    texts = [p.text for side in sides for p in side]
+    assert len(set(texts)) == len(texts)
+    for split, side in zip(SPLITS, sides, strict=True):
+        assert {(p.split, p.group) for p in side} == {(split, p.id.partition(":")[0]) for p in side}
+    key = {p.id: p for p in stdlib_prompts("all")}
+    assert key == {p.id: p for side in sides for p in side}
+    assert {p.split for p in stdlib_prompts("all", 40)} == set(SPLITS)
+
+
+def test_the_lines_of_a_conversation_or_a_group_are_on_one_side(tmp_path: Path) -> None:
+    lines = [{"prompt": f"turn {i}", "conversation": i // 4} for i in range(80)]
+    lines += [{"prompt": "other", "group": "a book"}, {"prompt": "alone"}, {"prompt": "alone", "id": "again"}]
+    path = written(tmp_path, *lines)
+    prompts = load_prompts(path)
+    assert [p.group for p in prompts[:8]] == ["0"] * 4 + ["1"] * 4
+    assert [p.split for p in prompts[:81]] == [split_of(str(i // 4)) for i in range(80)] + [split_of("a book")]
+    assert prompts[-1].group == prompts[-2].group not in ("", prompts[0].group)  # by its text
+    parts = [load_prompts(path, split) for split in SPLITS]
+    assert sorted(map(len, parts)) != [0, 0, 83]
+    assert sorted((p for part in parts for p in part), key=prompts.index) == prompts
+    with pytest.raises(PromptError, match="has no prompts in its split validation: add some, or take --split all"):
+        load_prompts(written(tmp_path, {"prompt": "x", "group": "json.decoder"}), "validation")
 
 
 def test_there_are_enough_and_none_twice() -> None:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lede.collect.errors import PromptError
-from lede.collect.prompts import SPLITS, stdlib_prompts
+from lede.collect.prompts import stdlib_prompts
 from lede.collect.tasks import TASKS, load_task
+from lede.replay.split import SPLITS
 
 datasets = pytest.importorskip("datasets")
 
@@ -114,7 +115,8 @@ def test_one_split_is_divided_and_no_text_is_in_two(folder: Path) -> None:
     texts = {split: [p.text for p in load_task("humaneval", split)] for split in SPLITS}
     assert sorted(text for found in texts.values() for text in found) == sorted({row["prompt"] for row in rows})
     shares = [len(texts[split]) / 300 for split in ("train", "validation", "test")]
-    assert shares == pytest.approx([0.6, 0.1, 0.3], abs=0.06)
+    assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+    assert sorted(p.text for p in load_task("humaneval", "all")) == sorted({row["prompt"] for row in rows})
 
 
 def test_what_is_held_out_is_not_in_train(folder: Path) -> None:
@@ -126,6 +128,35 @@ def test_what_is_held_out_is_not_in_train(folder: Path) -> None:
     put(folder, "topv2", "test", rows("c", "f"))
     found = {split: sorted(p.text for p in load_task("topv2", split)) for split in SPLITS}
     assert found == {"train": ["a", "d"], "validation": ["b", "e"], "test": ["c", "f"]}
+    everything = {(p.text, p.split) for p in load_task("topv2", "all")}
+    assert everything == {(text, split) for split, texts in found.items() for text in texts}
+
+
+def test_an_article_is_one_group_and_no_train_prompt_has_a_held_out_one(folder: Path) -> None:
+    for split, names in (("train", "abcx"), ("validation", "vx"), ("test", "ty")):
+        for task in ("cnn_dm_lm", "cnn_dm_summarization"):
+            put(folder, task, split, articles(*names))
+    group = {split: {p.group for p in load_task("cnn_dm_lm", split)} for split in SPLITS}
+    assert [len(group[split]) for split in SPLITS] == [3, 2, 2]
+    assert load_task("cnn_dm_lm", "test")[0].split == "test"
+    for split in SPLITS:  # the same articles, asked for another thing; one of train's is the example
+        assert {p.group for p in load_task("cnn_dm_summarization", split)} <= group[split]
+
+
+def test_one_instruction_with_several_inputs_is_one_group(folder: Path) -> None:
+    rows = [{"instruction": f"do {i % 20}", "input": str(i), "output": "x"} for i in range(200)]
+    put(folder, "alpaca", "train", rows)
+    prompts = load_task("alpaca", "all")
+    assert len(prompts) == 200
+    assert len({p.group for p in prompts}) == len({(p.group, p.split) for p in prompts}) == 20
+
+
+def test_all_sides_are_drawn_from_even_where_one_is_far_larger(folder: Path) -> None:
+    for split, count in (("train", 300), ("eval", 30), ("test", 30)):
+        put(folder, "topv2", split, [{"utterance": f"{split} {i}", "semantic_parse": ""} for i in range(count)])
+    prompts = load_task("topv2", "all", 100)
+    assert [sum(p.split == split for p in prompts) for split in SPLITS] == [60, 20, 20]
+    assert {p.split for p in prompts[:20]} == set(SPLITS)
 
 
 def test_the_order_is_drawn_from_the_seed_and_a_limit_takes_the_first(folder: Path) -> None:
