@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from lede.bench.measure import Method
 from lede.decode.model import Model
@@ -26,6 +26,8 @@ class Library:
         self.model, self.settings = model, settings
         theirs: Any = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
         self.theirs = theirs.to(model.device).eval()
+        # without the checkpoint's own logits processors, as the methods that it is compared with
+        self.theirs.generation_config = GenerationConfig(eos_token_id=sorted(model.stop_tokens) or None)
         self._ours = torch.get_num_threads()
         probe = [i % model.vocabulary for i in range(1, 33)]
         self._threads = best_threads(lambda: self._write(probe, min(24, model.context - 32), 0), self._ours)

@@ -1,7 +1,9 @@
 """From a prompt to a finished Generation, under any exit rule."""
 
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lede.decode.errors import ModelError
 from lede.decode.loop import Decoding
@@ -13,16 +15,16 @@ from lede.decode.sampling import Settings
 
 def generate(
     model: Model,
-    prompt: str | list[int],
+    prompt: Any,
     rule: ExitRule | None = None,
     settings: Settings | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> Generation:
-    """Decode one prompt (text, or token ids as they are). Without a rule every token goes through all layers.
+    """Decode one prompt (see `encode`). Without a rule every token goes through all layers.
 
     `on_round` sees each round as soon as it is committed: streaming. Raises ModelError for a request that cannot work.
     """
-    ids = encode(model, prompt) if isinstance(prompt, str) else list(prompt)
+    ids = encode(model, prompt)
     began = time.perf_counter()
     decoding = Decoding(model, ids, rule or Autoregressive(), settings or Settings())
     prefilled = time.perf_counter()
@@ -40,8 +42,42 @@ def generate(
     )
 
 
-def encode(model: Model, text: str) -> list[int]:
-    """Token ids of a prompt, special tokens as the model's tokenizer adds them."""
-    if model.tokenizer is None:
-        raise ModelError(f"the model {model.name} has no tokenizer: give token ids instead of text")
-    return list(model.tokenizer(text)["input_ids"])
+def encode(model: Model, prompt: Any) -> list[int]:
+    """Token ids of a prompt, as people hold them.
+
+    Text gets the special tokens that the model's tokenizer adds, but no second begin-of-text token where it starts with
+    one, as a chat template's does. Ids are taken as they are: a list, array or tensor, with one dimension or one row,
+    or what a tokenizer returns (a mapping with `input_ids`, whose `attention_mask` hides nothing). Raises ModelError.
+    """
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise ModelError(f"the model {model.name} has no tokenizer: give token ids instead of text")
+        ids, begin = list(model.tokenizer(prompt)["input_ids"]), model.tokenizer.bos_token_id
+        return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+    mask: Any = []
+    if isinstance(prompt, Mapping):
+        prompt, mask = prompt.get("input_ids"), prompt.get("attention_mask", [])
+    ids = one_row(prompt)
+    if not all(one_row(mask)):
+        raise ModelError("the prompt's attention_mask hides tokens: give them without padding")
+    try:
+        return [operator.index(token) for token in ids]
+    except TypeError:
+        raise ModelError("the prompt's token ids are not whole numbers: give text, or its input_ids") from None
+
+
+def one_row(values: Any) -> list[Any]:
+    """The items of a list, array or tensor of one dimension or one row."""
+    given = values
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, list | tuple):
+        kind = type(given).__name__
+        raise ModelError(f"a prompt is text, or token ids in a list, array or tensor, and not of the type {kind}")
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in values]
+    if not any(isinstance(row, list | tuple) for row in rows):
+        return rows
+    if len(rows) > 1:
+        raise ModelError(
+            f"the prompt has {len(rows)} rows, and one text is decoded at a time: give one row after another"
+        )
+    return one_row(rows[0])

@@ -61,12 +61,23 @@ def from_transformers(
 ) -> Model:
     """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
     config = check_architecture(name, model.config)
-    stop = model.generation_config.eos_token_id if model.generation_config is not None else config.eos_token_id
+    given = model.generation_config
+    generation = {"eos_token_id": config.eos_token_id} if given is None else given.to_diff_dict()
+    stop = generation.get("eos_token_id")
     stops = frozenset([stop] if isinstance(stop, int) else stop or ())
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
         return Model(
-            name, config, tokenizer, weights, dtype, torch.device(device), stops, weights_hash(weights), native
+            name,
+            config,
+            tokenizer,
+            weights,
+            dtype,
+            torch.device(device),
+            stops,
+            weights_hash(weights),
+            native,
+            generation,
         )
 
 

@@ -23,6 +23,7 @@ from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Chooser, Settings, chooser
 from lede.decode.state import DEPTH, DRAFT, State, Traces
+from lede.decode.stops import StopStrings
 
 
 class Decoding:
@@ -32,12 +33,12 @@ class Decoding:
         rule.start()
         check_request(model, prompt, rule)
         self.model, self.rule, self.tokens = model, rule, list(prompt)
-        self.stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
+        self.stops = settings.stops(model)
         self.limit = min(len(prompt) + settings.max_new_tokens, model.context)
         self.finish: str | None = None
         self._finish_at_limit = "length" if self.limit - len(prompt) == settings.max_new_tokens else "context"
-        self._choose: Chooser = chooser(settings, model.device)
-        self._stop_strings = stop_string_check(model, settings)
+        self._choose: Chooser = chooser(settings, model, prompt)
+        self._stop_strings = StopStrings(model, settings.stop_strings) if settings.stop_strings else None
         self._lookup = Lookup(prompt) if rule.needs_lookup or 0 in rule.layers else None
         self._traces = Traces()
         self._cache = model.cache(self.limit)
@@ -264,15 +265,3 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
             f"the rule wants shadow tokens of layers {', '.join(map(str, rule.shadow_layers))}; "
             f"this model has 1…{model.layer_count - 1}, and they must ascend"
         )
-
-
-def stop_string_check(model: Model, settings: Settings) -> Callable[[list[int]], bool] | None:
-    """A function from the text so far to whether it ends in a stop string, as `transformers` decides it; or None."""
-    if not settings.stop_strings:
-        return None
-    if model.tokenizer is None:
-        raise ModelError("stop strings need the model's tokenizer, and its folder has none")
-    from transformers import StopStringCriteria
-
-    criteria = StopStringCriteria(model.tokenizer, list(settings.stop_strings))
-    return lambda tokens: bool(criteria(torch.tensor([tokens]), None))

@@ -44,9 +44,11 @@ class Model:
         stop_tokens: frozenset[int] = frozenset(),
         weights_hash: str = "",
         native: bool = True,
+        generation_config: dict[str, Any] | None = None,
     ):
         self.name, self.config, self.tokenizer = name, config, tokenizer
         self.dtype, self.device, self.stop_tokens, self.weights_hash = dtype, device, stop_tokens, weights_hash
+        self.generation_config = generation_config or {}  # as in generation_config.json
         self.layer_count: int = config.num_hidden_layers
         self.vocabulary: int = config.vocab_size
         self.context: int = config.max_position_embeddings

@@ -4,39 +4,59 @@ Both work on the *processed* logits, as `transformers` does: logits processors f
 Drafts go through the same processing, each with the prefix that it really has.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lede.decode.errors import ModelError
+from lede.decode.model import Model
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
+
+# Common options that ask for no logits processor of greedy decoding: with these alone nothing need be imported.
+WITHOUT_PROCESSOR = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
+WITHOUT_PROCESSOR |= {"use_cache", "max_length", "max_new_tokens", "stop_strings", "do_sample", "temperature", "top_k"}
+WITHOUT_PROCESSOR |= {"top_p", "min_p", "output_attentions", "output_hidden_states"}
+# From here down a temperature gives the most likely token; in fp32, dividing by less can overflow.
+COLDEST = 1e-30
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `generate` is asked for; names and meanings as in `transformers`, temperature 0 for greedy."""
+    """What decoding is asked for; names and meanings as in `transformers`, temperature 0 for greedy.
+
+    What a model's generation config asks for is put into these by `generation_config.request`.
+    """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0
-    seed: int | None = None
+    top_k: int | None = 0  # 0: all; None: the library's default
+    top_p: float | None = 1.0
+    seed: int | None = None  # modulo 2^64
     stop_strings: tuple[str, ...] = ()
     stop_tokens: frozenset[int] | None = None  # None: the model's own
-    logits_processor: LogitsProcessorList | None = None
+    logits_processor: "LogitsProcessorList | None" = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # others of a GenerationConfig
 
     def __post_init__(self) -> None:
         checks = (
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
             (self.temperature >= 0, "temperature must be 0 (greedy) or more"),
-            (self.top_k >= 0, "top_k must be 0 (all) or more"),
-            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (self.top_k is None or self.top_k >= 0, "top_k must be 0 (all) or more"),
+            (self.top_p is None or 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            ("" not in self.stop_strings, "a stop string is empty, which every text ends in: leave it out"),
         )
         for fine, message in checks:
             if not fine:
                 raise ModelError(message)
+
+    def stops(self, model: Model) -> frozenset[int]:
+        """The tokens that end a text."""
+        return model.stop_tokens if self.stop_tokens is None else self.stop_tokens
 
 
 class Chooser(Protocol):
@@ -63,14 +83,14 @@ class Chooser(Protocol):
 class Greedy:
     """The most likely token; a draft is accepted where it is the full model's."""
 
-    def __init__(self, processors: LogitsProcessorList | None = None):
+    def __init__(self, processors: "LogitsProcessorList | None" = None):
         self._processors = processors
         self.plain = not processors
 
     def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
         """See Chooser."""
         if self._processors:
-            logits = processed(logits, [prefix + drafts], self._processors)
+            logits = processed(logits, prefix, drafts, self._processors)
         return most_likely(logits)[0], None
 
     def verify(
@@ -78,7 +98,7 @@ class Greedy:
     ) -> tuple[int, list[int]]:
         """See Chooser."""
         if self._processors:
-            logits = processed(logits, prefixes(prefix, drafts), self._processors)
+            logits = processed(logits, prefix, drafts, self._processors)
         targets = most_likely(logits)
         accepted = 0
         while accepted < len(drafts) and drafts[accepted] == targets[accepted]:
@@ -94,32 +114,26 @@ class Sampler:
     replaced from p without x.
     """
 
-    def __init__(self, settings: Settings, device: torch.device):
-        warpers = LogitsProcessorList(settings.logits_processor or ())
-        warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
-        if settings.top_k:
-            warpers.append(TopKLogitsWarper(settings.top_k))
-        if settings.top_p < 1:
-            warpers.append(TopPLogitsWarper(settings.top_p))
-        self._processors = warpers
+    def __init__(self, processors: "LogitsProcessorList", seed: int | None, device: torch.device):
+        self._processors = processors
         self._generator = torch.Generator(device)
-        if settings.seed is None:
+        if seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(settings.seed)
+            self._generator.manual_seed(seed % 2**64)
 
     plain = False
 
     def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
         """See Chooser."""
-        q = torch.softmax(processed(logits, [prefix + drafts], self._processors), -1)[0]
+        q = torch.softmax(processed(logits, prefix, drafts, self._processors), -1)[0]
         return self._draw(q), q
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
     ) -> tuple[int, list[int]]:
         """See Chooser."""
-        p = torch.softmax(processed(logits, prefixes(prefix, drafts), self._processors), -1)
+        p = torch.softmax(processed(logits, prefix, drafts, self._processors), -1)
         targets = p.argmax(-1).tolist()  # rows behind the first rejection are not drawn: their most likely token stands
         for i, (token, q) in enumerate(zip(drafts, distributions, strict=True)):
             chance = float(p[i, token]) / (1.0 if q is None else float(q[token]))
@@ -148,22 +162,50 @@ def most_likely(logits: Tensor) -> list[int]:
     return logits.argmax(-1).tolist()
 
 
-def processed(logits: Tensor, rows: list[list[int]], processors: LogitsProcessorList | None) -> Tensor:
-    """Each row of logits through the processors, with its own whole prefix as they expect it."""
-    if not processors:
-        return logits
-    out = [
-        processors(torch.tensor([prefix], device=logits.device), row[None])  # type: ignore[arg-type]
-        for prefix, row in zip(rows, logits, strict=True)
-    ]
-    return torch.cat(out)
+def processed(logits: Tensor, prefix: list[int], drafts: list[int], processors: "LogitsProcessorList") -> Tensor:
+    """Each row of `logits` through the processors, with the whole text before it.
+
+    The last row is behind all drafts, the one before it behind all but one, and so on.
+    """
+    text = torch.tensor([prefix + drafts], device=logits.device)
+    first = text.shape[1] - len(logits) + 1
+    # a copy of each row: a caller's own processor may write into what it is given
+    call: Any = processors
+    rows = [call(text[:, : first + i], row[None].clone()) for i, row in enumerate(logits)]
+    return torch.cat(rows)
 
 
-def prefixes(prefix: list[int], drafts: list[int]) -> list[list[int]]:
-    """The texts before each row of a verification: `prefix`, then with one draft more each."""
-    return [prefix + drafts[:i] for i in range(len(drafts) + 1)]
+def processors(settings: Settings, model: Model, prompt: list[int], sampling: bool) -> "LogitsProcessorList":
+    """The library's logits processors for `settings` behind a prompt, made and ordered by its own code."""
+    from transformers import GenerationConfig
+    from transformers.generation.utils import GenerationMixin
+
+    asked = dict(settings.options) | {
+        "do_sample": sampling, "max_length": None, "max_new_tokens": settings.max_new_tokens,
+        "eos_token_id": sorted(settings.stops(model)) or None,
+    }  # fmt: skip
+    if sampling:
+        asked |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+    maker: Any = GenerationMixin()
+    maker.config = model.config
+    ids = torch.tensor([prompt], device=model.device)
+    try:
+        config = GenerationConfig(**asked)
+        config.update(**config._get_default_generation_params(), defaults_only=True)
+        maker._prepare_special_tokens(config, True, device=model.device)
+        maker._prepare_generated_length(config, True, True, "input_ids", len(prompt), ids)
+        made: LogitsProcessorList = maker._get_logits_processor(
+            config, len(prompt), ids, logits_processor=settings.logits_processor, device=model.device
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"the generation config cannot be used: {' '.join(str(error).split())}") from error
+    return made
 
 
-def chooser(settings: Settings, device: torch.device) -> Chooser:
-    """Greedy at temperature 0, else a sampler."""
-    return Sampler(settings, device) if settings.temperature > 0 else Greedy(settings.logits_processor)
+def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
+    """Greedy at temperature 0, else a sampler; with the logits processors that the settings ask for."""
+    sampling = settings.temperature > COLDEST
+    if not (sampling or settings.logits_processor or set(settings.options) - WITHOUT_PROCESSOR):
+        return Greedy()
+    made = processors(settings, model, prompt, sampling)
+    return Sampler(made, settings.seed, model.device) if sampling else Greedy(made)

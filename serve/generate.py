@@ -2,42 +2,52 @@
 
 from collections.abc import Callable
 from pathlib import Path
-
-from transformers import LogitsProcessorList
+from typing import TYPE_CHECKING, Any
 
 from lede.decode.facts import model_facts
+from lede.decode.generate import encode
 from lede.decode.generate import generate as decode
+from lede.decode.generation_config import request
 from lede.decode.model import Model
 from lede.decode.round import Generation, Round
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
-from lede.decode.sampling import Settings
 from lede.serve.policy import Policy, check_fits, load_policy
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
 
 
 def generate(
     model: Model,
-    prompt: str | list[int],
+    prompt: Any,
     policy: Policy | str | Path | None = None,
     *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
     stop_strings: tuple[str, ...] = (),
-    logits_processor: LogitsProcessorList | None = None,
+    logits_processor: "LogitsProcessorList | None" = None,
     on_round: Callable[[Round], None] | None = None,
+    **options: Any,
 ) -> Generation:
-    """Go on from `prompt` (text or token ids): the model's own greedy text, or at a temperature a sample of it.
+    """Go on from `prompt` (text or token ids, see `decode.generate.encode`) as the model's own `generate` would.
 
-    The policy (or its folder) changes how fast the text is written, never what it says; None is plain decoding.
-    `on_round` sees each round as soon as it is committed. Raises PolicyError for a policy of another model, ModelError
-    for a request that cannot work.
+    What is not given is as the checkpoint's generation config says, else as in `transformers`, but for 128 new tokens.
+    A temperature asks for sampling, 0 for greedy decoding. `options` are others of `transformers.GenerationConfig`,
+    such as repetition_penalty=1.1. The policy (or its folder) changes how fast the text is written, never what it says;
+    None is plain decoding. `on_round` sees each round as soon as it is committed. Raises PolicyError for a policy of
+    another model, ModelError for a request that cannot work.
     """
-    settings = Settings(
-        max_new_tokens, temperature, top_k, top_p, seed, tuple(stop_strings), logits_processor=logits_processor
-    )
-    return decode(model, prompt, policy_rule(model, policy), settings, on_round)
+    ids = encode(model, prompt)
+    given = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+        "stop_strings": tuple(stop_strings) or None,
+    }  # fmt: skip
+    options |= {name: value for name, value in given.items() if value is not None}
+    settings = request(model, len(ids), options, seed, logits_processor)
+    return decode(model, ids, policy_rule(model, policy), settings, on_round)
 
 
 def policy_rule(model: Model, policy: Policy | str | Path | None, name: str = "lede") -> ExitRule:

@@ -11,7 +11,7 @@ from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.load import from_transformers
 from lede.decode.rules import Autoregressive, LayerSkip, RandomRule
-from lede.decode.sampling import Greedy, Sampler, Settings, chooser
+from lede.decode.sampling import Greedy, Sampler, Settings, chooser, processors
 from tests.models import llama
 
 VOCABULARY, LENGTH = 8, 3
@@ -119,7 +119,11 @@ class ReplacesFromTheWholeDistribution(Sampler):
 
 @pytest.mark.parametrize("wrong", [KeepsEveryDraft, DraftsTheMostLikely, ReplacesFromTheWholeDistribution])
 def test_the_comparison_sees_a_wrong_correction(wrong, monkeypatch):
-    monkeypatch.setattr(lede.decode.loop, "chooser", wrong)
+
+    def chooser(settings, model, prompt):
+        return wrong(processors(settings, model, prompt, True), settings.seed, model.device)
+
+    monkeypatch.setattr(lede.decode.loop, "chooser", chooser)
     assert agreement(*CASES["poor drafts"], samples=1200) < DOUBTFUL / 100
 
 
@@ -132,7 +136,7 @@ def test_a_seed_names_a_text_and_none_draws_anew():
 
 
 def test_temperature_zero_is_greedy_and_top_k_of_one_too():
-    assert isinstance(chooser(Settings(), torch.device("cpu")), Greedy)
+    assert isinstance(chooser(Settings(), MODEL, PROMPT), Greedy)
     greedy = generate(MODEL, PROMPT, None, Settings(30))
     assert (
         generate(MODEL, PROMPT, LayerSkip(1, 4), Settings(30, temperature=1.0, top_k=1)).token_ids == greedy.token_ids
@@ -140,7 +144,7 @@ def test_temperature_zero_is_greedy_and_top_k_of_one_too():
 
 
 def test_where_p_and_q_differ_by_rounding_alone_a_rejection_draws_from_p():
-    sampler = Sampler(Settings(temperature=1.0, seed=0), torch.device("cpu"))
+    sampler = Sampler(LogitsProcessorList(), 0, torch.device("cpu"))
     logits = torch.zeros(2, 4)
     q = torch.full((4,), 0.25)
     q[0] *= 2  # far more than rounding, so that it is met soon
