@@ -197,7 +197,7 @@ def processors(settings: Settings, model: Model, prompt: list[int], sampling: bo
         made: LogitsProcessorList = maker._get_logits_processor(
             config, len(prompt), ids, logits_processor=settings.logits_processor, device=model.device
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ModelError(f"the generation config cannot be used: {' '.join(str(error).split())}") from error
     return made
 

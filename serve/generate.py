@@ -1,6 +1,6 @@
 """Generate text with a learned exit policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop_strings: tuple[str, ...] = (),
+    stop_strings: Sequence[str] = (),
     logits_processor: "LogitsProcessorList | None" = None,
     on_round: Callable[[Round], None] | None = None,
     **options: Any,
@@ -41,10 +41,8 @@ def generate(
     another model, ModelError for a request that cannot work.
     """
     ids = encode(model, prompt)
-    given = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-        "stop_strings": tuple(stop_strings) or None,
-    }  # fmt: skip
+    given: dict[str, Any] = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    given["stop_strings"] = stop_strings or None
     options |= {name: value for name, value in given.items() if value is not None}
     settings = request(model, len(ids), options, seed, logits_processor)
     return decode(model, ids, policy_rule(model, policy), settings, on_round)
