@@ -129,7 +129,7 @@ def bench(
     samples.sort(key=lambda s: methods.index(s.method))
     tuned = store.tuned()
     costs = combined(calibrations(tuned))
-    groups = {prompt.id: getattr(prompt, "group", "") or prompt.id for prompt in job.prompts}
+    groups = {prompt.id: prompt.group for prompt in job.prompts}
     rows = summarise(
         samples,
         model.dtype in EXACT,

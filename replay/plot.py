@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lede.replay.errors import DatasetError
 from lede.replay.inspect import inspect_dataset
+from lede.replay.pictures import figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,15 +28,10 @@ def plot_dataset(dataset: Mapping[str, Any] | str | os.PathLike[str], out: str |
     report = dataset if isinstance(dataset, Mapping) else inspect_dataset(dataset)
     if "unreadable" in report:
         raise DatasetError(f"cannot plot a damaged dataset: {report['unreadable']}")
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
-    figure = Figure(figsize=(14, 10.5), layout="constrained", dpi=110)
-    path = Path(out)
-    if path.suffix.removeprefix(".") not in (formats := figure.canvas.get_supported_filetypes()):
-        raise DatasetError(f"cannot draw into {path}: the name must end in one of .{', .'.join(sorted(formats))}")
-    axes = figure.subplots(3, 3).flat
+    picture = figure(14, 10.5)
+    axes = picture.subplots(3, 3).flat
     counts, model = report["counts"], report["header"]["model"]
-    figure.suptitle(
+    picture.suptitle(
         f"{model['name']} · {counts['episodes']:,} episodes · {counts['rounds']:,} rounds · "
         f"{counts['decisions']:,} decisions",
         fontsize=14,
@@ -46,8 +42,7 @@ def plot_dataset(dataset: Mapping[str, Any] | str | os.PathLike[str], out: str |
     _rewards(next(axes), report["rewards"])
     for name in FEATURES:
         _feature(next(axes), name, report["features"][name])
-    figure.savefig(path)
-    return path
+    return save(picture, Path(out))
 
 
 def _layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
@@ -113,7 +108,6 @@ def _style(axes: Axes, title: str, x: str, y: str, top: float | None = None) -> 
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_ylim(0, top)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _number(value: float | None) -> float:

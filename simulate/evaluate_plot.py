@@ -4,27 +4,25 @@ from pathlib import Path
 from typing import Any
 
 from lede.bench.names import BASELINE, FAMILIES
+from lede.replay.pictures import INK, OTHERS, OURS, figure, save
 from lede.simulate.evaluate import Evaluated, Evaluation
 
-OURS, THEIRS, CEILING, INK = "#1f6fb4", "#9aa5b1", "#c98a2b", "#333333"
+CEILING = "#c98a2b"
 
 
 def draw(path: Path, found: Evaluation, title: str) -> None:
-    """Three panels, written to `path` as PNG."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(12, 0.34 * len(found.rows) + 4.6), layout="constrained")
-    bars, points, exits = figure.subplot_mosaic([["bars", "bars"], ["points", "exits"]]).values()
+    """Three panels, in the format that the suffix of `path` says."""
+    picture = figure(12, 0.34 * len(found.rows) + 4.6)
+    bars, points, exits = picture.subplot_mosaic([["bars", "bars"], ["points", "exits"]]).values()
     _bars(bars, found)
     _points(points, [row for row in found.rows if row.exit_layer is not None])
     _exits(exits, [row for row in found.rows if row.exits])
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.savefig(path, dpi=150)
+    picture.suptitle(title, x=0.01, ha="left", fontsize=10)
+    save(picture, path)
 
 
 def _colour(row: Evaluated) -> str:
-    return THEIRS if row.method in (BASELINE, *FAMILIES) else OURS
+    return OTHERS if row.method in (BASELINE, *FAMILIES) else OURS
 
 
 def _bars(axes: Any, found: Evaluation) -> None:
@@ -46,7 +44,6 @@ def _bars(axes: Any, found: Evaluation) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, found.oracle_speedup * 1.06)
     axes.set_xlabel("predicted speedup over autoregressive decoding, 95 % interval over texts")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _points(axes: Any, rows: list[Evaluated]) -> None:
@@ -56,7 +53,6 @@ def _points(axes: Any, rows: list[Evaluated]) -> None:
     axes.set_xlabel("E, mean exit layer (0: prompt lookup)")
     axes.set_ylabel("acceptance")
     axes.margins(0.15)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _exits(axes: Any, rows: list[Evaluated]) -> None:
@@ -71,4 +67,3 @@ def _exits(axes: Any, rows: list[Evaluated]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("% of the rounds that draft, by exit layer")
     axes.legend(fontsize=7, ncols=min(len(layers), 6), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lede.replay.errors import DatasetError
+from lede.replay.pictures import figure, save
 from lede.simulate.calibration import Calibration, breakdown
 from lede.simulate.costs import MAX_ROWS, Costs
 
@@ -24,23 +24,16 @@ def plot_calibration(calibration: Calibration, out: str | os.PathLike[str]) -> P
 
     Raises `DatasetError` for a format that cannot be drawn, `OSError`.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
-    costs, path = calibration.costs, Path(out)
-    figure = Figure(figsize=(12, 4.6), layout="constrained", dpi=130)
-    if path.suffix.removeprefix(".") not in (formats := figure.canvas.get_supported_filetypes()):
-        raise DatasetError(f"cannot draw into {path}: the name must end in one of .{', .'.join(sorted(formats))}")
-    device = calibration.device
-    figure.suptitle(
+    costs, device, picture = calibration.costs, calibration.device, figure(12, 4.6)
+    picture.suptitle(
         f"{calibration.model.get('name')} · {calibration.dtype} · {device.get('name')}, "
         f"{device.get('threads')} threads · {costs.context} positions cached",
         fontsize=11, fontweight="bold",
     )  # fmt: skip
-    rows, rounds = figure.subplots(1, 2, width_ratios=[1, 1.35])
+    rows, rounds = picture.subplots(1, 2, width_ratios=[1, 1.35])
     _rows(rows, costs)
     _rounds(rounds, costs)
-    figure.savefig(path)
-    return path
+    return save(picture, Path(out))
 
 
 def _rows(axes: Axes, costs: Costs) -> None:
@@ -52,7 +45,6 @@ def _rows(axes: Axes, costs: Costs) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title("One pass", loc="left", fontsize=10, fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _rounds(axes: Axes, costs: Costs) -> None:
@@ -73,4 +65,3 @@ def _rounds(axes: Axes, costs: Costs) -> None:
     axes.set(xlabel="milliseconds of a round", xlim=(0, max(left.values()) * 1.15))
     axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set_title("Where a round's time goes", loc="left", fontsize=10, fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)

@@ -21,6 +21,7 @@ from lede.decode.facts import model_facts
 from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.sampling import Settings
+from lede.replay.errors import DatasetError
 from lede.serve.policy import Policy
 
 PROMPTS = tuple(
@@ -117,6 +118,8 @@ def test_pictures(everything, tmp_path):
     several = draw(tmp_path / "plots", [report])
     assert [path.name for path in several] == ["speedup.png", "acceptance.png", "choices.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in one + several)
+    with pytest.raises(DatasetError, match="must end in one of"):
+        draw(tmp_path / "lede.docx", [report])
 
 
 def test_what_decides_the_numbers_decides_the_folder(model, policy):
