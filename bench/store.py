@@ -25,6 +25,7 @@ import torch
 from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
 from lede.collect.prompts import Prompt
+from lede.replay.files import write_json
 
 SPEC_BENCH = ("method", "prompt_id", "task", "seconds", "text")  # measures that have keys of their own in a line
 MEASURES = tuple(field.name for field in fields(Sample) if field.name not in SPEC_BENCH)
@@ -114,16 +115,6 @@ def _sample(method: str, row: Mapping[str, Any]) -> Sample:
     }
     (seconds,), (text,) = choice["wall_time"], choice["turns"]
     return Sample(method, row["question_id"], row["category"], seconds=seconds, text=text, **kept)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write beside the file, then rename over it: a reader sees the old content or the new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def prompts_hash(prompts: Iterable[Prompt]) -> str:

@@ -15,33 +15,23 @@ if TYPE_CHECKING:
     from lede.replay.integrity import Finding as Finding
     from lede.replay.integrity import verify as verify
     from lede.replay.plot import plot_dataset as plot_dataset
-    from lede.replay.reader import Columns as Columns
     from lede.replay.reader import Dataset as Dataset
     from lede.replay.reader import open_dataset as open_dataset
-    from lede.replay.reward import paper_reward as paper_reward
-    from lede.replay.reward import time_reward as time_reward
-    from lede.replay.schema import STATE as STATE
     from lede.replay.writer import EpisodeWriter as EpisodeWriter
-    from lede.replay.writer import Run as Run
     from lede.replay.writer import open_for_writing as open_for_writing
     from lede.replay.writer import start_run as start_run
 
 _HOME = {
-    "Columns": "reader",
     "Dataset": "reader",
     "DatasetError": "errors",
     "EpisodeWriter": "writer",
     "Finding": "integrity",
-    "Run": "writer",
-    "STATE": "schema",
     "compact_dataset": "compact",
     "inspect_dataset": "inspect",
     "open_dataset": "reader",
     "open_for_writing": "writer",
-    "paper_reward": "reward",
     "plot_dataset": "plot",
     "start_run": "writer",
-    "time_reward": "reward",
     "verify": "integrity",
 }
 __all__ = sorted(_HOME)

@@ -79,7 +79,8 @@ def reading(path: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DatasetError(
             f"{path} is not a readable Parquet file ({reason}): move it away, or restore it from a copy, "
-            "then collect again with the same arguments to replace what is lost"
+            "then collect again with the same arguments to replace what is lost",
+            "torn",
         ) from error
 
 
@@ -89,7 +90,7 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     if problem := schema_problem(file.schema_arrow, table):
         file.close()
-        raise DatasetError(f"{path} {problem}: it was not written by this library, move it out of {table}/")
+        raise DatasetError(f"{path} {problem}: it was not written by this library, move it out of {table}/", "schema")
     return file
 
 
@@ -110,19 +111,13 @@ def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
     """Read columns, verifying the checksum of every page. Raises `DatasetError` if the file is damaged."""
     schema = pa.schema([TABLES[table].field(name) for name in columns])
     with open_file(path, table) as file, reading(path):
-        rows = read_table(file, schema)
-    if any(column.null_count for column in rows.columns):
-        raise DatasetError(f"{path} has nulls: it was not written by this library, move it out of {table}/")
-    return pa.Table.from_arrays(rows.columns, schema=schema)
-
-
-def read_table(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema`; those that a file of an older version lacks, with their default."""
-    rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
+        rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
     for index, field in enumerate(schema):
-        if field.name not in rows.column_names:
+        if field.name not in rows.column_names:  # a file of an older version
             rows = rows.add_column(index, field, pa.repeat(ADDED[field.name], rows.num_rows))
-    return rows
+    if any(column.null_count for column in rows.columns):
+        raise DatasetError(f"{path} has nulls: it was not written by this library, move it out of {table}/", "values")
+    return pa.Table.from_arrays(rows.columns, schema=schema)
 
 
 def parts_of(path: Path, table: str) -> frozenset[str]:
@@ -183,14 +178,19 @@ def publish(staged: Path, path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_json(root: Path, path: Path, content: object) -> None:
-    """Write a JSON file of the dataset at `root`, atomically."""
-    staged = root / STAGING / f"{path.name}.{os.getpid()}.tmp"
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all, durably. Raises an `OSError` that names it."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        stage(staged, data)
         publish(staged, path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import RUN_FOLDER, STAGING, read_json, read_table, schema_problem, table_files
-from lede.replay.reward import paper_reward
-from lede.replay.schema import NEXT_STATE, PARTS_KEY, STATE, TABLES
-from lede.replay.writer import is_sorted, load_header, run_file
+from lede.replay.files import RUN_FOLDER, STAGING, parts_of, read_columns, read_json, table_files
+from lede.replay.schema import TABLES, last_rows
+from lede.replay.writer import derive, is_sorted, load_header, run_file
 
 HARMLESS = ("orphan", "leftover")
 
@@ -25,7 +22,7 @@ HARMLESS = ("orphan", "leftover")
 class Finding:
     """Something wrong with one file.
 
-    kind: torn, checksum, schema, foreign, unsorted, duplicate, values, missing; or orphan, leftover, which readers
+    kind: torn, schema, foreign, unsorted, duplicate, values, missing; or orphan, leftover, which readers
     of the library ignore, and which resuming the run or compacting removes.
     """
 
@@ -84,11 +81,11 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
     for table in reversed(TABLES):  # transitions first: they say which parts of the others count
         owner: dict[int, Path] = {}
         for path in table_files(root, table, run):
-            rows, finding = _read(path, table)
-            if rows is None:
-                yield finding  # type: ignore[misc]  # the one or the other
+            try:
+                rows, parts = read_columns(path, table, TABLES[table].names), parts_of(path, table)
+            except DatasetError as error:
+                yield Finding(path, error.kind, str(error).removeprefix(f"{path} "))
                 continue
-            parts = _parts(rows, path)
             if table == "transitions":
                 for part in sorted(parts & committed.keys()):
                     yield Finding(
@@ -101,38 +98,16 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
             elif table == "episodes":
                 described |= parts
             yield from _check_rows(rows, table, path, layers)
-            for episode in rows["episode"].unique().to_pylist():
-                if episode in owner:
-                    yield Finding(
-                        path, "duplicate", f"has episode {episode} again, as {owner[episode]} does: remove one"
-                    )
-                    break  # one such line a file is enough
-                owner[episode] = path
+            twice = [episode for episode in rows["episode"].unique().to_pylist() if episode in owner]
+            if twice:
+                message = f"has episode {twice[0]} again, as {owner[twice[0]]} does: remove one"
+                yield Finding(path, "duplicate", message)
+            owner |= dict.fromkeys(rows["episode"].unique().to_pylist(), path)
     for part in sorted(committed.keys() - described):
         yield Finding(committed[part], "missing", f"no episodes file has {part}: copy it from where the rows are from")
 
 
-def _read(path: Path, table: str) -> tuple[pa.Table | None, Finding | None]:
-    """All rows of a file, or what keeps them from being read."""
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        return None, Finding(path, "torn", f"not a readable Parquet file ({_line(error)}): restore it or move it away")
-    with file:
-        if problem := schema_problem(file.schema_arrow, table):
-            return None, Finding(path, "schema", f"{problem}: move it out of {table}/")
-        try:
-            return read_table(file, TABLES[table]), None
-        except (pa.ArrowException, OSError) as error:
-            return None, Finding(path, "checksum", f"damaged ({_line(error)}): restore it or move it away")
-
-
 def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator[Finding]:
-    if any(column.null_count for column in rows.columns):
-        yield Finding(path, "values", "has nulls: it was not written by this library, move it away")
-        return
     if not is_sorted(rows, table, strict=False):
         yield Finding(path, "unsorted", "rows are out of order: it was rewritten by other software, restore it")
         return
@@ -150,21 +125,8 @@ def _check_transitions(rows: dict[str, np.ndarray], path: Path, layers: int) -> 
     probability = rows["propensity"]
     if not ((probability > 0) & (probability <= 1)).all():
         yield Finding(path, "values", "a propensity is not in (0, 1]: these rows cannot be used to score a policy")
-    last = np.ones(len(probability), bool)
-    last[:-1] = (rows["round"][1:] != rows["round"][:-1]) | (rows["episode"][1:] != rows["episode"][:-1])
-    if not np.array_equal(last, rows["terminal"] ^ rows["truncated"]):
+    if not np.array_equal(last_rows(rows["episode"], rows["round"]), rows["terminal"] ^ rows["truncated"]):
         yield Finding(path, "values", "terminal and truncated do not mark the last rows of rounds")
-    if not np.array_equal(rows["reward"], paper_reward(rows["action"], rows["accepted"], rows["layer"], layers)):
-        yield Finding(path, "values", "reward is not what its row gives: use Dataset.columns, which computes it")
-    for name, following in zip(STATE, NEXT_STATE, strict=True):
-        if not np.array_equal(rows[following], np.where(last, np.float32(0), np.roll(rows[name], -1))):
-            yield Finding(path, "values", f"{following} is not the next row's {name}")
-
-
-def _parts(rows: pa.Table, path: Path) -> set[str]:
-    listed = (rows.schema.metadata or {}).get(PARTS_KEY)
-    return set(json.loads(listed)) if listed else {path.stem}
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+    for name, values in derive(rows, layers).items():
+        if not np.array_equal(rows[name], values):
+            yield Finding(path, "values", f"{name} is not what the other columns give: collect these episodes again")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lede.replay.errors import DatasetError
 from lede.replay.files import committed_parts, described, episode_numbers, live_files, read_columns, run_ids
 from lede.replay.reward import paper_reward, time_reward
-from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK
+from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK, ascending, last_rows
 from lede.replay.writer import load_header, load_runs
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class Dataset:
         """
         rows, episodes = _in_order(*self._read(), self.path)
 
-        starts = _starts(episodes, rows["round"])
-        last = np.zeros(len(episodes), bool)
-        last[starts[1:] - 1] = True
+        last = last_rows(episodes, rows["round"])
         if reward == "time":
             if rate is None:
                 raise ValueError("the time reward needs a rate, in tokens a millisecond")
@@ -158,17 +156,15 @@ class Dataset:
             keep = rows["phase"] == WALK
             rows = {name: column[keep] for name, column in rows.items()}
             episodes, rewards = episodes[keep], rewards[keep]
-            starts = _starts(episodes, rows["round"])
-            terminals = np.zeros(len(episodes), bool)
-            terminals[starts[1:] - 1] = True  # what the text's end cuts is never a walk
+            last = terminals = last_rows(episodes, rows["round"])  # what the text's end cuts is never a walk
         observations, names = _features(rows, features, self.layers)
         return Columns(
             observations=observations,
             actions=rows["action"],
             rewards=rewards,
             terminals=terminals,
-            chain_starts=starts,
-            truncated=~terminals[starts[1:] - 1],
+            chain_starts=np.concatenate([[0], np.flatnonzero(last) + 1]).astype(np.int64),
+            truncated=~terminals[last],
             propensities=rows["propensity"],
             episodes=episodes,
             feature_names=names,
@@ -205,25 +201,13 @@ def _in_order(
     if not np.all(episodes[1:] >= episodes[:-1]):
         order = np.argsort(episodes, kind="stable")
         rows, episodes = {name: column[order] for name, column in rows.items()}, episodes[order]
-    ascending = episodes[1:] > episodes[:-1]
-    equal = ~ascending
-    for key in ("round", "step"):
-        ascending |= equal & (rows[key][1:] > rows[key][:-1])
-        equal &= rows[key][1:] == rows[key][:-1]
-    if not ascending.all():
-        number = int(episodes[np.argmin(ascending)])
+    right = ascending([episodes, rows["round"], rows["step"]])
+    if not right.all():
+        number = int(episodes[np.argmin(right)])
         raise DatasetError(
             f"{path}: {described(number)} is stored twice or out of order: see the integrity report (lede inspect)"
         )
     return rows, episodes
-
-
-def _starts(*keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Offsets at which any of the keys changes, 0 and N included."""
-    changes = np.zeros(len(keys[0]) - 1, bool)
-    for key in keys:
-        changes |= key[1:] != key[:-1]
-    return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(keys[0])]]).astype(np.int64)
 
 
 def _features(

@@ -5,7 +5,12 @@ Columns are only ever added, never renamed or retyped; readers name the columns 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 FORMAT = 1
 WALK, DRAFT = 0, 1  # phase
@@ -102,6 +107,25 @@ SORT_KEYS = {
 }
 #: Columns that the writer derives from the others.
 DERIVED = ("reward", *NEXT_STATE)
+
+
+def last_rows(*keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) whether the next row differs in any of the keys, as after the last row of a round."""
+    last = np.zeros(len(keys[0]), bool)
+    last[-1:] = True
+    for key in keys:
+        last[:-1] |= key[1:] != key[:-1]
+    return last
+
+
+def ascending(keys: Sequence[NDArray[Any]], *, strict: bool = True) -> NDArray[np.bool_]:
+    """(N - 1,) whether a row's keys, the first one first, are less than the next row's, or (not strict) equal."""
+    less = np.zeros(max(len(keys[0]) - 1, 0), bool)
+    equal = ~less
+    for key in keys:
+        less |= equal & (key[1:] > key[:-1])
+        equal &= key[1:] == key[:-1]
+    return less if strict else less | equal
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, object]:

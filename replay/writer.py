@@ -37,7 +37,7 @@ from lede.replay.files import (
     write_json,
 )
 from lede.replay.reward import paper_reward
-from lede.replay.schema import ADDED, FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES
+from lede.replay.schema import ADDED, FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -54,7 +54,7 @@ def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) ->
     if not (root / HEADER).exists():
         if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
-        write_json(root, root / HEADER, wanted)
+        write_json(root / HEADER, wanted)
     found = load_header(root)
     wanted["model"] = {key: value for key, value in wanted["model"].items() if key in found.get("model", {})}
     if differences := describe_differences(wanted, found):
@@ -135,7 +135,7 @@ def start_run(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     told = facts() if callable(facts) else facts
     content = {"id": run_id, "arguments": wanted, "reward": FIRST_REWARD, **told, "started": started}
-    write_json(root, description, content)
+    write_json(description, content)
     return run
 
 
@@ -211,7 +211,7 @@ class EpisodeWriter:
         rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
         tables = {
             "episodes": _to_arrow({name: [value] for name, value in (ADDED | dict(episode)).items()}, "episodes"),
-            "transitions": _to_arrow({**rows, **_derive(rows, self.run.layers)}, "transitions"),
+            "transitions": _to_arrow({**rows, **derive(rows, self.run.layers)}, "transitions"),
         }
         if sweep is not None:
             tables["sweeps"] = _to_arrow(sweep, "sweeps")
@@ -273,18 +273,15 @@ class EpisodeWriter:
             self._unlock()
 
 
-def _derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
+def derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
     """The columns in `schema.DERIVED`, from rows in order: the paper's reward, and the state of a round's next row."""
-    missing = [name for name in ("round", "layer", "action", "accepted", *STATE) if name not in rows]
+    missing = [name for name in ("episode", "round", "layer", "action", "accepted", *STATE) if name not in rows]
     if missing:
         raise ValueError(f"transitions lack {', '.join(missing)}")
-    number = rows["round"]
-    followed = np.zeros(len(number), bool)
-    followed[:-1] = number[1:] == number[:-1]
+    last = last_rows(rows["episode"], rows["round"])
     derived: dict[str, np.ndarray] = {"reward": paper_reward(rows["action"], rows["accepted"], rows["layer"], layers)}
     for name in STATE:
-        following = np.roll(rows[name].astype(np.float32), -1)
-        derived[f"next_{name}"] = np.where(followed, following, np.float32(0))
+        derived[f"next_{name}"] = np.where(last, np.float32(0), np.roll(rows[name].astype(np.float32), -1))
     return derived
 
 
@@ -319,10 +316,4 @@ def _check_rows(rows: pa.Table, table: str, episode: int) -> None:
 
 def is_sorted(rows: pa.Table, table: str, *, strict: bool) -> bool:
     """Whether rows are sorted by `SORT_KEYS`; `strict`: and no two have the same key."""
-    ascending = np.zeros(max(rows.num_rows - 1, 0), bool)
-    equal = ~ascending
-    for key in SORT_KEYS[table]:
-        values = rows[key].to_numpy()
-        ascending |= equal & (values[1:] > values[:-1])
-        equal &= values[1:] == values[:-1]
-    return bool(np.all(ascending if strict else ascending | equal))
+    return bool(ascending([rows[key].to_numpy() for key in SORT_KEYS[table]], strict=strict).all())

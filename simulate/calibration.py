@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import publish, read_json, stage
+from lede.replay.files import read_json, write_json
 from lede.simulate.costs import Costs
 
 FORMAT = 1
@@ -34,13 +33,7 @@ class Calibration:
 
 def save_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
     """Write the file atomically, over an older one. Raises `OSError`."""
-    path = Path(path)
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        stage(staged, (json.dumps(calibration.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
-        publish(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    write_json(Path(path), calibration.to_json())
 
 
 def load_calibration(

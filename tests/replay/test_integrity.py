@@ -129,7 +129,7 @@ def no_description(path: Path) -> Path:
 DAMAGE = [
     (tear, "torn", "not a readable Parquet file"),
     (empty, "torn", "not a readable Parquet file"),
-    (flip, "checksum", "not a readable Parquet file"),
+    (flip, "torn", "not a readable Parquet file"),
     (someone_elses, "schema", "has no column episode"),
     (retyped, "schema", "has episode as int64 instead of uint32"),
     (strange_run, "foreign", "not a run of this library"),
