@@ -34,7 +34,7 @@ SECONDS = 2.5  # each
 
 # What predictions depend on besides what is measured.
 CHECK_CODE = (
-    "bench/check.py", "simulate/scalar.py", "simulate/prices.py", "collect/sweep.py",
+    "bench/check.py", "simulate/scalar.py", "decode/loop.py", "collect/sweep.py",
     "simulate/oracle.py", "simulate/costs.py", "simulate/texts.py",
 )  # fmt: skip
 

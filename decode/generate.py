@@ -11,6 +11,7 @@ from lede.decode.model import Model
 from lede.decode.round import Generation, Round
 from lede.decode.rules import Autoregressive, ExitRule
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 
 
 def generate(
@@ -26,7 +27,7 @@ def generate(
     """
     ids = encode(model, prompt)
     began = time.perf_counter()
-    decoding = Decoding(model, ids, rule or Autoregressive(), settings or Settings())
+    decoding = Decoding(ModelSource(model, settings or Settings()), ids, rule or Autoregressive())
     prefilled = time.perf_counter()
     rounds = []
     for round_ in decoding.rounds():

@@ -62,28 +62,34 @@ def statistics(logits: Tensor) -> list[Statistics]:
     return out
 
 
-class Traces:
-    """Running means over one generation: the confidence of committed tokens, and how drafts fared."""
+class ConfidenceTrace:
+    """`conf_trace` over one generation: 0 before the first token, then over as many as there are, 20 at most."""
 
     def __init__(self) -> None:
-        self._confidence: deque[float] = deque(maxlen=TRACE)
+        self._logp: deque[float] = deque(maxlen=TRACE)
+
+    @property
+    def value(self) -> float:
+        """-mean of log p_max."""
+        return -sum(self._logp) / len(self._logp) if self._logp else 0.0
+
+    def add(self, logp_max: list[float]) -> None:
+        """The full model's log p_max at each position just committed."""
+        self._logp.extend(logp_max)
+
+
+class AcceptTrace:
+    """`accept_trace` over one generation: 0.5 before the first draft."""
+
+    def __init__(self) -> None:
         self._accepted, self._drafted = 0.5, 1.0
 
     @property
-    def confidence(self) -> float:
-        """`conf_trace`: 0 before the first token, then over as many as there are, 20 at most."""
-        return -sum(self._confidence) / len(self._confidence) if self._confidence else 0.0
-
-    @property
-    def accept(self) -> float:
-        """`accept_trace`: 0.5 before the first draft."""
+    def value(self) -> float:
+        """Decayed mean of how drafts fared."""
         return self._accepted / self._drafted
 
-    def committed(self, logp_max: list[float]) -> None:
-        """The full model's log p_max at each position just committed."""
-        self._confidence.extend(logp_max)
-
-    def drafted(self, accepted: int, drafts: int) -> None:
+    def add(self, accepted: int, drafts: int) -> None:
         """`accepted` of a round's `drafts` were committed; those after the first mismatch count as rejected."""
         for i in range(drafts):
             self._accepted = ACCEPT_DECAY * self._accepted + (i < accepted)

@@ -8,6 +8,7 @@ from lede.decode.loop import Decoding
 from lede.decode.model import Model
 from lede.decode.rules import LayerSkip
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 
 TOKENS = 40
 
@@ -34,7 +35,8 @@ def fastest(model: Model, choices: list[int]) -> int:
             model.use_threads(n)
             settings = Settings(max_new_tokens=TOKENS, stop_tokens=frozenset())
             rounds = [
-                round_.seconds / len(round_.committed) for round_ in Decoding(model, prompt, rule, settings).rounds()
+                round_.seconds / len(round_.committed)
+                for round_ in Decoding(ModelSource(model, settings), prompt, rule).rounds()
             ]
             seconds[n] += rounds[1:]
     return min(choices, key=lambda n: median(seconds[n]))

@@ -61,11 +61,8 @@ class Costs:
 
     def for_rule(self, rule: ExitRule) -> Costs:
         """The costs of what this rule looks at. Its decisions cost those of a network, if it sees states."""
-        states = rule.needs_state
-        return self._used(
-            states=states, trace=states and rule.needs_trace, lookup=states and rule.needs_lookup,
-            copies=0 in rule.layers or rule.needs_lookup,
-        )  # fmt: skip
+        states, copies = rule.needs_state, 0 in rule.layers
+        return self._used(states=states, trace=states and rule.needs_trace, lookup=rule.needs_lookup, copies=copies)
 
     def _used(self, *, states: bool, trace: bool, lookup: bool, copies: bool) -> Costs:
         """states: whether states are seen; trace, lookup: with conf_trace, with the lookup columns; copies: layer 0."""

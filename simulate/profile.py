@@ -21,6 +21,7 @@ from lede.decode.model import Model
 from lede.decode.round import Round
 from lede.decode.rules import QPolicy, Rule
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 from lede.decode.state import State
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.fit import Sample, fit
@@ -169,7 +170,7 @@ def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]
     timed: Any = _Synchronised(model) if model.device.type == "cuda" else model
     synchronise(model)
     began = time.perf_counter()
-    decoding = Decoding(timed, prompt, rule, settings)
+    decoding = Decoding(ModelSource(timed, settings), prompt, rule)
     synchronise(model)
     if not rule.needs_lookup and start > 1:
         prompts.append((start, (time.perf_counter() - began) * 1e3))

@@ -1,13 +1,13 @@
 """Replay of any exit rule over sweeps: what it would do to texts that are already written, and in what time.
 
-The rule is the real object, asked in the order and with the states in which `decode.loop` asks it; what it would have
-drafted and what would have been accepted is in the sweeps (`simulate.texts`), and measured costs give the time. Greedy
-decoding only. Nothing is estimated but what lies behind the first wrong draft of a real layer: there the rule would see
-what the layer makes of that wrong token, and here it sees the true text. Those drafts are lost either way; what differs
-is how many there are. So every such round has three times: as replayed; `low`, where the rule stops as soon as it can
-after what it decided on the true text; and `high`, where it drafts up to its limit. What layer 0 drafts and sees behind
-its wrong drafts is known (`simulate.rollouts`), so its rounds are exact; and so is a rule that does not look at states,
-except for an end of text that a real layer drafts behind a wrong token.
+The speculation loop itself runs (`decode.loop`), with the record of a text in place of a model: what a layer would have
+drafted, what the rule would have seen and what would have been accepted is in the sweeps (`simulate.texts`), and
+measured costs are the clock. Greedy decoding only. Nothing is estimated but what lies behind the first wrong draft of a
+real layer: there the rule would see what the layer makes of that wrong token, and here it sees the true text. Those
+drafts are lost either way; what differs is how many there are. So every such round has three times: as replayed; `low`,
+where the rule stops as soon as it can after what it decided on the true text; and `high`, where it drafts up to its
+limit. What layer 0 drafts and sees behind its wrong drafts is known (`simulate.rollouts`), so its rounds are exact; and
+so is a rule that does not look at states, except for an end of text that a real layer drafts behind a wrong token.
 
 A rule whose later rounds depend on how many of those lost drafts there were (Draft & Verify's threshold, the
 accept_trace of a network) may go another way than here; its bounds are those of the rounds replayed.
@@ -15,19 +15,23 @@ accept_trace of a network) may go another way than here; its bounds are those of
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
+from time import perf_counter
 
-from lede.decode.round import Decision, Round
-from lede.decode.rules import ExitRule
-from lede.decode.state import DEPTH, DRAFT, State, Traces
-from lede.simulate.costs import Costs
-from lede.simulate.prices import Deciding, Prices, deciding
+from lede.decode.loop import Attempt, Decoding, Look
+from lede.decode.round import Round
+from lede.decode.rules import ExitRule, QPolicy
+from lede.decode.state import DEPTH, State
+from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.texts import LOOKUPS, SWEPT, Texts
 
 TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
-BLANK = (0.0,) * len(SWEPT)
+UNKNOWN = -1  # a token that nobody knows
+CALLS = 50  # of a rule, to time its decisions
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,6 @@ class Replayed:
     exit_layers: int  # summed over the rounds that drafted
     drafted: int
     accepted: int
-    decisions: int  # times that the rule was asked
     milliseconds: float  # reading the prompt not included
     milliseconds_low: float
     milliseconds_high: float
@@ -48,204 +51,195 @@ class Replayed:
     exits: dict[int, int]  # drafting rounds by exit layer
 
 
-def replay_rule(
-    rule: ExitRule, texts: Texts, costs: Costs, *, max_drafts: int | None = None, decision: float | None = None
-) -> list[Replayed]:
-    """What `rule` does on each text. `max_drafts` caps the rule's own limit further.
+def replay_rule(rule: ExitRule, texts: Texts, costs: Costs, decision: float | None = None) -> list[Replayed]:
+    """What `rule` does on each text.
 
     decision: milliseconds that one call of the rule takes; by default the measured one for networks, and a timing of
-    the rule for others that look at states. Raises ValueError for layers that the texts were not swept at.
+    the rule for others that look at states. Raises ValueError for layers that the texts were not swept at, and for
+    more drafts than there are costs for.
     """
     rule.start()
-    calls = deciding(rule, costs) if decision is None else Deciding(decision, decision)
-    prices = Prices(costs, rule, calls)
-    return [_Replay(rule, texts, n, prices, costs, max_drafts).run() for n in range(len(texts.lengths))]
+    own = costs.for_rule(rule)
+    calls = deciding(rule, own) if decision is None else (decision, decision)
+    return [_replay(rule, Record(texts, number, own, calls)) for number in range(len(texts.lengths))]
 
 
-class _Replay:
-    """One text; the methods are those of `decode.loop.Decoding`, with the sweep in place of the model."""
+def _replay(rule: ExitRule, record: "Record") -> Replayed:
+    rounds = list(record.rounds(rule))
+    drafting = [round_ for round_ in rounds if round_.exit_layer is not None]
+    exits = Counter(round_.exit_layer or 0 for round_ in drafting)
+    return Replayed(
+        record.length, len(rounds), len(drafting), sum(layer * count for layer, count in exits.items()),
+        sum(len(round_.drafts) for round_ in drafting), sum(round_.accepted for round_ in drafting),
+        record.spent, record.spent + record.lost_low, record.spent + record.lost_high,
+        record.costs.read(record.prompt), dict(exits),
+    )  # fmt: skip
 
-    def __init__(
-        self, rule: ExitRule, texts: Texts, number: int, prices: Prices, costs: Costs, max_drafts: int | None
-    ) -> None:
-        rule.start()
-        self.rule, self.texts, self.prices, self.layer_count = rule, texts, prices, costs.layers
-        self.cap = math.inf if max_drafts is None else max_drafts
-        self.number, self.length, self.limit = number, int(texts.lengths[number]), int(texts.limits[number])
-        self.prompt = int(texts.prompt_lengths[number])
-        self.prompt_milliseconds = costs.read(self.prompt)
-        self.targets = texts.targets[number].tolist()
-        self.lookup = rule.needs_lookup or 0 in rule.layers
-        self.traces = Traces()
-        self.at = 0  # tokens committed
-        self.spent = self.lost_low = self.lost_high = 0.0
-        self.rounds = self.drafted = self.accepted = self.asked = 0
-        self.exits: Counter[int] = Counter()
 
-    def run(self) -> Replayed:
-        while self.at < self.length:
-            self._round()
-        return Replayed(
-            self.length, self.rounds, self.exits.total(), sum(layer * count for layer, count in self.exits.items()),
-            self.drafted, self.accepted, self.asked, self.spent, self.spent + self.lost_low,
-            self.spent + self.lost_high, self.prompt_milliseconds, dict(self.exits),
-        )  # fmt: skip
+class Record:
+    """One text as the source of a speculation loop. See `decode.loop.Source`.
 
-    def _round(self) -> None:
-        rule, prices, at = self.rule, self.prices, self.at
-        position = self.prompt + at - 1
-        most = int(min(rule.max_drafts, self.cap, self.limit - at - 1))
-        self.drafts: list[int] = []
-        self.wrong = 0  # the first draft that is; 0: none yet
-        self.ended = False  # whether the last draft is an end of text; behind a wrong one nobody knows
-        self.draft_logp = 0.0
-        self.decisions: list[Decision] = []
-        began = self.spent
-        exit_layer, reached = self._walk(position) if most > 0 and rule.layers else (None, 0)
-        count = 0
-        if exit_layer is not None:
-            dropped = self._draft(exit_layer, most)
-            count = len(self.drafts)
-            self.spent += prices.drafting(exit_layer, count, dropped, position)
-            self._bound(exit_layer, count, dropped, most, position)
-            self.exits[exit_layer] += 1
+    costs: of the rule (`Costs.for_rule`); decisions: milliseconds of one in the walk, and of one in the draft phase.
+    """
+
+    def __init__(self, texts: Texts, number: int, costs: Costs, decisions: tuple[float, float]):
+        self.texts, self.number, self.costs = texts, number, costs
+        self.walk_decision, self.draft_decision = decisions
+        self.layer_count, self.stops = costs.layers, texts.stops
+        self.length, self.prompt = int(texts.lengths[number]), int(texts.prompt_lengths[number])
+        self.limit, self.finish_at_limit = self.prompt + int(texts.limits[number]), "length"
+        self.targets = texts.targets[number, : self.length].tolist()
+        self.spent = self.lost_low = self.lost_high = 0.0  # milliseconds
+        self.first, self.again, self.rise = costs.first(0), costs.again(0), costs.further(1, 1) - costs.further(1, 0)
+
+    def rounds(self, rule: ExitRule) -> "list[Round]":
+        """All rounds of the text under a rule."""
+        return list(Decoding(self, [UNKNOWN] * self.prompt, rule).rounds())
+
+    def start(self, text: list[int], rule: ExitRule) -> None:
+        """See Source."""
+        self.text, self.rule = text, rule
+
+    def clock(self) -> float:
+        """Seconds that the rounds have taken by the costs."""
+        return self.spent / 1e3
+
+    def ended(self, text: list[int]) -> bool:
+        """Whether this is all that was written."""
+        return len(text) == self.prompt + self.length
+
+    def attempt(self, most: int) -> "RecordedAttempt":
+        """A new round."""
+        if most >= MAX_ROWS:
+            raise ValueError(f"a rule may draft up to {most} tokens per round, and costs are known for {MAX_ROWS - 1}")
+        return RecordedAttempt(self, most)
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Nothing computes."""
+        return nullcontext()
+
+
+class RecordedAttempt(Attempt):
+    """A round read from a record. See `decode.loop.Attempt`."""
+
+    def __init__(self, source: Record, most: int):
+        super().__init__(len(source.text) - 1, most)
+        self._source, self._rule = source, source.rule
+        self._at = len(source.text) - source.prompt  # tokens committed
+        self._layer = 0  # the last one reached
+        self._looks = 0  # states seen in the draft phase
+        self.wrong = 0  # number of the first draft that is; 0: none yet
+        self._column: _Column | None = None
+
+    def reach(self, layer: int) -> bool:
+        """See Attempt."""
+        source = self._source
+        column = self._column = _column(source.texts, layer)
+        if self._rule.needs_trace:  # over committed tokens: the round's drafts leave it as it was
+            self.conf_trace = column.states[source.number][self._at][TRACE]
+        if layer == 0:
+            source.spent += source.costs.lookup
+            return column.found[source.number][self._at]
+        source.spent += (layer - self._layer) * (source.first + source.rise * self.position)
+        self._layer = layer
+        return True
+
+    def look(self, layer: int) -> Look:
+        """See Attempt."""
+        source = self._source
+        if self.drafts:
+            self._looks += 1
+        source.spent += self._looking(layer)
+        token, row = self._read(layer)
+        lookups = row[LOOKUPS] if layer == 0 or self._rule.needs_lookup else (0.0, 0.0, 0.0)
+        return token, row[0], row[1], row[3], row[4], *lookups
+
+    def take(self, layer: int, state: State) -> tuple[int, float]:
+        """See Attempt."""
+        source, column, at = self._source, self._column, self._at + len(self.drafts)
+        assert column is not None
+        token = state.token
+        if not self._rule.needs_state:
+            source.spent += source.costs.head[0] if layer else source.costs.lookup * bool(self.drafts)
+            token = self._read(layer)[0]
+        if not self.wrong and not (at < source.length and column.right[source.number][at]):
+            self.wrong = len(self.drafts) + 1
+        return token, state.top1_logp
+
+    def extend(self, layer: int) -> None:
+        """See Attempt."""
+        source = self._source
+        source.spent += layer * (source.again + source.rise * (self.position + len(self.drafts)))
+
+    def verify(self) -> tuple[int, list[int]]:
+        """See Attempt. Behind the first wrong draft the targets are the true text's."""
+        source, count = self._source, len(self.drafts)
+        if count:
+            source.spent += self._upper(count)
+            self._bound(count)
         else:
-            self.spent += prices.finish(reached, 0, position) if reached > 0 else prices.plain(position)
-        accepted = self.wrong - 1 if self.wrong else count
-        shadow = self._shadow(accepted + 1)
-        self.rounds += 1
-        self.drafted += count
-        self.accepted += accepted
-        self.at = min(at + accepted + 1, self.length)
-        if rule.needs_state:
-            self.traces.drafted(accepted, count)
-        cut = exit_layer is not None and (count == most < rule.max_drafts or self.ended)
-        drafts, targets = tuple(self.drafts), tuple(self.targets[at : at + count + 1])
-        committed, seconds = tuple(self.targets[at : self.at]), (self.spent - began) / 1e3
-        rule.finish(
-            Round(
-                position, exit_layer, drafts, targets, accepted, committed, tuple(self.decisions), cut,
-                seconds, draft_seconds=0.0, verify_seconds=0.0, shadow=shadow,
-            )
-        )  # fmt: skip
+            source.spent += source.costs.plain(self.position)
+            source.spent -= self._layer * (source.first + source.rise * self.position)
+        source.spent += source.costs.trace + source.costs.index
+        return self.wrong - 1 if self.wrong else count, source.targets[self._at : self._at + count + 1]
 
-    def _walk(self, position: int) -> tuple[int | None, int]:
-        """The exit layer, None where nothing is drafted, and how many layers have run."""
-        rule, prices, at, reached = self.rule, self.prices, self.at, 0
-        last = rule.layers[-1]
-        for layer in rule.layers:
-            if layer == self.layer_count:
-                break
-            column = _column(self.texts, layer)
-            if layer == 0:
-                self.spent += prices.lookup
-                if not column.found[self.number][at]:
-                    continue
-                self.spent += prices.look0
-            else:
-                self.spent += prices.layers(layer - reached, position) + prices.look
-                reached = layer
-            state = self._observe(column, layer, 1)
-            forced = layer == last
-            exits = forced or self._ask(rule.exit_here(state))
-            self._note(state, exits, forced)
-            if exits:
-                self.spent += prices.token if layer > 0 else 0.0
-                self._take(column, state)
-                return layer, reached
-        return None, reached
-
-    def _draft(self, layer: int, most: int) -> bool:
-        """The draft phase; returns whether a token was seen and dropped at its end."""
-        rule, drafts, column = self.rule, self.drafts, _column(self.texts, layer)
-        while True:
-            if len(drafts) == most or self.ended:
-                return False
-            # Behind a text that ended before its limit there is nothing to look at.
-            if rule.needs_state and self.at + len(drafts) >= self.length and not (self.wrong and layer == 0):
-                return not rule.keeps_last
-            state = self._observe(column, layer, len(drafts) + 1)
-            if not rule.keeps_last:
-                goes_on = self._ask(rule.draft_on(state))
-                self._note(state, goes_on, False)
-                if not goes_on:
-                    return True
-                self._take(column, state)
-                continue
-            self._take(column, state)
-            forced = len(drafts) == most or self.ended
-            goes_on = not forced and self._ask(rule.draft_on(state))
-            self._note(state, goes_on, forced)
-            if not goes_on:
-                return False
-
-    def _observe(self, column: "_Column", layer: int, draft_index: int) -> State:
-        phase, at = DEPTH if draft_index == 1 else DRAFT, self.at + draft_index - 1
-        row: Sequence[float] = BLANK
-        if layer == 0 and self.wrong:
-            token, seen = self._copied(draft_index)
-            row = (*BLANK[: LOOKUPS.start], *seen)
-        elif at < self.length:
-            token, row = column.drafts[self.number][at], column.states[self.number][at]
-        else:  # a rule that does not look at states drafts on behind the end
-            token = -1
-        if not self.rule.needs_state:
-            return State(layer, draft_index, phase, token)
-        lookups = row[LOOKUPS] if self.lookup else BLANK[LOOKUPS]
-        # conf_trace is over committed tokens: the round's drafts leave it as it was
-        trace = column.states[self.number][self.at][TRACE] if self.rule.needs_trace else 0.0
-        return State(
-            layer, draft_index, phase, token, row[0], row[1], trace, row[3], row[4], self.draft_logp,
-            self.traces.accept, *lookups,
-        )  # fmt: skip
-
-    def _copied(self, draft_index: int) -> tuple[int, list[float]]:
-        """What layer 0 drafts, and sees, behind a wrong draft."""
-        copies = self.texts.copies
-        at = copies.number[self.number, self.at + self.wrong - 1], draft_index - self.wrong - 1
-        return int(copies.tokens[at]), copies.states[at].tolist()
-
-    def _take(self, column: "_Column", state: State) -> None:
-        """Draft the token just observed."""
-        at = self.at + len(self.drafts)
-        self.drafts.append(state.token)
-        self.draft_logp += state.top1_logp
-        if not self.wrong or state.layer == 0:
-            self.ended = state.token in self.texts.stops
-        if not self.wrong and not (at < self.length and column.right[self.number][at]):
-            self.wrong = len(self.drafts)
-
-    def _ask(self, answer: bool) -> bool:
-        self.asked += 1
-        return answer
-
-    def _note(self, state: State, exits: bool, forced: bool) -> None:
-        if self.rule.needs_state:
-            self.decisions.append(Decision(state, int(exits), forced, 1.0 if forced else self.rule.propensity))
-
-    def _bound(self, layer: int, count: int, dropped: bool, most: int, position: int) -> None:
-        """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""
-        wrong = self.wrong
-        decided = wrong == most or (self.rule.keeps_last and wrong == count)
-        if not wrong or layer == 0 or not self.rule.needs_state or decided or self.ended:
-            return
-        price, spent = self.prices.drafting, self.prices.drafting(layer, count, dropped, position)
-        kept = self.rule.keeps_last
-        self.lost_low += price(layer, wrong + kept, not kept, position) - spent
-        self.lost_high += price(layer, most, False, position) - spent
-
-    def _shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
-        """Tokens and probabilities of the shadow layers at the positions verified, up to the first mismatch."""
-        layers = self.rule.shadow_layers
-        if not layers:
-            return {}
-        self.spent += self.prices.shadows(len(layers), rows)
-        span = range(self.at, min(self.at + rows, self.length))
-        columns = {layer: _column(self.texts, layer) for layer in layers}
+    def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
+        """See Attempt."""
+        source, number = self._source, self._source.number
+        source.spent += len(self._rule.shadow_layers) * (source.costs.head[rows - 1] + rows * source.costs.features)
+        span = range(self._at, min(self._at + rows, source.length))
+        columns = {layer: _column(source.texts, layer) for layer in self._rule.shadow_layers}
         return {
-            layer: tuple((c.drafts[self.number][t], math.exp(c.states[self.number][t][TOP1])) for t in span)
+            layer: tuple((c.drafts[number][t], math.exp(c.states[number][t][TOP1])) for t in span)
             for layer, c in columns.items()
         }
+
+    def commit(self, tokens: list[int]) -> None:
+        """See Attempt."""
+
+    def _read(self, layer: int) -> tuple[int, list[float]]:
+        """The token that `layer` would draft next, and the columns SWEPT of its state."""
+        source, column, at = self._source, self._column, self._at + len(self.drafts)
+        assert column is not None
+        if layer == 0 and self.wrong:
+            copies = source.texts.copies
+            where = copies.number[source.number, self._at + self.wrong - 1], len(self.drafts) - self.wrong
+            return int(copies.tokens[where]), [0.0] * LOOKUPS.start + copies.states[where].tolist()
+        token, row = UNKNOWN, column.states[source.number][min(at, source.length - 1)]
+        if at < source.length:
+            token = column.drafts[source.number][at]
+            if self.wrong and token in source.stops:  # on the true text; what is drafted here nobody knows
+                token = UNKNOWN
+        return token, row
+
+    def _looking(self, layer: int) -> float:
+        """Milliseconds to see one state and to decide there."""
+        source, costs = self._source, self._source.costs
+        decision = source.draft_decision if self.drafts else source.walk_decision
+        if layer == 0:
+            return decision + (costs.lookup if self.drafts else 0.0)
+        return decision + costs.head[0] + costs.features + (costs.lookup_state or 0.0) * bool(self.drafts)
+
+    def _upper(self, drafts: int) -> float:
+        """Milliseconds of a verification of so many drafts."""
+        costs, rows = self._source.costs, drafts + 1
+        layers = costs.layers - self._layer
+        return layers * (costs.layer[drafts] + costs.further(rows, self.position)) + costs.head[drafts] + costs.round
+
+    def _bound(self, count: int) -> None:
+        """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""
+        source, rule, wrong = self._source, self._rule, self.wrong
+        decided = wrong == self.most or (rule.keeps_last and wrong == count)
+        if not wrong or self._layer == 0 or not rule.needs_state or decided or self.drafts[-1] in source.stops:
+            return
+
+        def spent(drafts: int, looks: int) -> float:
+            passes = drafts * (source.again + source.rise * (self.position + (drafts + 1) / 2))
+            return self._layer * passes + looks * self._looking(self._layer) + self._upper(drafts)
+
+        here = spent(count, self._looks)
+        source.lost_low += spent(wrong + rule.keeps_last, wrong) - here
+        source.lost_high += spent(self.most, self.most - 1) - here
 
 
 @dataclass(frozen=True)
@@ -263,7 +257,31 @@ def _column(texts: Texts, layer: int) -> _Column:
     if layer not in texts.layers:
         raise ValueError(f"the texts were not swept at layer {layer}, only at {', '.join(map(str, texts.layers))}")
     c = texts.layers.index(layer)
-    return _Column(
-        texts.found[:, :, c].tolist(), texts.right[:, :, c].tolist(), texts.drafts[:, :, c].tolist(),
-        texts.states[:, :, c].tolist(),
-    )  # fmt: skip
+    return _Column(*(getattr(texts, name)[:, :, c].tolist() for name in ("found", "right", "drafts", "states")))
+
+
+def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
+    """Milliseconds of one `exit_here` and one `draft_on`: a network's as measured; others are timed, on a copy.
+
+    Every state that is reached is charged for a decision, as in learning, those where the choice is forced included.
+    """
+    if not rule.needs_state or not rule.layers:
+        return 0.0, 0.0
+    own, kind = deepcopy(rule), type(rule)
+    own.start()
+    state = State(rule.layers[0], 2, DEPTH, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
+    network = isinstance(rule, QPolicy)
+    return (
+        costs.decision if network and kind.exit_here is QPolicy.exit_here else _timed(own.exit_here, state),
+        costs.decision if network and kind.draft_on is QPolicy.draft_on else _timed(own.draft_on, state),
+    )
+
+
+def _timed(question: Callable[[State], bool], state: State) -> float:
+    best = float("inf")
+    for _ in range(5):
+        began = perf_counter()
+        for _ in range(CALLS):
+            question(state)
+        best = min(best, perf_counter() - began)
+    return best / CALLS * 1e3

@@ -28,6 +28,7 @@ from lede.decode.rules import (
     Rule,
 )
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant
@@ -281,7 +282,9 @@ def test_nothing_leaks_from_one_generation_into_the_next():
 
 
 def test_generations_may_take_turns_on_one_model():
-    decodings = [Decoding(ours("grouped"), list(prompt), stateful(), Settings(TOKENS)) for prompt in PROMPTS[:2]]
+    decodings = [
+        Decoding(ModelSource(ours("grouped"), Settings(TOKENS)), list(prompt), stateful()) for prompt in PROMPTS[:2]
+    ]
     turns = [[], []]
     running = [decoding.rounds() for decoding in decodings]
     while any(decoding.finish is None for decoding in decodings):
@@ -301,6 +304,6 @@ def test_another_model_s_text_is_not_the_same():
 
 def test_a_decoding_left_half_way_leaves_gradients_as_they_were():
     model = from_transformers(llama(), torch.float32)
-    rounds = Decoding(model, [1, 2, 3], LayerSkip(1, 2), Settings(max_new_tokens=8)).rounds()
+    rounds = Decoding(ModelSource(model, Settings(max_new_tokens=8)), [1, 2, 3], LayerSkip(1, 2)).rounds()
     next(rounds)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-import lede.decode.loop
+import lede.decode.source
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.load import from_transformers
@@ -123,7 +123,7 @@ def test_the_comparison_sees_a_wrong_correction(wrong, monkeypatch):
     def chooser(settings, model, prompt):
         return wrong(processors(settings, model, prompt, True), settings.seed, model.device)
 
-    monkeypatch.setattr(lede.decode.loop, "chooser", chooser)
+    monkeypatch.setattr(lede.decode.source, "chooser", chooser)
     assert agreement(*CASES["poor drafts"], samples=1200) < DOUBTFUL / 100
 
 

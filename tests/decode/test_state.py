@@ -12,7 +12,7 @@ from lede.decode.generate import generate
 from lede.decode.lookup import Lookup
 from lede.decode.rules import LayerSkip, RandomRule
 from lede.decode.sampling import Settings
-from lede.decode.state import Statistics, Traces, statistics
+from lede.decode.state import AcceptTrace, ConfidenceTrace, Statistics, statistics
 from tests.models import FIXED, ours, variant
 
 
@@ -76,23 +76,23 @@ def test_a_vocabulary_smaller_than_k_is_no_problem():
 @settings(FIXED, max_examples=60)
 @given(st.lists(st.lists(st.floats(-9, 0), max_size=9), max_size=9))
 def test_the_confidence_trace_is_a_mean_over_the_last_twenty(blocks):
-    traces, seen = Traces(), []
+    trace, seen = ConfidenceTrace(), []
     for block in blocks:
-        traces.committed(block)
+        trace.add(block)
         seen += block
         window = seen[-20:]
-        assert traces.confidence == pytest.approx(-sum(window) / len(window) if window else 0.0)
+        assert trace.value == pytest.approx(-sum(window) / len(window) if window else 0.0)
 
 
 @settings(FIXED, max_examples=60)
 @given(st.lists(st.integers(1, 12).flatmap(lambda d: st.tuples(st.integers(0, d), st.just(d))), max_size=9))
 def test_the_accept_trace_is_a_decayed_mean_over_drafts(rounds):
-    traces, fared = Traces(), [0.5]
+    trace, fared = AcceptTrace(), [0.5]
     for accepted, drafts in rounds:
-        traces.drafted(accepted, drafts)
+        trace.add(accepted, drafts)
         fared += [1.0] * accepted + [0.0] * (drafts - accepted)
     weights = [0.85**age for age in range(len(fared))][::-1]
-    assert traces.accept == pytest.approx(np.average(fared, weights=weights))
+    assert trace.value == pytest.approx(np.average(fared, weights=weights))
 
 
 def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
@@ -104,7 +104,7 @@ def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
     library = variant("grouped")
     assert sum(len(round_.decisions) for round_ in done.rounds) > 20
     written = [*prompt, *done.token_ids]
-    traces = Traces()
+    confidence, fared = ConfidenceTrace(), AcceptTrace()
     with torch.no_grad():
         full = library(torch.tensor([written])).logits[0]
     for round_ in done.rounds:
@@ -116,7 +116,7 @@ def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
             lookup = (guess.length, guess.agreement) if guess else (0, 0)
             assert (state.lookup_length, state.lookup_agreement) == lookup
             assert state.lookup_match == (guess is not None and guess.token == state.token)
-            assert (state.conf_trace, state.accept_trace) == pytest.approx((traces.confidence, traces.accept), abs=1e-4)
+            assert (state.conf_trace, state.accept_trace) == pytest.approx((confidence.value, fared.value), abs=1e-4)
             assert state.draft_logp == pytest.approx(drafted, abs=1e-3)
             if state.layer == 0:
                 assert state[4:9] == (0.0, 0.0, state.conf_trace, 0.0, 0.0)
@@ -129,9 +129,9 @@ def test_states_in_decoding_are_what_the_library_s_hidden_states_give():
                 assert found == pytest.approx(wanted, abs=1e-3)
                 if state.layer == round_.exit_layer:
                     drafted += state.top1_logp
-        traces.drafted(round_.accepted, len(round_.drafts))
+        fared.add(round_.accepted, len(round_.drafts))
         last = round_.position + len(round_.committed)
-        traces.committed([literal(row.tolist()).top1_logp for row in full[round_.position : last]])
+        confidence.add([literal(row.tolist()).top1_logp for row in full[round_.position : last]])
 
 
 def test_rules_that_need_no_state_are_shown_none():

@@ -146,5 +146,5 @@ def test_what_cannot_be_evaluated_is_named(dataset, tmp_path):
         contenders(dataset, {"p": policy(config_hash="f" * 16)}, None, PRICES)
     contenders(dataset, {"p": policy((0, 4, MODEL_LAYERS))}, None, PRICES)  # the full model needs no sweep
     write_dataset(tmp_path / "bare", episodes=4, seed=1, layers=LAYERS)
-    with pytest.raises(DatasetError, match="without sweeps"):
+    with pytest.raises(DatasetError, match="no swept episodes"):
         held_out_texts(open_dataset(tmp_path / "bare"), 0.5)

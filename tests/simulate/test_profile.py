@@ -9,6 +9,7 @@ import lede.collect.collector
 from lede.decode.loop import Decoding
 from lede.decode.rules import QPolicy
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 from lede.replay.errors import DatasetError
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.profile import ALIKE, FEW, LENGTHS, gather, measure, rules
@@ -57,7 +58,8 @@ def test_the_probe_looks_and_decides_at_every_draft():
     """The loop takes the rule's turns: layer, length and the number of questions are the planned ones."""
     probe = next(rule for rule in rules(4) if isinstance(rule, QPolicy))
     planned, seen = [], 0
-    decoding = Decoding(ours("grouped"), [3, 1, 4, 1, 5] * 4, probe, Settings(120, stop_tokens=frozenset()))
+    source = ModelSource(ours("grouped"), Settings(120, stop_tokens=frozenset()))
+    decoding = Decoding(source, [3, 1, 4, 1, 5] * 4, probe)
     planned.append((probe.layers[0], probe.max_drafts))
     for round_ in decoding.rounds():
         exit_layer, drafts = planned[-1]

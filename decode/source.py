@@ -1,0 +1,191 @@
+"""A model as the source of a speculation loop: its passes, its heads, its choice of tokens, and its cache."""
+
+import math
+import time
+from contextlib import AbstractContextManager
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lede.decode.errors import ModelError
+from lede.decode.lookup import Guess, Lookup
+from lede.decode.loop import Attempt, Look
+from lede.decode.model import LONGEST_BLOCK, Model
+from lede.decode.rules import ExitRule
+from lede.decode.sampling import Settings, chooser
+from lede.decode.state import ConfidenceTrace, State
+from lede.decode.stops import StopStrings
+
+
+class ModelSource:
+    """Drafts and verifies with a model. See `decode.loop.Source`."""
+
+    clock = staticmethod(time.perf_counter)
+
+    def __init__(self, model: Model, settings: Settings):
+        self.model, self.settings = model, settings
+        self.layer_count = model.layer_count
+        self.stops = settings.stops(model)
+        self.ended = StopStrings(model, settings.stop_strings) if settings.stop_strings else None
+        self.conf_trace = ConfidenceTrace()
+
+    def start(self, text: list[int], rule: ExitRule) -> None:
+        """Make the cache and read the prompt, but for its last token. Raises ModelError for what cannot work."""
+        check_request(self.model, text, rule)
+        self.text, self.rule = text, rule
+        self.choose = chooser(self.settings, self.model, text)
+        wanted = len(text) + self.settings.max_new_tokens
+        self.limit = min(wanted, self.model.context)
+        self.finish_at_limit = "length" if self.limit == wanted else "context"
+        self.lookup = Lookup(text) if rule.needs_lookup or 0 in rule.layers else None
+        self.cache = self.model.cache(self.limit)
+        with self.computing():
+            for begin in range(0, len(text) - 1, LONGEST_BLOCK):
+                x = self.model.embed(text[begin : min(begin + LONGEST_BLOCK, len(text) - 1)])
+                self.model.read(x, begin, self.cache)
+
+    def attempt(self, most: int) -> "ModelAttempt":
+        """A new round."""
+        return ModelAttempt(self, most)
+
+    def computing(self) -> AbstractContextManager[object]:
+        """No gradients."""
+        return torch.inference_mode()
+
+
+class ModelAttempt(Attempt):
+    """A round drafted and verified by a model. See `decode.loop.Attempt`."""
+
+    def __init__(self, source: ModelSource, most: int):
+        super().__init__(len(source.text) - 1, most, source.conf_trace.value)
+        self._source, self._model = source, source.model
+        self._reached = 0  # layers that the last committed token has gone through
+        self._states: list[Tensor] = []  # outputs of the last layer reached: of that token, and of each draft
+        self._logits: Tensor | None = None  # of the layer looked at last
+        self._distributions: list[Tensor | None] = []  # what each draft was drawn from
+        self._guess = source.lookup.guess() if source.lookup is not None and most > 0 else None
+        self._copies: list[Guess] = []  # behind the guess, where layer 0 drafts
+        # for shadow tokens: outputs of those layers
+        self._kept: dict[int, list[Tensor]] = {layer: [] for layer in source.rule.shadow_layers}
+
+    def reach(self, layer: int) -> bool:
+        """See Attempt."""
+        if layer == 0:
+            return self._guess is not None
+        x = self._states[0] if self._states else self._model.embed(self._source.text[-1:])
+        self._states = [self._run(self._reached, layer, x, self.position)]
+        self._reached = layer
+        return True
+
+    def look(self, layer: int) -> Look:
+        """See Attempt."""
+        if layer == 0:
+            guess = self._copy()
+            return guess.token, 0.0, 0.0, 0.0, 0.0, guess.length, guess.agreement, 1.0
+        self._logits = self._model.head(self._states[-1])
+        token, conf_topk, entropy, margin, top1_logp = self._model.statistics(self._logits)[0]
+        if not self._source.rule.needs_lookup:
+            return token, conf_topk, entropy, margin, top1_logp, 0.0, 0.0, 0.0
+        if self.drafts:
+            assert self._source.lookup is not None
+            self._source.lookup.push(self.drafts[-1])
+            self._guess = self._source.lookup.guess()
+        if self._guess is None:
+            return token, conf_topk, entropy, margin, top1_logp, 0.0, 0.0, 0.0
+        guess = self._guess
+        return token, conf_topk, entropy, margin, top1_logp, guess.length, guess.agreement, float(guess.token == token)
+
+    def take(self, layer: int, state: State) -> tuple[int, float]:
+        """See Attempt."""
+        choose, seen = self._source.choose, self._source.rule.needs_state
+        q = None
+        if layer == 0:
+            token, logp = self._copy().token, 0.0
+        elif seen and choose.plain:
+            token, logp = state.token, state.top1_logp
+        else:
+            logits = self._model.head(self._states[-1]) if self._logits is None else self._logits
+            token, q = choose.draft(logits, self._source.text, self.drafts)
+            logp = state.top1_logp
+            if seen and token != state.token:
+                logp = float(torch.log_softmax(logits[0], 0)[token])
+        self._distributions.append(q)
+        return token, logp
+
+    def extend(self, layer: int) -> None:
+        """See Attempt."""
+        if layer > 0:
+            x = self._model.embed(self.drafts[-1:])
+            self._states.append(self._run(0, layer, x, self.position + len(self.drafts)))
+
+    def verify(self) -> tuple[int, list[int]]:
+        """See Attempt."""
+        x = torch.cat(self._states) if self._reached > 0 else self._model.embed(self._source.text[-1:] + self.drafts)
+        x = self._run(self._reached, self._model.layer_count, x, self.position)
+        self._logits = self._model.head(x)
+        return self._source.choose.verify(self._logits, self._source.text, self.drafts, self._distributions)
+
+    def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
+        """See Attempt. Every row has passed every layer once, in order."""
+        seen = {}
+        for layer, outputs in self._kept.items():
+            logits = self._model.head(torch.cat(outputs)[:rows])
+            seen[layer] = tuple((s.token, math.exp(s.top1_logp)) for s in self._model.statistics(logits))
+        return seen
+
+    def commit(self, tokens: list[int]) -> None:
+        """See Attempt."""
+        source, rule = self._source, self._source.rule
+        if source.lookup is not None:
+            source.lookup.truncate(self.position + 1)
+            source.lookup.extend(tokens)
+        if rule.needs_state and rule.needs_trace:
+            assert self._logits is not None
+            rows = self._model.statistics(self._logits[: len(tokens)])
+            source.conf_trace.add([row.top1_logp for row in rows])
+
+    def _copy(self) -> Guess:
+        """What layer 0 drafts behind the drafts so far, which it made all."""
+        if not self.drafts:
+            assert self._guess is not None
+            return self._guess
+        if not self._copies:
+            assert self._source.lookup is not None
+            self._copies = self._source.lookup.copy(self.most)
+        return self._copies[len(self.drafts)]  # there are always so many: a guess has occurred before
+
+    def _run(self, lo: int, hi: int, x: Tensor, position: int) -> Tensor:
+        """Model.run, stopping by to keep what the shadow layers give."""
+        for layer in self._kept:
+            if lo < layer <= hi:
+                x = self._model.run(lo, layer, x, position, self._source.cache)
+                self._kept[layer].append(x)
+                lo = layer
+        return self._model.run(lo, hi, x, position, self._source.cache) if lo < hi else x
+
+
+def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
+    """Raise ModelError for a prompt or a rule that this model cannot take."""
+    if not prompt:
+        raise ModelError("the prompt is empty: give at least one token")
+    if len(prompt) >= model.context:
+        raise ModelError(f"the prompt has {len(prompt)} tokens, the model's context is {model.context}: shorten it")
+    if min(prompt) < 0 or max(prompt) >= model.vocabulary:
+        raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
+    exits = range(model.layer_count)
+    bypass = len(rule.layers) > 1 and rule.layers[-1] == model.layer_count
+    early = rule.layers[:-1] if bypass else rule.layers
+    if any(layer not in exits for layer in early) or any(a >= b for a, b in pairwise(rule.layers)):
+        raise ModelError(
+            f"the rule exits at layers {', '.join(map(str, rule.layers))}; "
+            f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup, as the first, "
+            f"and {model.layer_count}, no draft, as the last of several), and they must ascend"
+        )
+    if any(layer not in exits[1:] for layer in rule.shadow_layers) or any(
+        a >= b for a, b in pairwise(rule.shadow_layers)
+    ):
+        raise ModelError(
+            f"the rule wants shadow tokens of layers {', '.join(map(str, rule.shadow_layers))}; "
+            f"this model has 1…{model.layer_count - 1}, and they must ascend"
+        )
