@@ -358,7 +358,7 @@ def test_what_cannot_be_evaluated_is_named(work, folder):
     for share in (0, 1):
         assert "--validation" in complaint("evaluate", "--dataset", folder / "data", "--validation", share)
     shutil.rmtree(folder / "data" / "sweeps")
-    assert "without sweeps" in complaint("evaluate", "--dataset", folder / "data", "--policy", work["policy"])
+    assert "no swept episodes" in complaint("evaluate", "--dataset", folder / "data", "--policy", work["policy"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ They must agree decision by decision and round by round, and on the time that th
 """
 
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -74,7 +73,6 @@ def network(layers, seed, *without, max_drafts=None):
     return QPolicy(Network(layers, features(layers, *without), seed), max_drafts=max_drafts)
 
 
-@cache
 def texts_under(settings, variant="grouped"):
     """Plain texts and their sweeps."""
     model = ours(variant)
