@@ -1,13 +1,15 @@
 """What `lede bench` prints for people: the paper's measures, where the time goes, and the point in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from lede.tables import number
 
 if TYPE_CHECKING:
+    from lede.bench.differences import Difference
     from lede.bench.run import Report
 
 NEAR_TIE = 0.05  # logits: below it a difference is what rounding explains
@@ -15,193 +17,185 @@ NEAR = 0.05  # share by which a prediction may be off, and calibrations apart, w
 SHOWN = 3  # differences told one by one
 
 
-def bench_title(report: "Report") -> str:
+def bench_title(report: "Report") -> Text:
     """Whose numbers these are."""
     facts = report.facts
     threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}"
-    return (
-        f"[bold]{facts['model']} · {facts['task']}[/] · {facts['dtype']} · {facts['device']}, {threads} · "
-        f"{facts['prompts']} held-out prompts, {facts['max_new_tokens']} tokens"
+    rest = (
+        f" · {facts['dtype']} · {facts['device']}, {threads} · {facts['prompts']} held-out prompts, "
+        f"{facts['max_new_tokens']} tokens"
         + (f", temperature {facts['temperature']:g}" if facts["temperature"] else "")
     )
+    return Text.assemble((f"{facts['model']} · {facts['task']}", "bold"), rest)
 
 
 def bench_table(report: "Report") -> Table:
-    """The paper's measures, one row a method; the paper's own numbers under it where it has some."""
+    """The paper's measures, one row per method; the paper's own numbers under it where it has some."""
     rouge = any(row.rouge_l is not None for row in report.rows)
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    headings = ["method", "E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "over\nlibrary"]
-    for heading in [*headings, *(["ROUGE-L"] if rouge else []), "same"]:
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    same = {True: "yes", False: "[red]no[/]", None: "–"}
+    table = _table("E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "over\nlibrary")
+    for heading in [*(["ROUGE-L"] if rouge else []), "same"]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
-        over = row.speedup_over_transformers
-        table.add_row(
-            row.method, number(row.exit_layer), number(row.draft_length), number(row.acceptance),
-            number(row.tokens_per_round), number(row.tokens_per_s, 0),
-            f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})",
-            "–" if over is None else f"{over:.1f}×",
-            *([number(row.rouge_l, 3)] if rouge else []),
-            {True: "yes", False: "[red]no[/]", None: "–"}[row.identical],
-            style="bold" if row.method == "lede" else "",
-        )  # fmt: skip
+        measures = [number(value) for value in (row.exit_layer, row.draft_length, row.acceptance, row.tokens_per_round)]
+        over = times(row.speedup_over_transformers, 1)
+        score = [number(row.rouge_l, 3)] if rouge else []
+        cells = [row.method, *measures, number(row.tokens_per_s, 0), speedup(row), over, *score, same[row.identical]]
+        table.add_row(*cells, style=_style(row))
         if (theirs := report.paper(row.method)) is not None:
-            table.add_row(
-                f"  paper, Table {theirs.table}", number(theirs.exit_layer), number(theirs.draft_length),
-                number(theirs.acceptance), "", "", f"{theirs.speedup:.2f}×            ", "",
-                *([number(theirs.rouge_l, 3)] if rouge else []), "", style="dim",
-            )  # fmt: skip
+            measures = [number(value) for value in (theirs.exit_layer, theirs.draft_length, theirs.acceptance)]
+            score = [number(theirs.rouge_l, 3)] if rouge else []
+            cells = [f"  paper, Table {theirs.table}", *measures, "", "", f"{theirs.speedup:.2f}×            ", ""]
+            table.add_row(*cells, *score, style="dim")
     return table
 
 
 def time_table(report: "Report") -> Table:
     """Where each method's time goes, and how near it comes to what its own drafts would allow."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    headings = ["method", "prompt", "draft", "decide", "verify", "host", "decoding", "limit", "reached"]
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    table = _table("prompt", "draft", "decide", "verify", "host", "decoding", "limit", "reached")
     for row in report.rows:
-        if row.verify_share is None:
-            continue
-        table.add_row(
-            row.method, percent(row.prompt_share), percent(row.draft_share), percent(row.decision_share, 1),
-            percent(row.verify_share), percent(row.host_share),
-            "–" if row.decoding_speedup is None else f"{row.decoding_speedup:.2f}×",
-            "–" if row.limit is None else f"{row.limit:.2f}×", percent(row.share_of_limit),
-            style="bold" if row.method == "lede" else "",
-        )  # fmt: skip
+        if row.verify_share is not None:
+            drafting = percent(row.prompt_share), percent(row.draft_share), percent(row.decision_share, 1)
+            rest = percent(row.verify_share), percent(row.host_share)
+            bounds = times(row.decoding_speedup), times(row.limit), percent(row.share_of_limit)
+            table.add_row(row.method, *drafting, *rest, *bounds, style=_style(row))
     return table
 
 
 def check_table(report: "Report") -> Table:
     """What replay says of each rule, beside what was measured, and how much of the best possible that is."""
-    assert report.check is not None
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("method", "predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle"):
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    table = _table("predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle")
     for row in report.rows:
-        if row.predicted_speedup is None or row.regret is None:
-            continue
-        ratio = row.speedup / row.predicted_speedup
-        table.add_row(
-            row.method, f"{row.predicted_speedup:.2f}×", f"{row.predicted_low:.2f}–{row.predicted_high:.2f}",
-            f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})", f"{ratio:.3f}",
-            percent(1 - row.regret), style="bold" if row.method == "lede" else "",
-        )  # fmt: skip
+        if row.predicted_speedup is not None and row.regret is not None:
+            bounds = f"{row.predicted_low:.2f}–{row.predicted_high:.2f}"
+            ratio = f"{row.speedup / row.predicted_speedup:.3f}"
+            cells = times(row.predicted_speedup), bounds, speedup(row), ratio, percent(1 - row.regret)
+            table.add_row(row.method, *cells, style=_style(row))
     return table
 
 
-def _check_words(report: "Report") -> Iterator[str]:
+def _table(*headings: str) -> Table:
+    table = Table("method", box=None, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _style(row: Any) -> str:
+    return "bold" if row.method == "lede" else ""
+
+
+def bench_words(report: "Report") -> Iterator[Text]:
+    """The tables' point in a few sentences, what a reader must know of them, and where the run is."""
+    facts = report.facts
+    baselines = [row for row in report.rows if not row.method.startswith(("lede", "transformers", "autoregressive"))]
+    best = max(baselines, key=lambda row: row.speedup, default=None)
+    others = [("lede-paper", "the paper's own recipe")]
+    if best is not None:
+        tuned = f" ({said(best.parameters)})" if best.parameters else ""
+        others.insert(0, (best.method, f"the best of the baselines, {best.method}{tuned}"))
+    for other, what in others:
+        if (lead := report.lead("lede", other)) is not None:
+            ratio, low, high = lead
+            yield Text(f"lede is {ratio:.2f}× as fast as {what}: 95 % interval {low:.2f}–{high:.2f}")
+    yield Text(
+        f"intervals: bootstrap over {facts['groups']} groups of prompts (a module, an article, a conversation; else "
+        "the prompt itself), the same groups for both methods",
+        "dim",
+    )
+    if any(row.limit is not None for row in report.rows):
+        yield Text(
+            "prompt: its share of all time; draft, decide, verify, host: theirs of decoding. decoding: the speedup "
+            "without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and the "
+            "host's work free; reached: what it has of that",
+            "dim",
+        )
+    yield from _check_words(report)
+    if parameters := [f"{row.method} ({said(row.parameters)})" for row in report.rows if row.parameters]:
+        yield Text(f"tuned on {facts['training_prompts']} training prompts: {'; '.join(parameters)}", "dim")
+    for method in dict.fromkeys(difference.method for difference in report.differences):
+        yield _differences(report, method, [d for d in report.differences if d.method == method])
+    if facts["temperature"]:
+        yield Text("sampled, with a seed for each prompt: methods write other texts, of the same distribution", "dim")
+    if facts["left_out"]:
+        yield Text(f"left out, longer than the model's context: {facts['left_out']} of the prompts", "yellow")
+    if facts["resumed"] == facts["samples"]:
+        yield Text(f"nothing left to measure, this is what {facts['run']} holds; --fresh measures again")
+    elif facts["resumed"]:
+        done = f"{facts['resumed']} of {facts['samples']} measurements"
+        yield Text(f"went on from {done}; every prompt is in {facts['run']}")
+    else:
+        yield Text(f"every prompt is in {facts['run']}", "dim")
+
+
+def _check_words(report: "Report") -> Iterator[Text]:
     """How good the predictions are, and how far to trust them."""
     found = report.check
     if found is None:
         return
-    off = [
-        f"{row.method} ({row.speedup / row.predicted_speedup - 1:+.0%})" for row in report.rows
-        if row.predicted_speedup is not None and abs(row.speedup / row.predicted_speedup - 1) > NEAR
-    ]  # fmt: skip
-    yield (
-        f"measured more than {NEAR:.0%} off what was predicted: {', '.join(off)}" if off
-        else f"every measured speedup is within {NEAR:.0%} of the predicted one"
-    )  # fmt: skip
+    ratios = {row.method: row.speedup / row.predicted_speedup - 1 for row in report.rows if row.predicted_speedup}
+    off = [f"{method} ({ratio:+.0%})" for method, ratio in ratios.items() if abs(ratio) > NEAR]
+    if off:
+        yield Text(f"measured more than {NEAR:.0%} off what was predicted: {', '.join(off)}")
+    else:
+        yield Text(f"every measured speedup is within {NEAR:.0%} of the predicted one")
     layers = ", ".join(map(str, found.oracle_layers))
-    yield (
-        "[dim]predicted: replay of the same texts with costs measured here; bounds: if it did the worst and the best "
-        f"it could behind real layers' wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer "
-        f"(among {layers}) and length in every round, decisions free[/]"
+    yield Text(
+        "predicted: replay of the same texts with costs measured here; bounds: if it did the worst and the best it "
+        f"could behind real layers' wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer (among "
+        f"{layers}) and length in every round, decisions free",
+        "dim",
     )
     took = sum(s.seconds for s in report.samples if s.method == "autoregressive") / found.plain_seconds
     if abs(took - 1) > NEAR:
-        yield (
-            f"[yellow]plain decoding took {took:.2f}× what it takes by these costs: the machine was not the same while "
-            "measuring and while calibrating[/]"
+        yield Text(
+            f"plain decoding took {took:.2f}× what it takes by these costs: the machine was not the same while "
+            "measuring and while calibrating",
+            "yellow",
         )
     if found.drift > NEAR:
-        yield (
-            f"[yellow]the machine was not steady: half of the {found.calibrations} calibrations in this run differ by "
-            f"{found.drift:.0%} or more in what a round costs over a plain token[/]"
+        yield Text(
+            f"the machine was not steady: half of the {found.calibrations} calibrations in this run differ by "
+            f"{found.drift:.0%} or more in what a round costs over a plain token",
+            "yellow",
         )
 
 
-def bench_words(report: "Report") -> Iterator[str]:
-    """The tables' point in a few sentences, what a reader must know of `same`, and where the run is."""
-    facts = report.facts
-    rivals = [row for row in report.rows if not row.method.startswith(("lede", "transformers", "autoregressive"))]
-    best = max(rivals, key=lambda row: row.speedup, default=None)
-    others = [("lede-paper", "the paper's own recipe")]
-    if best is not None:
-        others.insert(
-            0,
-            (
-                best.method,
-                f"the best of the rivals, {best.method}" + (f" ({said(best.parameters)})" if best.parameters else ""),
-            ),
-        )
-    for other, what in others:
-        if (lead := report.lead("lede", other)) is not None:
-            ratio, low, high = lead
-            yield f"lede is {ratio:.2f}× as fast as {what}: 95 % interval {low:.2f}–{high:.2f}"
-    if any(row.limit is not None for row in report.rows):
-        yield (
-            "[dim]prompt: its share of all time; draft, decide, verify, host: theirs of decoding. decoding: the "
-            "speedup without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and "
-            "the host's work free; reached: what it has of that[/]"
-        )
-    yield from _check_words(report)
-    tuned = [f"{row.method} ({said(row.parameters)})" for row in report.rows if row.parameters]
-    if tuned:
-        yield f"[dim]tuned on {facts['training_prompts']} training prompts: {'; '.join(tuned)}[/]"
-    yield from _differences(report)
-    if facts["temperature"]:
-        yield "[dim]sampled, with a seed for each prompt: methods write other texts, of the same distribution[/]"
-    if facts["left_out"]:
-        yield f"[yellow]left out, longer than the model's context: {facts['left_out']} of the prompts[/]"
-    if facts["resumed"] == facts["samples"]:
-        yield f"nothing left to measure, this is what {facts['run']} holds; --fresh measures again"
-    elif facts["resumed"]:
-        yield f"went on from {facts['resumed']} of {facts['samples']} measurements; every prompt is in {facts['run']}"
-    else:
-        yield f"[dim]every prompt is in {facts['run']}[/]"
+def _differences(report: "Report", method: str, parted: "Sequence[Difference]") -> Text:
+    """That a method does not write plain decoding's text, and whether rounding explains it."""
+    tie = all(d.margin is not None and abs(d.margin) <= NEAR_TIE for d in parted)
+    why = "near ties, which rounding decides" if tie else "more than rounding of a near tie explains"
+    ours, dtype = not method.startswith("transformers"), report.facts["dtype"]
+    if not ours and dtype not in ("float32", "float64"):
+        why += f"; transformers rounds differently in {dtype}, in float32 both are the same"
+    where = "; ".join(
+        f"{d.prompt} from token {d.position + 1}, "
+        + ("one text ended" if d.margin is None else f"margin {d.margin:.3g}")
+        for d in parted[:SHOWN]
+    )
+    more = f"; {len(parted) - SHOWN} more" if len(parted) > SHOWN else ""
+    prompts = f"{len(parted)} of {report.facts['prompts']} prompts ({where}{more})"
+    return Text(f"{method} differs from plain decoding on {prompts}: {why}", "red" if ours else "dim")
 
 
-def _differences(report: "Report") -> Iterator[str]:
-    """Which methods do not write plain decoding's text, and whether rounding explains it."""
-    by_method: dict[str, list[Any]] = {}
-    for difference in report.differences:
-        by_method.setdefault(difference.method, []).append(difference)
-    for method, found in by_method.items():
-        margins = [d.margin for d in found if d.margin is not None]
-        worst = max((abs(m) for m in margins), default=None)
-        tie = worst is not None and worst <= NEAR_TIE and len(margins) == len(found)
-        ours = not method.startswith("transformers")
-        where = "; ".join(
-            f"{d.prompt} from token {d.position + 1}"
-            + (f", margin {d.margin:.3g}" if d.margin is not None else ", one text ended")
-            for d in found[:SHOWN]
-        )
-        more = f"; {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        why = "near ties, which rounding decides" if tie else "more than rounding of a near tie explains"
-        if not ours and report.facts["dtype"] not in ("float32", "float64"):
-            why += f"; transformers rounds differently in {report.facts['dtype']}, in float32 both are the same"
-        colour = "red" if ours else "dim"
-        yield (
-            f"[{colour}]{method} differs from plain decoding on {len(found)} of {report.facts['prompts']} prompts "
-            f"({where}{more}): {why}[/]"
-        )
-
-
-def said(parameters: dict[str, Any] | None) -> str:
+def said(value: Any) -> str:
     """Tuned parameters in a few words."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in (parameters or {}).items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
+        return ", ".join(f"{k} {{{said(v)}}}" if isinstance(v, dict) else f"{k} {said(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return str(value)
+        return f"[{', '.join(map(said, value))}]"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def speedup(row: Any) -> str:
+    """With its interval."""
+    return f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
+
+
+def times(value: float | None, digits: int = 2) -> str:
+    """A factor, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}×"
 
 
 def percent(share: float | None, digits: int = 0) -> str:

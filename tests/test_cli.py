@@ -339,7 +339,7 @@ def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
 def test_what_a_bench_cannot_measure_is_named(work, folder):
     assert "no method leda: choose among transformers," in complaint("bench", "--methods", "lede,leda")
     assert "lede learn" in complaint("bench", "--methods", "autoregressive,lede-paper")
-    assert "no task 'stdlip': choose among stdlib," in complaint("bench", "--task", "stdlip", "--methods", "layerskip")
+    assert "no task 'stdlip': choose one of stdlib," in complaint("bench", "--task", "stdlip", "--methods", "layerskip")
     assert "nowhere" in complaint("bench", "--policy", "nowhere")
     assert "nowhere" in complaint("bench", "--dataset", "nowhere", "--methods", "layerskip")
     from lede.commands.bench import plan

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lede.decode.sampling import Settings
     from lede.replay.reader import Dataset
 
+    Workload = tuple[str, list[Prompt], list[Prompt], Settings]  # title, to measure on, to tune on, how to decode
+
 STDLIB = "stdlib"
 PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
 EMBEDDED_CANDIDATES = (3, 4, 6)
@@ -34,7 +36,7 @@ def bench(
                      "standard library[/]"),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")] = None,
-    training: Annotated[Path | None, typer.Option(help="JSON lines to tune rivals on (with --prompts).")] = None,
+    training: Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")] = None,
     methods: Annotated[
         str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
     ] = None,
@@ -66,7 +68,7 @@ def bench(
         Path, typer.Option(help="Where every prompt's result is written, and found again by the same command.")
     ] = Path("runs/bench"),
     plot: Annotated[
-        Path | None, typer.Option(help="Draw: speedups into a .png, or three pictures of each table into a folder.")
+        Path | None, typer.Option(help="Draw: speedups into a picture file, or three pictures per table into a folder.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
@@ -76,7 +78,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure methods against each other: interleaved on held-out prompts, output checked token by token.
 
-    Rivals are tuned on training prompts. Stop it whenever you like: the same command goes on where it was.
+    Baselines are tuned on training prompts. Stop it whenever you like: the same command goes on where it was.
 
     [dim]lede bench --plot bench.png[/]
     [dim]lede bench --methods autoregressive,layerskip,lede --limit 10[/]
@@ -86,7 +88,7 @@ def bench(
     """
     models: list[str | None] = [*model] if model else [None]
     if (prompts is None) != (training is None):
-        raise typer.BadParameter("--prompts and --training go together: rivals are tuned on other prompts")
+        raise typer.BadParameter("--prompts and --training go together: baselines are tuned on other prompts")
     if prompts is not None and task:
         raise typer.BadParameter("--task and --prompts exclude each other")
     if dataset is not None and (task or prompts is not None):
@@ -96,23 +98,30 @@ def bench(
         raise typer.BadParameter("--policy is one model's: with several models their policies are in policies/<name>")
     if len(models) > 1 and dataset is not None:
         raise typer.BadParameter("--dataset is one model's: leave out the other models")
-    asked = tuple(methods.split(",")) if methods else None
 
     from lede.commands.loading import console, errors
     from lede.progress import bar
+    from lede.replay.pictures import check_format
+    from lede.replay.reader import open_dataset
 
-    plans = [plan(name, asked, given) for name in models]  # before anything takes time
-    opened = open_episodes(dataset) if dataset is not None else None
-    works = (
-        [workload_of(opened, limit, tuning, max_new_tokens)] if opened is not None
-        else [workload(name, limit, tuning, seed, max_new_tokens, prompts, training) for name in task or [STDLIB]]
-    )  # fmt: skip
+    plans = [plan(name, methods.split(",") if methods else None, given) for name in models]  # before all that is slow
+    if plot is not None and plot.suffix:
+        check_format(plot)
+    opened = open_dataset(dataset) if dataset is not None else None
+    if opened is not None:
+        works = [held_out_episodes(opened, limit, tuning, max_new_tokens)]
+    elif prompts is not None and training is not None:
+        works = [given_prompts(prompts, training, limit, tuning, max_new_tokens)]
+    else:
+        works = [named_task(name, limit, tuning, seed, max_new_tokens) for name in task or [STDLIB]]
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
-        errors.print(f"[yellow]{note}[/]")
+        errors.print(note, style="yellow", markup=False)
 
+    from lede.bench.held_out import check_same_model
     from lede.bench.run import Job
     from lede.bench.run import bench as run
     from lede.commands.loading import load
+    from lede.decode.facts import model_facts
     from lede.paths import model_name, model_path
 
     reports: list[Report] = []
@@ -121,19 +130,15 @@ def bench(
         for name, (chosen, policies, _) in zip(models, plans, strict=True):
             loaded = load(name, dtype, device, threads)
             if opened is not None:
-                from lede.bench.held_out import check_same_model
-                from lede.decode.facts import model_facts
-
                 check_same_model(opened, model_facts(loaded))
             for title, test, train, settings in works:
                 job = Job(title, test, train, settings, chosen, policies, threads, check)
+                which = f"{model_name(name)}, {title}: " if tables > 1 else ""
 
-                def report(share: float, note: str, before: int = len(reports), what: str = title) -> None:
-                    which = f"{model_name(name)}, {what}: " if tables > 1 else ""  # noqa: B023
+                def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
                     advance(round(100 * (before + share) / tables), which + note)
 
-                folder = out / loaded.name / title
-                reports.append(run(loaded, model_path(name), job, folder, fresh, report))
+                reports.append(run(loaded, model_path(name), job, out / loaded.name / title, fresh, report))
             del loaded
     drawn = []
     if plot is not None:
@@ -143,59 +148,53 @@ def bench(
     if json:
         import json as encoder
 
-        found = reports[0].to_json()
-        print(encoder.dumps(found if tables == 1 else found | {"tables": [report.to_json() for report in reports]}))
+        found = [report.to_json() for report in reports]
+        print(encoder.dumps(found[0] if tables == 1 else found[0] | {"tables": found}))
         return
     for report_ in reports:
         show(report_)
     for path in drawn:
-        console.print(f"drawn in {path}", soft_wrap=True)
+        console.print(f"drawn in {path}", soft_wrap=True, markup=False)
 
 
 def plan(
-    model: str | None, asked: tuple[str, ...] | None, given: dict[str, Path | None]
-) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
+    model: str | None, asked: list[str] | None, given: dict[str, Path | None]
+) -> tuple[list[str], dict[str, Path], list[str]]:
     """The methods to measure, the policies' folders, and what to say about methods that are left out.
 
-    given: folders named on the command line, by the names in POLICY_OF.
+    given: folders named on the command line, by the names in POLICY_OF. Raises PolicyError where there is no policy.
     """
     from lede.bench.names import METHODS, POLICY_OF, REAL_LAYERS
     from lede.paths import dataset_path, policy_path
     from lede.serve.policy import load_policy
 
-    unknown = [name for name in asked or () if name not in METHODS]
-    if unknown:
+    if unknown := [name for name in asked or () if name not in METHODS]:
         raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {', '.join(METHODS)}")
     usual = dataset_path(model)
     folders = {name: folder or policy_path(usual, PRESETS[name]) for name, folder in given.items()}
-    chosen, policies, missing = [], {}, dict.fromkeys(folders, False)
-    for name in METHODS if asked is None else asked:
-        needs = POLICY_OF.get(name)
-        if needs is not None and asked is None and given[needs] is None and not folders[needs].is_dir():
-            missing[needs] = True
-            continue
-        if needs is not None:
-            layers = load_policy(folders[needs]).layers
-            if needs in REAL_LAYERS and 0 in layers:
-                raise typer.BadParameter(
-                    f"{folders[needs]} is not a policy for {needs}, which exits at real layers only: its candidates "
-                    f"are {', '.join(map(str, layers))}"
-                )
-            policies[needs] = folders[needs]
-        chosen.append(name)
-    notes = []
-    for needs, lacks in missing.items():
-        if lacks:
-            names = ", ".join(name for name, folder in POLICY_OF.items() if folder == needs)
-            how = {
-                "lede": "", "lede-paper": " --preset paper",
-                "lede-exits": f" --candidates {real_candidates(usual)} --out {folders[needs]}",
-            }  # fmt: skip
-            notes.append(
-                f"without {names}: there is no policy at {folders[needs]}; lede learn --dataset {usual}{how[needs]} "
-                "makes one (from what lede collect writes)"
+    missing = [name for name in folders if asked is None and given[name] is None and not folders[name].is_dir()]
+    chosen = [name for name in asked or METHODS if POLICY_OF.get(name) not in missing]
+    policies = {name: folders[name] for name in dict.fromkeys(POLICY_OF.get(method) for method in chosen) if name}
+    for name, folder in policies.items():
+        layers = load_policy(folder).layers
+        if name in REAL_LAYERS and 0 in layers:
+            raise typer.BadParameter(
+                f"{folder} is not a policy for {name}, which exits at real layers only: its candidates are "
+                f"{', '.join(map(str, layers))}"
             )
-    return tuple(chosen), policies, notes
+    notes = []
+    for name in missing:
+        left_out = ", ".join(method for method, needs in POLICY_OF.items() if needs == name)
+        how = {
+            "lede": "",
+            "lede-paper": " --preset paper",
+            "lede-exits": f" --candidates {real_candidates(usual)} --out {folders[name]}",
+        }
+        notes.append(
+            f"without {left_out}: there is no policy at {folders[name]}; lede learn --dataset {usual}{how[name]} makes "
+            "one (from what lede collect writes)"
+        )
+    return chosen, policies, notes
 
 
 def real_candidates(dataset: Path) -> str:
@@ -209,17 +208,8 @@ def real_candidates(dataset: Path) -> str:
     return ",".join(str(layer) for layer in layers if layer > 0)
 
 
-def open_episodes(path: Path) -> "Dataset":
-    """The dataset whose episodes are the prompts."""
-    from lede.replay.reader import open_dataset
-
-    return open_dataset(path)
-
-
-def workload_of(
-    dataset: "Dataset", limit: int, tuning: int, max_new_tokens: int | None
-) -> "tuple[str, list[Prompt], list[Prompt], Settings]":  # fmt: skip
-    """The same as `workload`, of a dataset's episodes; the usual length is that of its newest run."""
+def held_out_episodes(dataset: "Dataset", limit: int, tuning: int, max_new_tokens: int | None) -> "Workload":
+    """A dataset's episodes; the usual length is that of its newest run."""
     from lede.bench.held_out import dataset_prompts
     from lede.decode.sampling import Settings
 
@@ -229,28 +219,22 @@ def workload_of(
     return f"held out of {dataset.path.resolve().name}", test, train, Settings(max_new_tokens or usual or USUAL_TOKENS)
 
 
-def workload(
-    task: str,
-    limit: int,
-    tuning: int,
-    seed: int,
-    max_new_tokens: int | None,
-    prompts: Path | None,
-    training: Path | None,
-) -> "tuple[str, list[Prompt], list[Prompt], Settings]":
-    """A table's name, the prompts to measure on, those to tune on, and how to decode them."""
+def given_prompts(prompts: Path, training: Path, limit: int, tuning: int, max_new_tokens: int | None) -> "Workload":
+    """The beginnings of two files of prompts."""
     from lede.collect.prompts import load_prompts
+    from lede.decode.sampling import Settings
+
+    test, train = load_prompts(prompts)[:limit], load_prompts(training)[:tuning]
+    return prompts.stem, test, train, Settings(max_new_tokens or USUAL_TOKENS)
+
+
+def named_task(task: str, limit: int, tuning: int, seed: int, max_new_tokens: int | None) -> "Workload":
+    """Test and training prompts of one of `collect.tasks`."""
     from lede.collect.tasks import TASKS, load_task
     from lede.decode.sampling import Settings
 
-    if prompts is not None and training is not None:
-        test, train = load_prompts(prompts)[:limit], load_prompts(training)[:tuning]
-        return prompts.stem, test, train, Settings(max_new_tokens or USUAL_TOKENS)
-    if task not in TASKS:
-        raise typer.BadParameter(f"no task {task!r}: choose among {', '.join(TASKS)}, or give --prompts")
-    known = TASKS[task]
-    settings = Settings(max_new_tokens or known.max_new_tokens, known.temperature)
-    return task, load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed), settings
+    test, train = load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed)
+    return task, test, train, Settings(max_new_tokens or TASKS[task].max_new_tokens, TASKS[task].temperature)
 
 
 def show(report: "Report") -> None:

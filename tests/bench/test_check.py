@@ -122,14 +122,14 @@ def test_tables_and_words(checked):
     table = check_table(first)
     assert list(table.columns[0].cells) == [m for m in METHODS if m != "transformers"]
     rows = [replace(row, speedup=2.0, predicted_speedup=2.0 if row.method != "del" else 1.0) for row in first.rows]
-    words = " ".join(bench_words(replace(first, rows=rows)))
+    words = " ".join(map(str, bench_words(replace(first, rows=rows))))
     assert "more than 5% off what was predicted: del (+100%)" in words
     assert "layer (among 0, 1, 2)" in words
     slow = [replace(s, seconds=2 * first.check.plain_seconds / len(PROMPTS)) for s in first.samples]
-    assert "plain decoding took 2.00×" in " ".join(bench_words(replace(first, samples=slow)))
+    assert "plain decoding took 2.00×" in " ".join(map(str, bench_words(replace(first, samples=slow))))
     unsteady = replace(first, check=replace(first.check, drift=0.2))
-    assert "differ by 20% or more" in " ".join(bench_words(unsteady))
-    assert "not steady" not in " ".join(bench_words(replace(first, check=replace(first.check, drift=0.01))))
+    assert "differ by 20% or more" in " ".join(map(str, bench_words(unsteady)))
+    assert "not steady" not in " ".join(map(str, bench_words(replace(first, check=replace(first.check, drift=0.01)))))
 
 
 def test_a_finished_run_can_be_checked_later(model, checkpoint, tmp_path, monkeypatch):
