@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import read_columns
 from lede.replay.integrity import verify
 from lede.replay.reader import Columns, Dataset, open_dataset
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES, WALK
@@ -32,30 +31,19 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     dataset = open_dataset(path)
     findings = [
-        {"path": str(finding.path), "kind": finding.kind, "message": finding.message, "harmless": finding.harmless}
-        for finding in verify(path)
+        {**asdict(finding), "path": str(finding.path), "harmless": finding.harmless} for finding in verify(path)
     ]
-    report: dict[str, Any] = {
-        "path": str(Path(path)),
-        "header": dataset.header,
-        "runs": dataset.runs,
-        "integrity": findings,
-    }
+    report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings}
     try:
         columns = dataset.columns(horizon="round", reward="paper", features="extended")
-        counts, tasks = _episodes(dataset)
-        splits = _splits(dataset)
+        (counts, tasks), splits = _episodes(dataset), _splits(dataset)
     except DatasetError as error:
         if all(finding["harmless"] for finding in findings):
             raise
         return report | {"unreadable": str(error)}
     files = [file for table in TABLES for run in dataset.files(table).values() for file in run]
-    counts |= {
-        "rounds": len(columns.chain_starts) - 1,
-        "decisions": len(columns.actions),
-        "files": len(files),
-        "bytes": sum(file.stat().st_size for file in files),
-    }
+    counts |= {"rounds": len(columns.chain_starts) - 1, "decisions": len(columns.actions)}
+    counts |= {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
     ends = columns.chain_starts[1:] - 1
     bypassed = (columns.raw["phase"][ends] == WALK) & (columns.actions[ends] == CONTINUE)
     drafts = columns.raw["draft_index"][ends] - bypassed
@@ -72,34 +60,23 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _episodes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, int]]:
     """Sums over the episodes table, and the number of episodes of each task."""
-    totals: Counter[str] = Counter(episodes=0, drafted=0, accepted=0, tokens=0)
-    tasks: Counter[str] = Counter()
-    seconds = 0.0
-    for files in dataset.files("episodes").values():
-        for path in files:
-            rows = read_columns(path, "episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
-            tasks.update(rows["task"].to_pylist())
-            totals["episodes"] += rows.num_rows
-            totals["tokens"] += sum(len(chunk.flatten()) for chunk in rows["output_tokens"].chunks)
-            for name in ("drafted", "accepted"):
-                totals[name] += int(rows[name].to_numpy().sum())
-            seconds += float(rows["seconds"].to_numpy().sum())
-    return {**totals, "seconds": seconds}, dict(sorted(tasks.items()))
+    rows, numbers = dataset.read("episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
+    counts = {name: int(rows[name].to_numpy().sum()) for name in ("drafted", "accepted")}
+    counts |= {"episodes": len(numbers), "tokens": len(rows["output_tokens"].combine_chunks().flatten())}
+    tasks = Counter(rows["task"].to_pylist())
+    return counts | {"seconds": float(rows["seconds"].to_numpy().sum())}, dict(sorted(tasks.items()))
 
 
 def _splits(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Episodes, groups and episodes with sweeps on each side."""
     splits = episode_splits(dataset)
     swept = np.isin(splits.numbers, dataset.swept())
-    sides = {split: splits.split == split for split in SPLITS}
-    return {
-        split: {
-            "episodes": int(side.sum()),
-            "groups": len(np.unique(splits.group[side])),
-            "swept": int((side & swept).sum()),
-        }
-        for split, side in sides.items()
-    }
+    report: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        side = splits.split == split
+        groups = len(np.unique(splits.group[side]))
+        report[split] = {"episodes": int(side.sum()), "groups": groups, "swept": int((side & swept).sum())}
+    return report
 
 
 def _layer(columns: Columns, layer: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -88,12 +89,7 @@ class Dataset:
 
     def swept(self) -> NDArray[np.int64]:
         """The episodes that have sweeps: their numbers as in `Columns.episodes`, ascending."""
-        numbers = [
-            episode_numbers(run, read_columns(path, "sweeps", ["episode"])["episode"].to_numpy())
-            for run, files in self.files("sweeps").items()
-            for path in files
-        ]
-        return np.unique(np.concatenate([np.empty(0, np.int64), *numbers]))
+        return np.unique(self.read("sweeps", [])[1])
 
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
@@ -103,6 +99,20 @@ class Dataset:
             commits = table == "transitions"
             files[run] = sorted(set(parts.values())) if commits else live_files(self.path, table, run, parts)
         return files
+
+    def read(self, table: str, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Columns of all committed rows of a table, and the number of each row's episode; checksums are verified.
+
+        Raises `DatasetError` if a file is damaged.
+        """
+        tables = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
+        numbers = [np.empty(0, np.int64)]
+        for run, files in self.files(table).items():
+            for path in files:
+                rows = read_columns(path, table, ["episode", *columns])
+                tables.append(rows.select(list(columns)))
+                numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
+        return pa.concat_tables(tables), np.concatenate(numbers)
 
     def _scan(self, table: str) -> pl.LazyFrame:
         import polars as pl  # here, because writing must work without it
@@ -138,8 +148,10 @@ class Dataset:
 
         Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
         """
-        rows, episodes = _in_order(*self._read(), self.path)
-
+        table, episodes = self.read("transitions", _READ)
+        if not len(episodes):
+            raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
+        rows, episodes = _in_order({name: table[name].to_numpy() for name in _READ}, episodes, self.path)
         last = last_rows(episodes, rows["round"])
         if reward == "time":
             if rate is None:
@@ -171,18 +183,6 @@ class Dataset:
             layers=self.layers,
             raw={name: rows[name] for name in RAW},
         )
-
-    def _read(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-        """The columns of all committed transitions, and the number of each row's episode."""
-        tables, numbers = [], []
-        for run, files in self.files("transitions").items():
-            for path in files:
-                tables.append(read_columns(path, "transitions", ("episode", *_READ)))
-                numbers.append(episode_numbers(run, tables[-1]["episode"].to_numpy()))
-        if not sum(table.num_rows for table in tables):
-            raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
-        table = pa.concat_tables(tables)
-        return {name: table[name].to_numpy() for name in _READ}, np.concatenate(numbers)
 
 
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:

@@ -20,16 +20,8 @@ FIRST_REWARD = "paper"
 
 #: The state of a decision, in the order of every feature matrix built from it.
 STATE = (
-    "conf_topk",
-    "entropy",
-    "conf_trace",
-    "margin",
-    "top1_logp",
-    "draft_logp",
-    "accept_trace",
-    "lookup_length",
-    "lookup_agreement",
-    "lookup_match",
+    *("conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "draft_logp", "accept_trace"),
+    *("lookup_length", "lookup_agreement", "lookup_match"),
 )
 PAPER_STATE = STATE[:3]
 #: The features called `extended`, beside layer=… of every candidate. Choosing a layer and drafting on are different

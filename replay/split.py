@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lede.replay.files import episode_numbers, read_columns
-
 if TYPE_CHECKING:
     from lede.replay.reader import Dataset
 
@@ -55,26 +53,19 @@ def episode_splits(dataset: Dataset) -> EpisodeSplits:
     versions that had no splits), the one that a hash of the prompt's tokens gives. Raises `DatasetError` if a file is
     damaged.
     """
-    numbers, names, prompts, sides = [np.empty(0, np.int64)], [], [], []
-    for run, files in dataset.files("episodes").items():
-        for path in files:
-            rows = read_columns(path, "episodes", ["episode", "prompt_tokens", "split", "group"])
-            numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
-            hashes = [group_of(tokens.values.to_numpy()) for tokens in rows["prompt_tokens"]]
-            prompts += hashes
-            names += [name or hash_ for name, hash_ in zip(rows["group"].to_pylist(), hashes, strict=True)]
-            sides += [SPLITS.index(side) if side else -1 for side in rows["split"].to_pylist()]
-    all_numbers = np.concatenate(numbers)
-    order = np.argsort(all_numbers)
-    prompt, group = (np.unique(np.array(keys, str)[order], return_inverse=True)[1] for keys in (prompts, names))
+    rows, numbers = dataset.read("episodes", ["prompt_tokens", "split", "group"])
+    order = np.argsort(numbers)
+    prompts = [group_of(tokens.values.to_numpy()) for tokens in rows["prompt_tokens"].take(order)]
+    names = [name or prompt for name, prompt in zip(rows["group"].take(order).to_pylist(), prompts, strict=True)]
+    prompt, group = (np.unique(np.array(keys, str), return_inverse=True)[1] for keys in (prompts, names))
     group = _merged(group, prompt)
     count = int(group.max(initial=-1)) + 1
-    side = np.full(count, -1)
-    np.maximum.at(side, group, np.array(sides, np.int64)[order])
-    hashed = np.array([SPLITS.index(split_of(name)) for name in prompts], np.int64)[order]
-    unknown = np.full(count, -1)
-    np.maximum.at(unknown, group, hashed)
-    return EpisodeSplits(all_numbers[order], np.array(SPLITS)[np.where(side < 0, unknown, side)[group]], group)
+    recorded, hashed = np.full(count, -1), np.full(count, -1)
+    rank = {split: i for i, split in enumerate(("", *SPLITS), -1)}
+    np.maximum.at(recorded, group, [rank[split] for split in rows["split"].take(order).to_pylist()])
+    np.maximum.at(hashed, group, [rank[split_of(prompt)] for prompt in prompts])
+    side = np.where(recorded < 0, hashed, recorded)
+    return EpisodeSplits(numbers[order], np.array(SPLITS)[side[group]], group)
 
 
 def _merged(group: NDArray[np.int64], prompt: NDArray[np.int64]) -> NDArray[np.int64]:
