@@ -39,16 +39,20 @@ def differences(model: Model, samples: Sequence[Sample], prompts: Mapping[str, l
         token, other = (text[at] if at < len(text) else None for text in (plain, mine))
         margin = None
         if token is not None and other is not None:
-            logits = next_logits(model, [*prompts[s.prompt_id], *plain[:at]])
+            prompt = prompts[s.prompt_id]
+            logits = next_logits(model, [*prompt, *plain[:at]], len(prompt))
             margin = float(logits[token] - logits[other])
         out.append(Difference(s.method, s.prompt_id, at, token, other, margin))
     return out
 
 
 @torch.inference_mode()
-def next_logits(model: Model, tokens: list[int]) -> torch.Tensor:
-    """The full model's logits (vocabulary,) after `tokens`, the last of which is run alone as in plain decoding."""
-    cache, last = model.cache(len(tokens)), len(tokens) - 1
+def next_logits(model: Model, tokens: list[int], prompt: int = 0) -> torch.Tensor:
+    """The full model's logits (vocabulary,) after `tokens`, the last of which is run alone as in plain decoding.
+
+    `prompt`: how many of them were the prompt, see Model.cache.
+    """
+    cache, last = model.cache(len(tokens), prompt), len(tokens) - 1
     for start in range(0, last, LONGEST_BLOCK):
         model.read(model.embed(tokens[start : min(start + LONGEST_BLOCK, last)]), start, cache)
     x = model.run(0, model.layer_count, model.embed(tokens[-1:]), last, cache)

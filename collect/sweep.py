@@ -52,7 +52,7 @@ def _layer_statistics(
     model: Model, layers: tuple[int, ...], tokens: list[int], first: int
 ) -> dict[int, list[Statistics]]:
     """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
-    cache = model.cache(len(tokens))
+    cache = model.cache(len(tokens), first + 1)
     wanted = (*layers, model.layer_count)
     seen: dict[int, list[Statistics]] = {layer: [] for layer in wanted}
     for start in range(0, len(tokens) - 1, BLOCK):

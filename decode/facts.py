@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig
 
-from lede.decode.model import Model
+from lede.decode.config import Config
+
+if TYPE_CHECKING:
+    from lede.decode.model import Model
 
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -20,20 +22,18 @@ ROTARY = (
 )  # fmt: skip
 
 
-def config_hash(config: PretrainedConfig) -> str:
+def config_hash(config: Config) -> str:
     """Names the sizes that decide a model's computation: equal for equal architectures, whatever wrote the file."""
     return _hash({field: getattr(config, field) for field in FIELDS})
 
 
-def config_hash_v2(config: PretrainedConfig) -> str:
+def config_hash_v2(config: Config) -> str:
     """`config_hash`, with the head size and the rotary embedding that it leaves out.
 
     Beside it and not in its place: datasets and policies of older versions have the first only, and stay usable.
     """
-    given = config.rope_parameters or {}
-    rotary = {name: given[name] for name in ROTARY if given.get(name) is not None}
-    described = {field: getattr(config, field) for field in FIELDS} | {
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+    rotary = {name: config.rotary[name] for name in ROTARY if config.rotary.get(name) is not None}
+    described = {field: getattr(config, field) for field in (*FIELDS, "head_dim")} | {
         # 10000 and 10000.0 are one number, which JSON writes in two ways
         "rotary": {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in rotary.items()},
     }
@@ -44,10 +44,10 @@ def _hash(described: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def model_facts(model: Model) -> dict[str, Any]:
+def model_facts(model: "Model") -> dict[str, Any]:
     """What datasets and policies record about the model that they are for."""
     return {
-        "name": model.name, "revision": getattr(model.config, "_commit_hash", None),
+        "name": model.name, "revision": model.config.revision,
         "config_hash": config_hash(model.config), "config_hash_v2": config_hash_v2(model.config),
         "weights_hash": model.weights_hash, "layers": model.layer_count, "vocab": model.vocabulary,
     }  # fmt: skip

@@ -1,28 +1,35 @@
 """Loading a checkpoint: a hub name or a folder in, a `Model` or one clear line out."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from safetensors import safe_open
+from torch import Tensor
 
 from lede.decode.backends.compile import library
+from lede.decode.config import DTYPES, Config, check_request, folder_config, llama_config, read_json, weight_files
 from lede.decode.errors import ModelError
-from lede.decode.facts import weights_hash
 from lede.decode.model import Model
+from lede.decode.tokenizer import folder_tokenizer, library_tokenizer
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-# What a checkpoint is read in where that is not the dtype asked for: fp16 cannot hold all that it is identified by.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights that are numbers as they are
+# What `transformers` reads a checkpoint in where that is not the dtype asked for: fp16 cannot hold all that a model is
+# identified by.
 LOADED_AS: dict[torch.dtype, torch.dtype | str] = {torch.float64: torch.float32, torch.float16: "auto"}
+# Options of generation that config.json held before there was generation_config.json.
+LEGACY = (
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
+    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "temperature", "top_k",
+    "top_p", "typical_p",
+)  # fmt: skip
 
 
 def load_model(
@@ -33,68 +40,88 @@ def load_model(
     `dtype` is float32, bfloat16, float16, float64 or auto: what decodes fastest here (`choose_dtype`). `device` is cpu,
     cuda, cuda:N or auto. Raises ModelError for whatever cannot be loaded, with what to do about it.
     """
+    asked = str(dtype).removeprefix("torch.")
+    folder = check_request(path, asked, device)
     where = choose_device(device)
-    kind = choose_dtype(dtype, where)
-    name = str(path)
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"there is no model folder {name}: give a folder with config.json, or a name on the hub")
-    name = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    kind = choose_dtype(asked, where)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        check_architecture(name, config)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=LOADED_AS.get(kind, kind))
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision) if has_tokenizer(name) else None
+        if folder is not None and (weights := read_weights(folder, config := folder_config(folder))):
+            generation = generation_config(folder, config)
+            return Model(folder.name, config, folder_tokenizer(folder), weights, kind, where, generation)
+        return from_library(str(folder or path), kind, where, revision)
     except ModelError:
         raise
-    except Exception as error:  # the library raises many kinds for a missing, private, torn or foreign checkpoint
-        raise ModelError(f"cannot load the model {name}: {first_line(error)}") from error
-    return from_transformers(model, kind, where, tokenizer, name=Path(name).name or name)
+    except Exception as error:  # the libraries raise many kinds for a missing, private, torn or foreign checkpoint
+        raise ModelError(f"cannot load the model {folder or path}: {first_line(error)}") from error
+
+
+def read_weights(folder: Path, config: Config) -> dict[str, Tensor] | None:
+    """The weights of a folder, as they are stored; None where `transformers` is needed to make sense of its files."""
+    files, wanted, weights = weight_files(folder), weight_shapes(config), {}
+    for file in sorted(set(files.values())):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118, it is no mapping
+                if name in wanted:
+                    weights[name] = opened.get_tensor(name)
+    if config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    there = {name: tuple(weight.shape) for name, weight in weights.items() if weight.dtype in PLAIN}
+    return weights if there == wanted else None
+
+
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """{name in a checkpoint: shape} of every weight."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = {
+        "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,), "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden), "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{i}.{name}.weight": shape
+        for i in range(config.num_hidden_layers)
+        for name, shape in layer.items()
+    }
+    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, hidden))
+    return shapes | ends | {"model.norm.weight": (hidden,)}
+
+
+def generation_config(folder: Path, config: Config) -> dict[str, Any]:
+    """What generation_config.json asks for; in older checkpoints config.json does."""
+    file = folder / "generation_config.json"
+    if file.exists():
+        return read_json(file)
+    given = read_json(folder / "config.json")
+    return {name: given[name] for name in LEGACY if name in given} | {"eos_token_id": config.eos_token_id}
+
+
+def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: str | None) -> Model:
+    """A checkpoint as `transformers` loads it: from the hub, or in another form than safetensors."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    llama_config(name, config.to_dict())
+    loaded = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=LOADED_AS.get(dtype, dtype))
+    tokenizer = folder_tokenizer(Path(name)) if Path(name).is_dir() else library_tokenizer(name, revision)
+    return from_transformers(loaded, dtype, device, tokenizer, name=Path(name).name)
 
 
 def from_transformers(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     name: str = "llama",
     native: bool = True,
 ) -> Model:
     """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
-    config = check_architecture(name, model.config)
-    given = model.generation_config
+    theirs, given = model.config, model.generation_config
+    config = replace(llama_config(name, theirs.to_dict()), revision=getattr(theirs, "_commit_hash", None))
     generation = {"eos_token_id": config.eos_token_id} if given is None else given.to_diff_dict()
-    stop = generation.get("eos_token_id")
-    stops = frozenset([stop] if isinstance(stop, int) else stop or ())
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        return Model(
-            name,
-            config,
-            tokenizer,
-            weights,
-            dtype,
-            torch.device(device),
-            stops,
-            weights_hash(weights),
-            native,
-            generation,
-        )
-
-
-def check_architecture(name: str, config: PretrainedConfig) -> LlamaConfig:
-    """`config` itself; ModelError unless it is a Llama's that `Model` computes exactly."""
-    if not isinstance(config, LlamaConfig) or config.model_type != "llama":
-        raise ModelError(
-            f"{name} is a {config.model_type!r} model: only Llama checkpoints (model_type 'llama') are supported"
-        )
-    for flag in ("attention_bias", "mlp_bias"):
-        if getattr(config, flag, False):
-            raise ModelError(f"{name} has {flag} set: Llama checkpoints with biases are not supported")
-    if config.hidden_act != "silu":
-        raise ModelError(f"{name} uses the activation {config.hidden_act!r}: only 'silu' is supported")
-    if config.num_hidden_layers < 2:
-        raise ModelError(f"{name} has {config.num_hidden_layers} layer: an early exit needs at least two")
-    return config
+        return Model(name, config, tokenizer, weights, dtype, torch.device(device), generation, native)
 
 
 def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
@@ -112,12 +139,7 @@ def choose_device(device: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises ModelError for a device that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"there is no device {device!r}: give cpu, cuda, cuda:0 … or auto") from error
-    if where.type not in ("cpu", "cuda"):
-        raise ModelError(f"the device {device!r} is not supported: give cpu, cuda or auto")
+    where = torch.device(device)
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"the device {device!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu"
@@ -125,22 +147,12 @@ def choose_device(device: str) -> torch.device:
     return where
 
 
-def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """`auto`: bf16 on CUDA and where the native backend can be built (half the bytes, and lossless); else fp32."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" or library() is not None else torch.float32
-    name = SHORT.get(dtype, dtype)
-    if name not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}: give auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def has_tokenizer(name: str) -> bool:
-    """Whether a folder holds a tokenizer; a hub name is taken to."""
-    folder = Path(name)
-    return not folder.is_dir() or any((folder / f).exists() for f in ("tokenizer.json", "tokenizer.model"))
+    chosen: torch.dtype = getattr(torch, DTYPES[dtype])
+    return chosen
 
 
 def first_line(error: Exception) -> str:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from lede.decode.backends.eager import MASKED_ROWS, Eager
 from lede.decode.backends.native import Native, supports
+from lede.decode.config import Config
+from lede.decode.facts import weights_hash
 from lede.decode.state import Statistics
 
 LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
@@ -22,7 +23,7 @@ class Backend(Protocol):
     """What computes; see the methods of the same names in Model."""
 
     def use_threads(self, threads: int) -> None: ...
-    def cache(self, length: int) -> Any: ...
+    def cache(self, length: int, prompt: int) -> Any: ...
     def embed(self, tokens: list[int]) -> Tensor: ...
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor: ...
     def read(self, x: Tensor, position: int, cache: Any) -> None: ...
@@ -36,33 +37,34 @@ class Model:
     def __init__(
         self,
         name: str,
-        config: LlamaConfig,
-        tokenizer: PreTrainedTokenizerBase | None,
+        config: Config,
+        tokenizer: Any,  # `decode.tokenizer.Tokenizer`, one of `transformers`, or None
         weights: dict[str, Tensor],
         dtype: torch.dtype,
         device: torch.device,
-        stop_tokens: frozenset[int] = frozenset(),
-        weights_hash: str = "",
+        generation_config: dict[str, Any],  # as in generation_config.json
         native: bool = True,
-        generation_config: dict[str, Any] | None = None,
     ):
-        self.name, self.config, self.tokenizer = name, config, tokenizer
-        self.dtype, self.device, self.stop_tokens, self.weights_hash = dtype, device, stop_tokens, weights_hash
-        self.generation_config = generation_config or {}  # as in generation_config.json
+        self.name, self.config, self.tokenizer, self.generation_config = name, config, tokenizer, generation_config
+        self.dtype, self.device, self.weights_hash = dtype, device, weights_hash(weights)
+        stop = generation_config.get("eos_token_id")
+        self.stop_tokens = frozenset([stop] if isinstance(stop, int) else stop or ())
         self.layer_count: int = config.num_hidden_layers
         self.vocabulary: int = config.vocab_size
-        self.context: int = config.max_position_embeddings
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.native = native and supports(config, dtype, device, head_size)
+        self.context: int = config.context
+        self.native = native and supports(config, dtype, device)
         if self.native:
-            self.backend: Backend = Native(config, weights, dtype, head_size)
+            self.backend: Backend = Native(config, weights, dtype)
         else:
-            self.backend = Eager(config, weights, dtype, device, head_size)
+            self.backend = Eager(config, weights, dtype, device)
         self.embed, self.statistics = self.backend.embed, self.backend.statistics
 
-    def cache(self, length: int) -> Any:
-        """A new, empty cache for `length` positions; what is in it is whatever was last written there."""
-        return self.backend.cache(length)
+    def cache(self, length: int, prompt: int = 0) -> Any:
+        """A new, empty cache for `length` positions, of a text that begins with a prompt of `prompt` tokens.
+
+        The prompt's length matters to rotary embeddings whose frequencies depend on it (dynamic and longrope).
+        """
+        return self.backend.cache(length, prompt)
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
         """Layers lo+1…hi over the rows x (rows, hidden) at `position`, `position`+1, …; their keys and values are kept.

@@ -177,7 +177,7 @@ def processed(logits: Tensor, prefix: list[int], drafts: list[int], processors: 
 
 def processors(settings: Settings, model: Model, prompt: list[int], sampling: bool) -> "LogitsProcessorList":
     """The library's logits processors for `settings` behind a prompt, made and ordered by its own code."""
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LlamaConfig
     from transformers.generation.utils import GenerationMixin
 
     asked = dict(settings.options) | {
@@ -187,7 +187,7 @@ def processors(settings: Settings, model: Model, prompt: list[int], sampling: bo
     if sampling:
         asked |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     maker: Any = GenerationMixin()
-    maker.config = model.config
+    maker.config = LlamaConfig(vocab_size=model.vocabulary)
     ids = torch.tensor([prompt], device=model.device)
     try:
         config = GenerationConfig(**asked)

@@ -39,7 +39,7 @@ class ModelSource:
         self.limit = min(wanted, self.model.context)
         self.finish_at_limit = "length" if self.limit == wanted else "context"
         self.lookup = Lookup(text) if rule.needs_lookup or 0 in rule.layers else None
-        self.cache = self.model.cache(self.limit)
+        self.cache = self.model.cache(self.limit, len(text))
         with self.computing():
             for begin in range(0, len(text) - 1, LONGEST_BLOCK):
                 x = self.model.embed(text[begin : min(begin + LONGEST_BLOCK, len(text) - 1)])

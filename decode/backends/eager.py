@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaConfig
 
 from lede.decode.backends.linear import Linear, fixed_linear
-from lede.decode.backends.rotary import rotation_angles
+from lede.decode.backends.rotary import Rotary
+from lede.decode.config import Config
 from lede.decode.state import Statistics, statistics
 
 MASKED_ROWS = 512  # the longest block that one call of `run` may be given; prompts are fed in such blocks
@@ -31,17 +31,23 @@ class Layer:
     down: Linear
 
 
+@dataclass(frozen=True)
+class Cache:
+    """One text's keys and values, and its rotations."""
+
+    store: tuple[Tensor, ...]  # per layer (2 × key heads, length, head size): keys, then values
+    rotation: Tensor  # (length, head size / 2) complex
+
+
 class Eager:
     """A backend of `decode.model.Model`."""
 
-    def __init__(
-        self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device, head_size: int
-    ):
+    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device):
         half_on_cpu = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
-        self.dtype, self.device, self.head_size = dtype, device, head_size
+        self.dtype, self.device, self.head_size = dtype, device, config.head_dim
         self.residual_dtype = torch.float32 if half_on_cpu else dtype
         self.heads: int = config.num_attention_heads
-        self.key_heads: int = config.num_key_value_heads or self.heads
+        self.key_heads: int = config.num_key_value_heads
         self.eps: float = config.rms_norm_eps
         self._scale = self.head_size**-0.5
         self._groups = self.heads // self.key_heads
@@ -50,12 +56,7 @@ class Eager:
         self._layers = [self._layer(weights, i) for i in range(config.num_hidden_layers)]
         self._norm = weights["model.norm.weight"].to(device, self.residual_dtype)
         self._head = self._linear(weights.get("lm_head.weight", weights["model.embed_tokens.weight"]))
-        turn = rotation_angles(config)[:, None].to(device)
-        if self.residual_dtype == torch.float64:
-            turn = turn.to(torch.complex128)
-        # (context, heads + 2 × key heads, head size / 2): queries and keys turn, values are multiplied by 1
-        turns = turn.expand(-1, self.heads + self.key_heads, -1), torch.ones_like(turn).expand(-1, self.key_heads, -1)
-        self._rotation = torch.cat(turns, 1)
+        self._rotary = Rotary(config)
         # -inf where column j lies after row i: a slice of it masks any few rows at any position
         future = torch.full((MASKED_ROWS, MASKED_ROWS), float("-inf"), dtype=self.residual_dtype, device=device)
         self._future = future.triu(1)
@@ -63,29 +64,35 @@ class Eager:
     def use_threads(self, threads: int) -> None:
         """Torch's own number of threads is used."""
 
-    def cache(self, length: int) -> list[Tensor]:
-        """Per layer (2 × key heads, length, head size): keys, then values."""
+    def cache(self, length: int, prompt: int) -> Cache:
+        """See Model.cache."""
         shape = (len(self._layers), 2 * self.key_heads, length, self.head_size)
-        return list(torch.empty(shape, dtype=self.residual_dtype, device=self.device).unbind(0))
+        rotation = self._rotary.table(length, prompt)[:length].to(self.device)
+        if self.residual_dtype == torch.float64:
+            rotation = rotation.to(torch.complex128)
+        return Cache(torch.empty(shape, dtype=self.residual_dtype, device=self.device).unbind(0), rotation)
 
     def embed(self, tokens: list[int]) -> Tensor:
         """(rows, hidden) of the residual dtype."""
         return self._embedding[tokens].to(self.residual_dtype)
 
-    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: list[Tensor]) -> Tensor:
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
         """See Model.run."""
         rows = x.shape[0]
         end = position + rows
-        rotation = self._rotation[position:end]
+        # (rows, heads + 2 × key heads, head size / 2): queries and keys turn, values are multiplied by 1
+        turn = cache.rotation[position:end, None]
+        still = torch.ones_like(turn).expand(-1, self.key_heads, -1)
+        rotation = torch.cat((turn.expand(-1, self.heads + self.key_heads, -1), still), 1)
         mask = self._mask(rows, end) if rows > 1 else None
-        for layer, store in zip(self._layers[lo:hi], cache[lo:hi], strict=True):
+        for layer, store in zip(self._layers[lo:hi], cache.store[lo:hi], strict=True):
             x = self._attend(layer, x, rotation, store, position, end, mask)
             y = self._cast(F.rms_norm(x, x.shape[1:], layer.mlp_norm, self.eps))
             gate, up = layer.gate_up(y).split(self._feed_forward, 1)
             x = x + layer.down(F.silu(gate) * up)
         return x
 
-    def read(self, x: Tensor, position: int, cache: list[Tensor]) -> None:
+    def read(self, x: Tensor, position: int, cache: Cache) -> None:
         """See Model.read."""
         self.run(0, len(self._layers), x, position, cache)
 

@@ -77,9 +77,8 @@ typedef struct {
     int32_t hidden, feed_forward, heads, key_heads, head_size, bf16, threads;
     float eps;
     const Layer *layers;
-    const float *rotation; /* (context, cosine | sine, head_size / 2) */
-    const float *norm;     /* (hidden) */
-    const void *head;      /* packed, vocabulary rounded up to a block */
+    const float *norm; /* (hidden) */
+    const void *head;  /* packed, vocabulary rounded up to a block */
 } Model;
 
 INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
@@ -304,7 +303,9 @@ typedef struct {
     int member, members, turn;              /* of the team; parts of its own that this thread has finished */
     int32_t *projected;                     /* by member, a cache line apart: layers whose keys and values are there */
     int layers;                             /* of this call */
-    int rows, position, capacity;           /* positions that the cache has room for */
+    int rows, position;
+    int length, capacity;                   /* positions up to the call's last row; positions that the cache has room for */
+    const float *rotation;                  /* (length, cosine | sine, head size / 2) */
     float *x;                               /* (rows, hidden) */
     float *keys, *values;                   /* this layer's: [key head][capacity × head size] */
     float *query, *attended, *mlp, *scores; /* of all threads that share */
@@ -349,11 +350,11 @@ static void rms_norm(const Model *m, const float *x, const float *weight, float 
     }
 }
 
-/* Rotate 16 coordinates of a head, from `first`, and their partners half a head on, which native.py packs into one block. */
-INLINE void rotate(const Model *m, int position, int first, const float *from, float scale, float *to) {
-    const float *turn = m->rotation + (int64_t)position * m->head_size + first;
+/* Rotate 16 coordinates of a head and their partners half a head on, which native.py packs into one block. `turn`: the cosines
+ * of the 16 at this position; `half_size` on, their sines. */
+INLINE void rotate(const float *turn, int half_size, const float *from, float scale, float *to) {
     for (int i = 0; i < HALF; i += LANES) {
-        const vec c = load(turn + i), s = load(turn + m->head_size / 2 + i), a = load(from + i), b = load(from + HALF + i);
+        const vec c = load(turn + i), s = load(turn + half_size + i), a = load(from + i), b = load(from + HALF + i);
         store(to + i, (a * c - b * s) * scale);
         store(to + HALF + i, (b * c + a * s) * scale);
     }
@@ -385,14 +386,15 @@ static void project(const Work *k, const Layer *layer, int keys_only) {
         for (int r = 0; r < k->rows; r++) {
             float *from = k->products + (int64_t)r * k->product_pitch + block * BLOCK;
             const int position = k->position + r;
+            const float *turn = k->rotation + (int64_t)position * size + part * HALF;
             if (value_head >= 0) {
                 float *to = k->values + value_head * plane + ((int64_t)part * k->capacity + position) * BLOCK;
                 memcpy(to, from, BLOCK * sizeof(float));
             } else if (key_head >= 0) {
-                rotate(m, position, part * HALF, from, 1.0f, from);
+                rotate(turn, size / 2, from, 1.0f, from);
             } else {
                 float *to = k->query + (int64_t)r * k->query_pitch + block * BLOCK;
-                rotate(m, position, part * HALF, from, 1.0f / sqrtf((float)size), to);
+                rotate(turn, size / 2, from, 1.0f / sqrtf((float)size), to);
             }
         }
         if (key_head >= 0 && value_head < 0) store_keys(k, block, k->keys + key_head * plane + part * BLOCK * BLOCK);
@@ -523,7 +525,7 @@ static int64_t lay_out(Work *k, int number, char *scratch) {
     const int attended = m->heads * m->head_size, width = attended + 2 * m->key_heads * m->head_size;
     k->query_pitch = attended + PAD;
     k->mlp_pitch = m->feed_forward + PAD;
-    k->score_pitch = k->capacity + PAD;
+    k->score_pitch = ceiling(k->length, BLOCK) * BLOCK + PAD;
     k->normed_pitch = m->hidden + PAD;
     k->product_pitch = larger(larger(width, 2 * m->feed_forward), m->hidden) + PAD;
     const int64_t shared = CHUNK_ROWS * (2 * k->query_pitch + k->mlp_pitch + (int64_t)m->heads * k->score_pitch);
@@ -542,17 +544,18 @@ static int64_t lay_out(Work *k, int number, char *scratch) {
     return (shared + own) * m->threads * (int64_t)sizeof(float);
 }
 
-/* Bytes of scratch that a call needs with a cache of that capacity; lede_head needs those of capacity 0. */
-int64_t lede_scratch_size(const Model *m, int32_t capacity) {
-    Work k = {.m = m, .capacity = capacity};
+/* Bytes of scratch that a call needs whose last row is the last of `length` positions; lede_head needs those of length 0. */
+int64_t lede_scratch_size(const Model *m, int32_t length) {
+    Work k = {.m = m, .length = length};
     return lay_out(&k, 0, NULL);
 }
 
 /* Layers lo+1…hi over x (rows, hidden), in place, at positions `position`…; keys and values go into `cache`. `reading`: x is
  * not wanted afterwards, so of layer hi only keys and values are computed.
- * cache: [layer][key | value][key head][capacity × head size], capacity a multiple of 32. */
+ * cache: [layer][key | value][key head][capacity × head size], capacity a multiple of 32. rotation: (position + rows or more,
+ * cosine | sine, head size / 2). */
 void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, int32_t position, float *cache, int32_t capacity,
-              int32_t reading, void *scratch) {
+              const float *rotation, int32_t reading, void *scratch) {
     Team team = {0};
     const int width = (m->heads + 2 * m->key_heads) * m->head_size;
     const int64_t planes = (int64_t)m->key_heads * capacity * m->head_size;
@@ -563,7 +566,7 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
         const int apart = rows >= APART_ROWS * THREADS, abreast = apart ? THREADS : 1;
         const int parts = ceiling(rows, CHUNK_ROWS * abreast) * abreast;
         Work k = {.m = m, .team = &team, .projected = projected, .member = THREAD, .members = THREADS, .thread = THREAD,
-                  .threads = THREADS, .layers = hi - lo, .capacity = capacity};
+                  .threads = THREADS, .layers = hi - lo, .length = position + rows, .capacity = capacity, .rotation = rotation};
         if (apart) k.thread = 0, k.threads = 1;
         lay_out(&k, THREAD, scratch);
         for (int part = apart ? THREAD : 0; part < parts; part += abreast, k.turn++) {

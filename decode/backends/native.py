@@ -4,15 +4,16 @@ for a few rows at a time, and a row's result the same, bit for bit, whatever row
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from math import exp
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
 
 from lede.decode.backends.compile import library
-from lede.decode.backends.rotary import rotation_angles
+from lede.decode.backends.rotary import Rotary
+from lede.decode.config import Config
 from lede.decode.state import TOP_K, Statistics
 
 LANES = 16  # of a vector
@@ -29,28 +30,38 @@ class _Model(Structure):
         *((name, c_int32) for name in (
             "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "threads",
         )),
-        ("eps", c_float), ("layers", POINTER(_Layer)), ("rotation", c_void_p), ("norm", c_void_p), ("head", c_void_p),
+        ("eps", c_float), ("layers", POINTER(_Layer)), ("norm", c_void_p), ("head", c_void_p),
     ]  # fmt: skip
 
 
-def supports(config: LlamaConfig, dtype: torch.dtype, device: torch.device, head_size: int) -> bool:
+@dataclass(frozen=True)
+class Cache:
+    """One text's keys and values, and its rotations."""
+
+    store: Tensor  # (layers, 2 × key heads, capacity, head size) fp32, laid out as lede_run says
+    rotation: Tensor  # (capacity or more, cosine | sine of head size / 2) fp32
+
+
+def supports(config: Config, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this model can run here: a CPU, a C compiler, fp32 or bf16, sizes in whole vectors."""
-    sizes = (config.hidden_size, config.intermediate_size, head_size)
+    sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
     whole = all(size % BLOCK == 0 for size in sizes)
     return device.type == "cpu" and dtype in DTYPES and whole and library() is not None
 
 
 class Native:
-    """A backend of `decode.model.Model`. The cache is one fp32 tensor, whatever the dtype of the weights."""
+    """A backend of `decode.model.Model`. The cache is fp32, whatever the dtype of the weights."""
 
-    def __init__(self, config: LlamaConfig, weights: dict[str, Tensor], dtype: torch.dtype, head_size: int):
+    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype):
         loaded = library()
         assert loaded is not None
         self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
-        self._planes = 2 * (config.num_key_value_heads or config.num_attention_heads)
-        self._head_size, self._layer_count = head_size, config.num_hidden_layers
+        self._shape = (config.num_hidden_layers, 2 * config.num_key_value_heads)
+        self._head_size = head_size = config.head_dim
+        self._layer_count, self._rotary = config.num_hidden_layers, Rotary(config)
+        self._turns: tuple[Tensor, Tensor] | None = None
         self._kept: list[Tensor] = []  # what the structures point into
-        self._bf16 = dtype == torch.bfloat16
+        self._bf16, self._dtype = dtype == torch.bfloat16, dtype
         layers = (_Layer * config.num_hidden_layers)()
         for i in range(config.num_hidden_layers):
             prefix = f"model.layers.{i}."
@@ -68,12 +79,10 @@ class Native:
         self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
         self._row = -(-self._vocabulary // BLOCK) * BLOCK
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
-        angles = rotation_angles(config)
         self._model = _Model(
             config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
             head_size, int(self._bf16), 1, config.rms_norm_eps, layers,
-            self._plain(torch.cat((angles.real, angles.imag), dim=1)), self._plain(weights["model.norm.weight"]),
-            self._packed(head),
+            self._plain(weights["model.norm.weight"]), self._packed(head),
         )  # fmt: skip
         self._reference = ctypes.byref(self._model)
         self.use_threads(1)
@@ -83,11 +92,14 @@ class Native:
         self._model.threads = threads
         self._reserve(0)
 
-    def cache(self, length: int) -> Tensor:
-        """Room for `length` positions."""
+    def cache(self, length: int, prompt: int) -> Cache:
+        """See Model.cache."""
         capacity = -(-length // BLOCK) * BLOCK
+        angles = self._rotary.table(capacity, prompt)
+        if self._turns is None or self._turns[0] is not angles:
+            self._turns = angles, torch.cat((angles.real, angles.imag), dim=1)
         # zeros, not whatever was in memory: positions behind a row's own weigh nothing, but nothing times NaN is NaN
-        return torch.zeros(self._layer_count, self._planes, capacity, self._head_size)
+        return Cache(torch.zeros(*self._shape, capacity, self._head_size), self._turns[1])
 
     def embed(self, tokens: list[int]) -> Tensor:
         """(rows, hidden) fp32."""
@@ -95,13 +107,13 @@ class Native:
             return self._embedding[tokens[0]].unsqueeze(0)
         return self._embedding[tokens]
 
-    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor) -> Tensor:
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
         """See Model.run."""
         x = x.clone(memory_format=torch.contiguous_format)
         self._run(lo, hi, x, position, cache, reading=0)
         return x
 
-    def read(self, x: Tensor, position: int, cache: Tensor) -> None:
+    def read(self, x: Tensor, position: int, cache: Cache) -> None:
         """See Model.read."""
         self._run(0, self._layer_count, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
 
@@ -124,26 +136,27 @@ class Native:
             for i in range(0, 5 * rows, 5)
         ]
 
-    def _run(self, lo: int, hi: int, x: Tensor, position: int, cache: Tensor, reading: int) -> None:
-        if cache.shape[2] > self._reserved:
-            self._reserve(cache.shape[2])
+    def _run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache, reading: int) -> None:
+        end = position + x.shape[0]
+        if end > self._reserved:
+            self._reserve(2 * end)
         self._library.lede_run(
-            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, cache.data_ptr(), cache.shape[2], reading,
-            self._scratch.data_ptr(),
+            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, cache.store.data_ptr(), cache.store.shape[2],
+            cache.rotation.data_ptr(), reading, self._scratch.data_ptr(),
         )  # fmt: skip
 
-    def _reserve(self, capacity: int) -> None:
-        size = self._library.lede_scratch_size(self._reference, capacity)
-        self._scratch, self._reserved = torch.empty(size, dtype=torch.uint8), capacity
+    def _reserve(self, length: int) -> None:
+        size = self._library.lede_scratch_size(self._reference, length)
+        self._scratch, self._reserved = torch.empty(size, dtype=torch.uint8), length
 
     def _plain(self, tensor: Tensor) -> int:
-        self._kept.append(tensor.float().contiguous())
+        self._kept.append(tensor.to(self._dtype).float().contiguous())
         return self._kept[-1].data_ptr()
 
     def _packed(self, weight: Tensor) -> int:
         out, inputs = weight.shape
         packed = torch.empty(self._library.lede_packed_size(out, inputs, self._bf16), dtype=torch.uint8)
-        plain = weight.float().contiguous()
+        plain = weight.to(self._dtype).float().contiguous()
         self._library.lede_pack(plain.data_ptr(), out, inputs, self._bf16, packed.data_ptr())
         self._kept.append(packed)
         return packed.data_ptr()
@@ -162,12 +175,15 @@ def alternating(gate: Tensor, up: Tensor) -> Tensor:
 
 def prototypes(loaded: ctypes.CDLL) -> Any:
     """Declare the arguments of the functions in native.c."""
-    model = POINTER(_Model)
+    model, pair = POINTER(_Model), (c_int32, c_int32)
     declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "lede_packed_size": (c_int64, (c_int64, c_int64, c_int32)),
         "lede_pack": (None, (c_void_p, c_int64, c_int64, c_int32, c_void_p)),
         "lede_scratch_size": (c_int64, (model, c_int32)),
-        "lede_run": (None, (model, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p)),
+        "lede_run": (
+            None,
+            (model, *pair, c_void_p, *pair, c_void_p, c_int32, c_void_p, c_int32, c_void_p),
+        ),
         "lede_head": (None, (model, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
         "lede_statistics": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32, c_void_p)),
     }

@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig
 
+from lede.decode.config import llama_config
 from lede.decode.errors import ModelError
 from lede.decode.facts import config_hash, config_hash_v2, model_facts
 from lede.decode.generate import generate
-from lede.decode.load import check_architecture, check_layers, from_transformers, load_model
+from lede.decode.load import check_layers, from_transformers, load_model
 from lede.decode.rules import LayerSkip
 from lede.decode.sampling import Settings
 from tests.models import byte_llama, byte_tokenizer, library_text, llama
@@ -58,13 +59,13 @@ def test_other_architectures_are_refused_by_name(tmp_path):
     ],
 )
 def test_llamas_that_we_do_not_compute_are_refused(changes, match):
-    refused(match, "m", LlamaConfig(**changes), call=check_architecture)
+    refused(match, "m", LlamaConfig(**changes).to_dict(), call=llama_config)
 
 
 def test_unknown_dtypes_and_devices_are_refused(checkpoint):
     refused("unknown dtype 'int8'", checkpoint, "int8")
     refused("'cuda:99' is not there", checkpoint, device="cuda:99")
-    refused("no device 'toaster'", checkpoint, device="toaster")
+    refused("device 'toaster' is not supported", checkpoint, device="toaster")
     refused("'meta' is not supported", checkpoint, device="meta")
 
 
@@ -119,14 +120,13 @@ def test_the_second_config_hash_adds_the_head_size_and_the_rotary_embedding():
               "original_max_position_embeddings": 64}  # fmt: skip
     changed = ({}, {"head_dim": 64}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
                {"rope_parameters": scaled})  # fmt: skip
-    configs = [LlamaConfig(**changes) for changes in changed]
+    configs = [llama_config("m", LlamaConfig(**changes).to_dict()) for changes in changed]
     assert len({config_hash(config) for config in configs}) == 1  # as it always was
     assert len({config_hash_v2(config) for config in configs}) == 4
-    again = LlamaConfig()
-    again.rope_parameters = {"rope_theta": 10000, "rope_type": "default", "attention_factor": None, "new": True}
-    again.head_dim = None
+    rope = {"rope_theta": 10000, "rope_type": "default", "attention_factor": None, "new": True}
+    again = llama_config("m", {"model_type": "llama", "rope_parameters": rope})
     assert config_hash_v2(again) == config_hash_v2(configs[0])
-    wider = LlamaConfig(intermediate_size=96)
+    wider = llama_config("m", {"model_type": "llama", "intermediate_size": 96})
     assert config_hash(wider) != config_hash(again) and config_hash_v2(wider) != config_hash_v2(again)
 
 

@@ -174,7 +174,7 @@ def test_a_row_is_the_same_bits_whatever_is_beside_it_and_with_any_number_of_thr
     def run(block: int, threads: int) -> tuple[torch.Tensor, torch.Tensor]:
         model.backend.use_threads(threads)
         cache, out = model.cache(len(tokens)), []
-        cache.fill_(1e30)  # what lies behind the text must not matter
+        cache.store.fill_(1e30)  # what lies behind the text must not matter
         for start in range(0, len(tokens), block):
             x = model.run(0, 2, model.embed(tokens[start : start + block]), start, cache)
             out.append(model.run(2, model.layer_count, x, start, cache))

@@ -22,7 +22,7 @@ def outputs(model: Model, block: int, threads: int = 1) -> torch.Tensor:
     """What layers and head make of PROMPT, so many rows at a time."""
     model.backend.use_threads(threads)
     cache, out = model.cache(len(PROMPT)), []
-    cache.fill_(1e30)  # what lies behind the text must not matter
+    cache.store.fill_(1e30)  # what lies behind the text must not matter
     for start in range(0, len(PROMPT), block):
         x = model.run(0, 1, model.embed(PROMPT[start : start + block]), start, cache)
         out.append(model.head(model.run(1, model.layer_count, x, start, cache)))

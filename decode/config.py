@@ -1,0 +1,159 @@
+"""What a checkpoint's files say of a Llama before any weight is read.
+
+`config.json` is read without `transformers`, whose configuration classes take longer to import than a small model takes
+to write a page; names, defaults and old spellings are those of its `LlamaConfig`. Nor is torch imported here: what is
+wrong with a request is said at once.
+"""
+
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lede.decode.errors import ModelError
+
+DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES |= {name: name for name in DTYPES.values()}
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+# The kinds of rotary embedding, and what each is computed from.
+ROTARY: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("long_factor", "short_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+HAVE_ORIGINAL = ("yarn", "longrope", "llama3")  # kinds that depend on the length before scaling
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a Llama that is computed here exactly."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    head_dim: int = 128
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    rope_parameters: dict[str, Any] | None = None  # rope_type, rope_theta, and what the type has besides
+    eos_token_id: int | list[int] | None = 2
+    revision: str | None = None  # of the hub's repository, where it is from there
+
+    @property
+    def rotary(self) -> dict[str, Any]:
+        """`rope_parameters`, complete."""
+        return self.rope_parameters or {"rope_type": "default", "rope_theta": 10000.0}
+
+    @property
+    def context(self) -> int:
+        """The longest text in tokens. `max_position_embeddings` of before the scaling counts factor times."""
+        original = self.rotary.get("original_max_position_embeddings") or self.max_position_embeddings
+        scaled = self.max_position_embeddings > original
+        return self.max_position_embeddings if scaled else int(original * (self.rotary.get("factor") or 1))
+
+
+def check_request(path: str | Path, dtype: str, device: str) -> Path | None:
+    """The checkpoint's folder, with all that can be checked of it at once; None for a name on the hub.
+
+    Raises ModelError for a folder without a Llama, and for a dtype or device that there is not.
+    """
+    if dtype not in ("auto", *DTYPES):
+        raise ModelError(f"unknown dtype {dtype!r}: give auto, {', '.join(sorted(set(DTYPES.values())))}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ModelError(f"the device {device!r} is not supported: give cpu, cuda, cuda:0 … or auto")
+    name, folder = str(path), Path(path).expanduser()
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+            raise ModelError(f"there is no model folder {name}: give a folder with config.json, or a name on the hub")
+        return None
+    folder_config(folder)
+    if not any(
+        (folder / name).exists() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json", BIN, f"{BIN}.index.json")
+    ):
+        raise ModelError(f"cannot load the model {folder}: there is no {SAFETENSORS} in it")
+    for file in set(weight_files(folder).values()):
+        if not file.exists():
+            raise ModelError(f"cannot load the model {folder}: its index names {file.name}, which is missing")
+    return folder
+
+
+def folder_config(folder: Path) -> Config:
+    """The config of the checkpoint in a folder."""
+    return llama_config(folder.name, read_json(folder / "config.json"))
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The safetensors files of a folder: {name of a weight, or "" for all: its file}; none where there are no such."""
+    if (folder / SAFETENSORS).exists():
+        return {"": folder / SAFETENSORS}
+    index = folder / f"{SAFETENSORS}.index.json"
+    places = read_json(index).get("weight_map", {}) if index.exists() else {}
+    return {name: folder / file for name, file in places.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a checkpoint's file; ModelError where it holds none."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
+        raise ModelError(f"cannot load the model {path.parent}: {path.name}: {reason}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"cannot load the model {path.parent}: {path.name} should hold a JSON object")
+    return content
+
+
+def llama_config(name: str, given: dict[str, Any]) -> Config:
+    """The content of the config.json of model `name`; ModelError unless it is a Llama's that is computed exactly."""
+    kind = given.get("model_type")
+    if kind != "llama":
+        raise ModelError(f"{name} is a {kind!r} model: only Llama checkpoints (model_type 'llama') are supported")
+    for flag in ("attention_bias", "mlp_bias", "quantization_config"):
+        if given.get(flag):
+            raise ModelError(f"{name} has {flag} set: such Llama checkpoints are not supported")
+    if given.get("hidden_act", "silu") != "silu":
+        raise ModelError(f"{name} uses the activation {given['hidden_act']!r}: only 'silu' is supported")
+    values = {f.name: given[f.name] for f in fields(Config) if given.get(f.name) is not None}
+    values["eos_token_id"] = given.get("eos_token_id", Config.eos_token_id)
+    sizes = {f.name: values.get(f.name, f.default) for f in fields(Config) if f.type is int}
+    heads = sizes["num_attention_heads"]
+    if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
+        raise ModelError(f"the config of {name} has sizes that are no positive whole numbers")
+    values.setdefault("num_key_value_heads", heads)
+    values.setdefault("head_dim", sizes["hidden_size"] // heads)
+    if heads % values["num_key_value_heads"] or values["head_dim"] % 2:
+        raise ModelError(f"the config of {name} has attention heads that do not divide evenly")
+    if sizes["num_hidden_layers"] < 2:
+        raise ModelError(f"{name} has {sizes['num_hidden_layers']} layer: an early exit needs at least two")
+    values["rope_parameters"] = _rope_parameters(name, given, values["head_dim"])
+    return Config(**values)
+
+
+def _rope_parameters(name: str, given: dict[str, Any], head_dim: int) -> dict[str, Any]:
+    """The rotary embedding's parameters in the newest spelling, complete; ModelError for those that do not work."""
+    rope = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
+    theta = given.get("rope_theta")
+    rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
+    kind = rope.setdefault("rope_type", rope.get("type", "default"))
+    if kind not in ROTARY:
+        raise ModelError(f"{name} has rotary embeddings of the kind {kind!r}: supported are {', '.join(ROTARY)}")
+    if kind in HAVE_ORIGINAL:
+        length = given.get("max_position_embeddings") or Config.max_position_embeddings
+        rope["original_max_position_embeddings"] = (
+            given.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or length
+        )
+    if missing := [key for key in ROTARY[kind] if rope.get(key) is None]:
+        raise ModelError(f"{name} has {kind!r} rotary embeddings without {' and '.join(missing)}")
+    if kind == "longrope" and {len(rope["long_factor"]), len(rope["short_factor"])} != {head_dim // 2}:
+        raise ModelError(f"{name} has 'longrope' factors for another head size: they should be {head_dim // 2}")
+    share = rope.get("partial_rotary_factor") or given.get("partial_rotary_factor") or 1
+    if kind != "default" and share != 1:  # with the default kind `transformers` rotates whole heads all the same
+        raise ModelError(f"{name} has partial_rotary_factor {share} with {kind!r} rotary embeddings: not supported")
+    return rope
