@@ -3,6 +3,7 @@
 import typer
 
 from lede.commands import adapt, bench, calibrate, collect, compact, evaluate, generate, inspect, learn
+from lede.errors import flush, replace_unprintable, stop_on_signals
 
 app = typer.Typer(
     name="lede",
@@ -27,4 +28,9 @@ app.command()(adapt.adapt)
 
 def main() -> None:
     """Entry point."""
-    app()
+    replace_unprintable()
+    stop_on_signals()
+    try:
+        app()
+    finally:
+        flush()

@@ -49,9 +49,9 @@ def ceiling_table(found: "Evaluation") -> Table:
 def evaluation_words(found: "Evaluation") -> Iterator[str]:
     """How to read the two tables."""
     yield (
-        "[dim]bounds: behind a real layer's first wrong draft the rule's states are not in the dataset; its "
+        "bounds: behind a real layer's first wrong draft the rule's states are not in the dataset; its "
         "speedup if it then did the worst and the best it could. exits: the rounds that draft, by layer. best: the "
-        "oracle, which chooses everything freely, decisions free[/]"
+        "oracle, which chooses everything freely, decisions free"
     )
 
 

@@ -1,5 +1,6 @@
 """Where things are when nothing else is said: the embedded model, `data/<model>`, `policies/<dataset>`."""
 
+import os
 from pathlib import Path
 
 EMBEDDED = "lede-tiny"
@@ -12,12 +13,12 @@ def default_model_path() -> Path:
 
 def model_path(model: str | None) -> str:
     """The model named on the command line, or the embedded one (also by its name)."""
-    return str(default_model_path()) if model in (None, EMBEDDED) else str(model)
+    return str(default_model_path()) if model in (None, EMBEDDED) else os.path.expanduser(str(model))
 
 
 def model_name(model: str | None) -> str:
     """The last part of a model's name: that of its dataset."""
-    return Path(model_path(model)).name
+    return Path(os.path.abspath(model_path(model))).name
 
 
 def dataset_path(model: str | None) -> Path:

@@ -61,7 +61,7 @@ def integrity_table(facts: dict[str, Any]) -> Table:
     findings = facts["integrity"]
     table = Table(title="integrity", title_justify="left", show_header=bool(findings))
     if not findings:
-        table.add_row("[green]every file is whole, in order, and of this format[/]")
+        table.add_row("every file is whole, in order, and of this format", style="green")
         return table
     for heading in ("file", "what", "message"):
         table.add_column(heading)

@@ -40,8 +40,8 @@ def adapt(
     [dim]lede adapt --out models/mine --minutes 66[/]
     [dim]lede adapt --model meta-llama/Llama-3.2-1B --text books/ --out models/skipping --steps 2000[/]
     """
-    from lede.commands.loading import console, errors, quiet_transformers
-    from lede.progress import bar
+    from lede.commands.loading import quiet_transformers
+    from lede.terminal import bar, console, errors, print_json, say
 
     with errors.status("loading torch"):
         from lede.adapt.config import AdaptConfig
@@ -64,9 +64,8 @@ def adapt(
         report = run(model, text, out, config, on_progress=show)
     if json:
         import dataclasses
-        import json as encoder
 
-        print(encoder.dumps(dataclasses.asdict(report)))
+        print_json(dataclasses.asdict(report))
         return
     console.print(report.table())
-    console.print(f"model in {out}; next: [bold]lede collect --model {out}[/]")
+    say(f"model in {out}; next: lede collect --model {out}")

@@ -99,10 +99,9 @@ def bench(
     if len(models) > 1 and dataset is not None:
         raise typer.BadParameter("--dataset is one model's: leave out the other models")
 
-    from lede.commands.loading import console, errors
-    from lede.progress import bar
     from lede.replay.pictures import check_format
     from lede.replay.reader import open_dataset
+    from lede.terminal import bar, print_json, say, warn
 
     plans = [plan(name, methods.split(",") if methods else None, given) for name in models]  # before all that is slow
     if plot is not None and plot.suffix:
@@ -115,7 +114,7 @@ def bench(
     else:
         works = [named_task(name, limit, tuning, seed, max_new_tokens) for name in task or [STDLIB]]
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
-        errors.print(note, style="yellow", markup=False)
+        warn(note)
 
     from lede.bench.held_out import check_same_model
     from lede.bench.run import Job
@@ -146,15 +145,13 @@ def bench(
 
         drawn = draw(plot, reports)
     if json:
-        import json as encoder
-
         found = [report.to_json() for report in reports]
-        print(encoder.dumps(found[0] if tables == 1 else found[0] | {"tables": found}))
+        print_json(found[0] if tables == 1 else found[0] | {"tables": found})
         return
     for report_ in reports:
         show(report_)
     for path in drawn:
-        console.print(f"drawn in {path}", soft_wrap=True, markup=False)
+        say(f"drawn in {path}")
 
 
 def plan(
@@ -240,15 +237,15 @@ def named_task(task: str, limit: int, tuning: int, seed: int, max_new_tokens: in
 def show(report: "Report") -> None:
     """Print one table, where the time went, and what it means."""
     from lede.bench_tables import bench_table, bench_title, bench_words, check_table, time_table
-    from lede.commands.loading import console, wide
+    from lede.terminal import console, say, wide
 
     tables = wide(WIDTH)
-    console.print(bench_title(report), soft_wrap=True)
+    say(bench_title(report))
     tables.print(bench_table(report))
     tables.print(time_table(report))
     if report.check is not None:
         tables.print(check_table(report))
     console.print()
     for line in bench_words(report):
-        console.print(line, soft_wrap=True)
+        say(line)
     console.print()

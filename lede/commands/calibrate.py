@@ -37,9 +37,9 @@ def calibrate(
     [dim]lede calibrate --plot calibration.png[/]
     [dim]lede calibrate --model facebook/layerskip-llama2-7B --device cuda --out h100.json[/]
     """
-    from lede.commands.loading import console, load
+    from lede.commands.loading import load
     from lede.paths import calibration_path
-    from lede.progress import bar
+    from lede.terminal import bar, console, print_json, say
 
     out = out or calibration_path(model)
     if out.is_dir():
@@ -57,17 +57,15 @@ def calibrate(
 
         plot_calibration(calibration, plot)
     if json:
-        import json as encoder
-
-        print(encoder.dumps(calibration.to_json()))
+        print_json(calibration.to_json())
         return
     facts, context = calibration.device, calibration.costs.context
-    console.print(
+    say(
         f"{calibration.model['name']} · {calibration.dtype} · {facts['name']}, {facts['threads']} threads · "
         f"{context} positions cached"
     )
     console.print(calibration_table(calibration))
-    console.print(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
+    say(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
 
 
 def calibration_table(calibration: "Calibration") -> "Table":

@@ -91,9 +91,9 @@ def collect(
 
     from lede.collect.collector import CollectConfig, Collected, describe_source
     from lede.collect.collector import collect as run
-    from lede.commands.loading import console, load
-    from lede.progress import bar
+    from lede.commands.loading import load
     from lede.serve.policy import check_fits, load_policy
+    from lede.terminal import bar, print_json, say
 
     learned = load_policy(policy) if policy else None
     loaded = load(model, dtype, device, threads)
@@ -125,18 +125,17 @@ def collect(
         )
     if json:
         import dataclasses
-        import json as encoder
 
         facts = dataclasses.asdict(collected) | {"recording_share": collected.recording_share, "dataset": str(out)}
-        print(encoder.dumps(facts))
+        print_json(facts)
         return
     if collected.resumed:
-        console.print(f"{collected.resumed} of {episodes} episodes were there already")
+        say(f"{collected.resumed} of {episodes} episodes were there already")
     if collected.skipped:
-        console.print(f"[yellow]left out, longer than the model's context: {collected.skipped} of the prompts[/]")
-    console.print(
+        say(f"left out, longer than the model's context: {collected.skipped} of the prompts", "yellow")
+    say(
         f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}; "
         f"recording took {collected.recording_share:.1%} of decoding time"
         + (f", sweeps {collected.sweep_seconds / collected.decode_seconds:.0%}" if collected.sweep_seconds else "")
     )
-    console.print(f"next: [bold]lede inspect {out}[/] or [bold]lede learn --dataset {out}[/]")
+    say(f"next: lede inspect {out} or lede learn --dataset {out}")

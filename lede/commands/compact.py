@@ -17,7 +17,7 @@ def compact(
     [dim]lede compact data/llama2-7b[/]
     """
     from lede import replay
-    from lede.commands.loading import console, errors
+    from lede.terminal import console, errors
 
     with errors.status("compacting"):
         merged = replay.compact_dataset(dataset)

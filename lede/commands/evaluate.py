@@ -43,9 +43,8 @@ def evaluate(
             f"--validation is a share between 0 and 1, not {validation:g}: some texts are held out"
         )
 
-    from lede.commands.loading import console, errors, wide
     from lede.paths import policy_path
-    from lede.progress import bar
+    from lede.terminal import bar, console, errors, print_json, say, warn, wide
 
     with errors.status("reading the sweeps"):
         from lede.replay.reader import open_dataset
@@ -72,10 +71,7 @@ def evaluate(
         policies = {name: load_policy(folder) for name, folder in folders.items()}
         texts, training = held_out_texts(opened, validation)
     if not policies:
-        errors.print(
-            f"[yellow]without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one[/]",
-            soft_wrap=True,
-        )
+        warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")
     with bar("evaluating", 1000, quiet=json) as advance:
 
         def tuning(share: float, what: str) -> None:
@@ -88,9 +84,7 @@ def evaluate(
 
         draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} held-out texts, {dataset}")
     if json:
-        import json as encoder
-
-        print(encoder.dumps({"dataset": str(dataset)} | found.to_json()))
+        print_json({"dataset": str(dataset)} | found.to_json())
         return
     from lede.evaluate_tables import ceiling_table, evaluation_table, evaluation_words
 
@@ -99,6 +93,6 @@ def evaluate(
     console.print()
     tables.print(ceiling_table(found))
     for line in evaluation_words(found):
-        console.print(line, soft_wrap=True)
+        say(line, "dim")
     if plot is not None:
-        console.print(f"drawn in {plot}", soft_wrap=True)
+        say(f"drawn in {plot}")

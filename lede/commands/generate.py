@@ -1,13 +1,12 @@
 """`lede generate`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
+from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, parse_text
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -45,18 +44,19 @@ def generate(
         raise typer.BadParameter("--plain and --policy exclude each other")
     if trace and json:
         raise typer.BadParameter("--trace and --json exclude each other")
-    text = sys.stdin.read() if prompt in (None, "-") else str(prompt)
+    text = parse_text(prompt)
 
-    from lede.commands.loading import console, errors, load
+    from lede.commands.loading import load
     from lede.paths import dataset_path, policy_path
     from lede.serve.generate import generate as run
     from lede.serve.policy import load_policy
+    from lede.terminal import console, print_json, warn
 
     if policy is None and not plain:
         usual = policy_path(dataset_path(model))
         policy = usual if usual.is_dir() else None
         if policy is None:
-            errors.print(f"[dim]no policy at {usual}: plain decoding (lede collect and lede learn make one)[/]")
+            warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
     learned = load_policy(policy) if policy is not None else None
     loaded = load(model, dtype, device, threads)
 
@@ -69,7 +69,7 @@ def generate(
         tracer = Tracer(loaded.tokenizer, loaded.layer_count)
         if learned is not None:
             console.print(tracer.legend(learned.layers), end="\n\n")
-        console.print(text, end="", style="dim", markup=False)
+        console.print(text, end="", style="dim")
 
         def show(round_: Round) -> None:
             console.print(tracer.round(round_), end="")
@@ -81,16 +81,14 @@ def generate(
         seed=seed, stop_strings=tuple(stop or ()), on_round=show,
     )  # fmt: skip
     if json:
-        import json as encoder
-
-        print(encoder.dumps({
+        print_json({
             "text": done.text, "token_ids": done.token_ids, "finish": done.finish, "seconds": done.seconds,
             "tokens_per_s": done.tokens_per_s, "exit_layer": done.exit_layer, "draft_length": done.draft_length,
             "acceptance": done.acceptance, "tokens_per_round": done.tokens_per_round, "rounds": len(done.rounds),
-        }))  # fmt: skip
+        })  # fmt: skip
         return
     print(flush=True)
-    errors.print(f"\n[dim]{closing_line(done)}[/]")
+    warn(f"\n{closing_line(done)}", "dim")
 
 
 def closing_line(done: "Generation") -> str:

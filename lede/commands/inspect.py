@@ -24,17 +24,15 @@ def inspect(
     facts = replay.inspect_dataset(dataset)
     if plot is not None:
         replay.plot_dataset(facts, plot)
-    if json:
-        import json as encoder
-
-        print(encoder.dumps(facts))
-        return
-    from lede.commands.loading import console
     from lede.tables import dataset_tables
+    from lede.terminal import console, print_json, say
 
+    if json:
+        print_json(facts)
+        return
     for table in dataset_tables(facts):
         console.print(table)
     if "unreadable" in facts:
-        console.print(f"[red]{facts['unreadable']}[/]")
+        say(facts["unreadable"], "red")
     if plot is not None:
-        console.print(f"drawn in {plot}")
+        say(f"drawn in {plot}")

@@ -1,6 +1,5 @@
 """`lede learn`."""
 
-import json as encoder
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,9 +75,8 @@ def learn(
 
 
 def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
-    from lede.commands.loading import console, errors
     from lede.paths import policy_path
-    from lede.progress import bar
+    from lede.terminal import bar, console, errors, print_json, say
 
     with errors.status("loading d3rlpy"):
         from lede.learn.config import preset as preset_config
@@ -96,21 +94,17 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
 
         result = run(dataset, out, config, report)
     if json:
-        print(encoder.dumps(result.summary()))
+        print_json(result.summary())
         return
     from lede.learning_tables import learning_table
 
     console.print(learning_table(result))
-    console.print(
-        f'policy in {out}; next: [bold]lede generate --policy {out} --prompt "def mean(values):"[/] '
-        "or [bold]lede bench[/]"
-    )
+    say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
 
 
 def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None:
-    from lede.commands.loading import console, errors
     from lede.paths import policy_path
-    from lede.progress import bar
+    from lede.terminal import bar, console, errors, print_json, say
 
     with errors.status("loading d3rlpy"):
         from lede.learn.grid import read_grid
@@ -123,13 +117,13 @@ def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None
     rows = rank(results)
     write_ranking(out, rows, results)
     if json:
-        print(encoder.dumps(to_json(rows, results)))
+        print_json(to_json(rows, results))
         return
     from lede.learning_tables import ranking_table
 
     console.print(ranking_table(rows, results))
     for row in rows:
         if row.message:
-            console.print(f"[red]{row.name}: {row.message}[/]")
+            say(f"{row.name}: {row.message}", "red")
     if rows[0].folder:
-        console.print(f"ranking.json and ranking.png in {out}; the best policy is [bold]{out / rows[0].folder}[/]")
+        say(f"ranking.json and ranking.png in {out}; the best policy is {out / rows[0].folder}")

@@ -3,20 +3,11 @@
 import gc
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from lede.paths import model_path
+from lede.terminal import errors
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
-
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-
-def wide(columns: int) -> Console:
-    """The console; in a file or a pipe, where nothing need be cut, at least so wide."""
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, columns))
 
 
 def quiet_transformers() -> None:

@@ -1,5 +1,7 @@
 """Options that several commands share, so that they are named and explained alike."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -24,3 +26,16 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of layers such as 0,4,5,6,8") from None
+
+
+def parse_text(argument: str | None) -> str:
+    """A text from the command line; of - or nothing, from stdin, which is UTF-8 whatever the terminal's encoding is."""
+    try:
+        if argument is None or argument == "-":
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # type: ignore[union-attr]
+            return sys.stdin.read()
+        if any("\ud800" <= c <= "\udfff" for c in argument):  # bytes that the locale's encoding lacks
+            return os.fsencode(argument).decode()
+    except UnicodeError:
+        raise typer.BadParameter("the text is not UTF-8: convert it first, as with  iconv -t UTF-8") from None
+    return argument
