@@ -1,26 +1,47 @@
 """Text as it is written: tokens in, whole characters out."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
+from typing import Any
 
-from lede.decode.model import Model
-from lede.decode.round import Round
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # SentencePiece's token for one byte
 
 
-class Stream:
-    """Hands on the text of each round; a character whose last bytes are still missing waits for them."""
+class Decoder:
+    """Decodes a text that grows; its pieces together are the tokenizer's decode of the whole.
 
-    def __init__(self, model: Model, write: Callable[[str], object]):
-        self._tokenizer, self._write = model.tokenizer, write
-        self._tokens: list[int] = []
-        self._written = 0
+    Only the last tokens are decoded again. What a token adds depends on there being text before it, as some tokenizers
+    drop the first space of a text; and a character may take several tokens. `before` are tokens that the text goes on
+    from.
+    """
 
-    def round(self, round_: Round) -> None:
-        """One more round was committed."""
-        if self._tokenizer is None:
-            return
-        self._tokens += round_.committed
-        text = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        if len(whole) > self._written:
-            self._write(whole[self._written :])
-            self._written = len(whole)
+    def __init__(self, tokenizer: Any, before: Sequence[int] = (), skip_special_tokens: bool = True):
+        self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        self._tokens = list(before)  # those of the last piece, and after them those not in a piece yet
+        self._whole = self._settled = len(before)  # how many of them are in pieces; how many no later token changes
+        self._given = len(self._decode(self._tokens))  # how many of their characters are in pieces
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """The text that `tokens` make whole; characters that later tokens may still change wait."""
+        for token in tokens:
+            self._tokens.append(token)
+            # one wrong byte in a run of such tokens makes a replacement character of each
+            if not BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(token) or ""):
+                self._settled = len(self._tokens)
+        text = self._decode(self._tokens[: self._settled])
+        complete = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        piece = complete[self._given :]
+        if piece:
+            self._given = len(complete)
+            if complete == text:
+                del self._tokens[: self._whole]
+                self._whole = self._settled = self._settled - self._whole
+                self._given = len(self._decode(self._tokens[: self._whole]))
+        return piece
+
+    def peek(self, tokens: Sequence[int] = ()) -> str:
+        """What would be there, beyond what is, if the text ended behind `tokens`."""
+        return self._decode([*self._tokens, *tokens])[self._given :]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=self._skip))

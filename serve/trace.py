@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
 from lede.decode.round import Round
+from lede.serve.stream import Decoder
 
 LOOKUP = "bright_black"
 DEPTHS = ("bright_green", "green", "cyan", "blue", "magenta")  # exits from shallow to deep
@@ -16,16 +16,17 @@ REJECTED = "red strike"
 class Tracer:
     """Turns rounds into coloured text, one after the other."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, layer_count: int):
-        self._tokenizer, self._layers = tokenizer, layer_count
+    def __init__(self, decoder: Decoder, layer_count: int):
+        self._decoder, self._layers = decoder, layer_count
 
     def round(self, round_: Round) -> Text:
         """Accepted drafts in their exit layer's colour, rejected ones struck through, the verifier's own in bold."""
         text = Text()
         kept = round_.committed[: round_.accepted]
-        text.append(self._words(kept), style=self.style(round_.exit_layer))
-        text.append(self._words(round_.drafts[round_.accepted :]), style=REJECTED)
-        text.append(self._words(round_.committed[round_.accepted :]), style=VERIFIER)
+        text.append(self._decoder.add(kept), style=self.style(round_.exit_layer))
+        if round_.accepted < len(round_.drafts):
+            text.append(self._decoder.peek(round_.drafts[round_.accepted :]), style=REJECTED)
+        text.append(self._decoder.add(round_.committed[round_.accepted :]), style=VERIFIER)
         return text
 
     def style(self, layer: int | None) -> str:
@@ -39,6 +40,3 @@ class Tracer:
         parts = [("lookup" if layer == 0 else f"layer {layer}", self.style(layer)) for layer in layers]
         parts += [("the full model's own", VERIFIER), ("rejected", REJECTED)]
         return Text("  ").join(Text(words, style=style) for words, style in parts)
-
-    def _words(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(tokens))) if tokens else ""

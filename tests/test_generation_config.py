@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList, MinPLogitsWarper
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+from typer.testing import CliRunner
 
+from lede.cli import app
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate as decode
 from lede.decode.generation_config import request
@@ -263,3 +265,47 @@ def test_plain_decoding_makes_no_processors():
     choice = chooser(request(model, 1, {}), model, [1])
     assert choice.plain
     assert decode(model, [1], Autoregressive(), request(model, 1, {})).finish in ("length", "stop")
+
+
+def command(checkpoint, *arguments: str):
+    base = ["generate", "-p", "def mean(values):", "--model", str(checkpoint), "--plain", "--threads", "1"]
+    return CliRunner().invoke(app, [*base, "--dtype", "float32", "--device", "cpu", *arguments])
+
+
+def test_the_command_takes_any_option(checkpoint):
+    def text(*arguments: str) -> str:
+        done = command(checkpoint, "--json", "--max-new-tokens", "12", *arguments)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["text"]
+
+    model = load_model(checkpoint, "float32", "cpu")
+    expected = generate(model, "def mean(values):", max_new_tokens=12, repetition_penalty=1.7, bad_words_ids=[[100]])
+    assert text("--option", "repetition_penalty=1.7", "-o", "bad_words_ids=[[100]]") == expected.text != text()
+    message = command(checkpoint, "--option", "stop_strings=x").output
+    assert "an option of its own" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("num_beams=4", "--option num_beams=1"),
+        ("nonsense=1", "unknown generation option 'nonsense'"),
+        ("temperature=1", "an option of its own"),
+        ("repetition_penalty", "give NAME=VALUE"),
+        ("=1", "NAME=VALUE"),
+    ],
+)
+def test_the_command_refuses_options_that_cannot_work(checkpoint, option, message):
+    done = command(checkpoint, "--option", option)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_the_command_shows_what_is_decoded_when_the_text_ends_inside_a_character(checkpoint):
+    outputs = []
+    for most in range(1, 16):
+        plain = command(checkpoint, "--max-new-tokens", str(most))
+        whole = json.loads(command(checkpoint, "--max-new-tokens", str(most), "--json").stdout)["text"]
+        assert plain.stdout == whole + "\n"
+        outputs.append(whole)
+    assert any(text.endswith("\N{REPLACEMENT CHARACTER}") for text in outputs)

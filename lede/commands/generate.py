@@ -1,8 +1,9 @@
 """`lede generate`."""
 
-from collections.abc import Callable
+from inspect import signature
+from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,12 +24,22 @@ def generate(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No policy: every token through all layers.")] = False,
     model: ModelOption = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="[dim]Default: the model's generation config, else 128[/]")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 is greedy. [dim]Default: the generation config, else 0[/]")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="0 is all. [dim]Default: the generation config, else 50[/]")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; modulo 2^64.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be given more than once.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="NAME=VALUE of a transformers GenerationConfig, over the model's own."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -44,6 +55,9 @@ def generate(
         raise typer.BadParameter("--plain and --policy exclude each other")
     if trace and json:
         raise typer.BadParameter("--trace and --json exclude each other")
+    if "" in (stop or ()):
+        raise typer.BadParameter("a stop string is empty, which every text ends in: leave it out")
+    options = dict(generation_option(given) for given in option or ())
     text = parse_text(prompt)
 
     from lede.commands.loading import load
@@ -52,6 +66,8 @@ def generate(
     from lede.serve.policy import load_policy
     from lede.terminal import console, print_json, warn
 
+    for name in signature(run).parameters.keys() & options.keys():
+        raise typer.BadParameter(f"--option {name}: this has an option of its own, see --help")
     if policy is None and not plain:
         usual = policy_path(dataset_path(model))
         policy = usual if usual.is_dir() else None
@@ -60,35 +76,56 @@ def generate(
     learned = load_policy(policy) if policy is not None else None
     loaded = load(model, dtype, device, threads)
 
+    from lede.decode.generate import encode
     from lede.decode.round import Round
-    from lede.serve.stream import Stream
+    from lede.serve.stream import Decoder
     from lede.serve.trace import Tracer
 
-    show: Callable[[Round], None] | None = None
-    if trace and loaded.tokenizer is not None:
-        tracer = Tracer(loaded.tokenizer, loaded.layer_count)
+    ids = encode(loaded, text)
+    written = Decoder(loaded.tokenizer, ids if trace else (), skip_special_tokens=not trace)
+    tracer = Tracer(written, loaded.layer_count)
+
+    def show(round_: Round) -> None:
+        if trace:
+            console.print(tracer.round(round_), end="")
+        elif not json:
+            print(written.add(round_.committed), end="", flush=True)
+
+    if trace:
         if learned is not None:
             console.print(tracer.legend(learned.layers), end="\n\n")
         console.print(text, end="", style="dim")
-
-        def show(round_: Round) -> None:
-            console.print(tracer.round(round_), end="")
-
-    elif not json:
-        show = Stream(loaded, lambda piece: print(piece, end="", flush=True)).round
-    done = run(
-        loaded, text, learned, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        seed=seed, stop_strings=tuple(stop or ()), on_round=show,
-    )  # fmt: skip
+    options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    done = run(loaded, ids, learned, seed=seed, stop_strings=stop or (), on_round=show, **options)
     if json:
-        print_json({
-            "text": done.text, "token_ids": done.token_ids, "finish": done.finish, "seconds": done.seconds,
-            "tokens_per_s": done.tokens_per_s, "exit_layer": done.exit_layer, "draft_length": done.draft_length,
-            "acceptance": done.acceptance, "tokens_per_round": done.tokens_per_round, "rounds": len(done.rounds),
-        })  # fmt: skip
+        print_json(
+            {
+                "text": done.text,
+                "token_ids": done.token_ids,
+                "finish": done.finish,
+                "seconds": done.seconds,
+                "tokens_per_s": done.tokens_per_s,
+                "exit_layer": done.exit_layer,
+                "draft_length": done.draft_length,
+                "acceptance": done.acceptance,
+                "tokens_per_round": done.tokens_per_round,
+                "rounds": len(done.rounds),
+            }
+        )
         return
-    print(flush=True)
+    print(written.peek(), flush=True)
     warn(f"\n{closing_line(done)}", "dim")
+
+
+def generation_option(given: str) -> tuple[str, Any]:
+    """Name and value of NAME=VALUE; the value is JSON, or else a text."""
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"--option {given}: give NAME=VALUE, such as repetition_penalty=1.1")
+    try:
+        return name, loads(value)
+    except ValueError:
+        return name, value
 
 
 def closing_line(done: "Generation") -> str:
@@ -96,7 +133,9 @@ def closing_line(done: "Generation") -> str:
     parts = [f"{len(done.token_ids)} tokens", f"{done.tokens_per_s:.0f} tokens/s"]
     if done.drafted:
         parts += [
-            f"E {done.exit_layer:.2f}", f"d {done.draft_length:.2f}", f"acceptance {done.acceptance:.0%}",
+            f"E {done.exit_layer:.2f}",
+            f"d {done.draft_length:.2f}",
+            f"acceptance {done.acceptance:.0%}",
             f"{done.tokens_per_round:.2f} tokens a round",
-        ]  # fmt: skip
+        ]
     return " · ".join([*parts, f"ended by {done.finish.replace('_', ' ')}"])

@@ -10,11 +10,9 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from lede.decode.errors import ModelError
 from lede.decode.facts import model_facts
 from lede.decode.load import from_transformers
-from lede.decode.round import Round
 from lede.serve.errors import PolicyError
 from lede.serve.generate import generate, policy_rule
 from lede.serve.policy import Policy
-from lede.serve.stream import Stream
 from tests.models import byte_llama, byte_tokenizer, library_text
 
 PROMPT = "def mean(values):"
@@ -96,26 +94,3 @@ def test_rounds_are_handed_on_as_they_are_committed(model):
     seen = []
     done = generate(model, PROMPT, random_policy(model), max_new_tokens=30, on_round=seen.append)
     assert tuple(seen) == done.rounds
-
-
-def round_of(tokens: tuple[int, ...]) -> Round:
-    clocks = {name: 0.0 for name in ("seconds", "draft_seconds", "verify_seconds")}
-    return Round(0, None, (), tokens, 0, tokens, (), False, **clocks)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_a_stream_writes_whole_characters_as_soon_as_they_are_there(model, size):
-    text = "naïve — 日本 🎈!"
-    tokens, pieces = model.tokenizer(text)["input_ids"], []
-    stream = Stream(model, pieces.append)
-    for start in range(0, len(tokens), size):
-        stream.round(round_of(tuple(tokens[start : start + size])))
-        whole = bytes(text, "utf-8")[: start + size].decode("utf-8", errors="ignore")
-        assert "".join(pieces) == whole
-    assert "".join(pieces) == text
-
-
-def test_a_model_without_a_tokenizer_streams_nothing():
-    pieces = []
-    Stream(from_transformers(byte_llama(), torch.float32), pieces.append).round(round_of((1, 2)))
-    assert pieces == []

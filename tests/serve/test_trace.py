@@ -3,11 +3,12 @@
 import pytest
 
 from lede.decode.round import Round
+from lede.serve.stream import Decoder
 from lede.serve.trace import DEPTHS, LOOKUP, REJECTED, VERIFIER, Tracer
-from tests.models import byte_tokenizer
+from tests.models import byte_tokenizer, sentencepiece_tokenizer
 
 TOKENIZER = byte_tokenizer()
-TRACER = Tracer(TOKENIZER, layer_count=16)
+TRACER = Tracer(Decoder(TOKENIZER), layer_count=16)
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -16,8 +17,12 @@ def ids(text: str) -> tuple[int, ...]:
 
 def pieces(layer: int | None, drafts: str, accepted: int, committed: str) -> list[tuple[str, str]]:
     """(text, style) of a traced round."""
+    return traced(TRACER, layer, ids(drafts), accepted, ids(committed))
+
+
+def traced(tracer, layer, drafts, accepted, committed) -> list[tuple[str, str]]:
     clocks = {name: 0.0 for name in ("seconds", "draft_seconds", "verify_seconds")}
-    text = TRACER.round(Round(0, layer, ids(drafts), (), accepted, ids(committed), (), False, **clocks))
+    text = tracer.round(Round(0, layer, drafts, (), accepted, committed, (), False, **clocks))
     return [(text.plain[span.start : span.end], str(span.style)) for span in text.spans]
 
 
@@ -33,13 +38,32 @@ def test_a_round_that_a_stop_cut_shows_no_more_than_was_committed():
     assert pieces(1, "abc", 3, "ab") == [("ab", DEPTHS[0])]
 
 
+def test_words_of_a_sentencepiece_tokenizer_stay_apart():
+    tokenizer = sentencepiece_tokenizer()
+    before = tokenizer("the")["input_ids"]
+    stop, stopper, top = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("stop", "stopper", "top"))
+    assert tokenizer.decode(stop) == "stop"  # alone, it has no space before it
+    tracer = Tracer(Decoder(tokenizer, before), 16)
+    assert traced(tracer, 1, (*stop, *top), 1, (*stop, *stopper)) == [
+        (" stop", DEPTHS[0]),
+        (" top", REJECTED),
+        (" stopper", VERIFIER),
+    ]
+    assert traced(tracer, None, (), 0, tuple(top)) == [(" top", VERIFIER)]
+
+
+def test_a_character_is_shown_once_it_is_whole():
+    tracer, first, last = Tracer(Decoder(TOKENIZER), 16), ids("é")[:1], ids("é")[1:]
+    assert traced(tracer, 1, (*ids("a"), *first), 2, (*ids("a"), *first, *last)) == [("a", DEPTHS[0]), ("é", VERIFIER)]
+
+
 def test_text_is_shown_as_it_is_markup_or_not():
     assert pieces(0, "[red]", 5, "[red]!") == [("[red]", LOOKUP), ("!", VERIFIER)]
 
 
 @pytest.mark.parametrize("layers", [2, 4, 16, 32])
 def test_every_layer_has_a_colour_and_deeper_is_never_brighter(layers):
-    tracer = Tracer(TOKENIZER, layers)
+    tracer = Tracer(Decoder(TOKENIZER), layers)
     styles = [tracer.style(layer) for layer in range(layers + 1)]
     assert styles[0] == LOOKUP == tracer.style(None)
     order = [DEPTHS.index(style) for style in styles[1:]]
