@@ -25,8 +25,9 @@ class Decoder:
         """The text that `tokens` make whole; characters that later tokens may still change wait."""
         for token in tokens:
             self._tokens.append(token)
-            # one wrong byte in a run of such tokens makes a replacement character of each
-            if not BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(token) or ""):
+            # One wrong byte in a run of such tokens makes a replacement character of each; tokens without text, such as
+            # skipped special ones, do not end a run.
+            if self._decode([token]) and not BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(token)):
                 self._settled = len(self._tokens)
         text = self._decode(self._tokens[: self._settled])
         complete = text.rstrip("\N{REPLACEMENT CHARACTER}")

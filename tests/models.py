@@ -1,12 +1,11 @@
 """Tiny random Llamas and a byte tokenizer, made in code: what tests of decoding, collecting and serving run on."""
 
 import functools
-import json
 from typing import Any
 
 import torch
 from hypothesis import settings
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lede.decode.load import from_transformers
@@ -96,49 +95,40 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, clean_up_tokenization_spaces=False)
 
 
-CORPUS = ["the stop of the stopper stopped at the top — naïve 日本語 text, a 🎈 and another 🎈; topped stops"] * 3
+def merges(words: str) -> list[tuple[str, str]]:
+    """BPE's merges that build each word from its left."""
+    return list(dict.fromkeys((word[:i], word[i]) for word in words.split() for i in range(1, len(word))))
 
 
 @functools.cache
 def bpe_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with merges, as Llama 3's; begins texts with <s>."""
-    tokenizer = Tokenizer(models.BPE())
+    """Byte-level BPE with merges, as Llama 3's; begins texts with <s>. One token ends inside a character."""
+    pairs = merges("Ġthe Ġstopper Ġtop Ġat Ġa the stop top æĹ¥æ ðŁİ")
+    tokens = ["<s>", END, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in pairs)]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=330, initial_alphabet=alphabet, special_tokens=["<s>", END], show_progress=False
-        ),
-    )
     return with_begin(tokenizer)
 
 
 @functools.cache
 def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     """▁ for spaces, and <0xNN> for the bytes of what is not in the vocabulary, as Llama 2's; begins texts with <s>."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    pairs = merges("▁the ▁stopper ▁top ▁at ▁a stop")
+    tokens = ["<unk>", "<s>", END, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁,abcdefghijklmnopqrstuvwxyz"]
+    tokens += [a + b for a, b in pairs]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    special = ["<unk>", "<s>", END]
-    trained = Tokenizer(models.BPE(unk_token="<unk>"))
-    trained.normalizer, trained.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    text = [line.encode("ascii", "ignore").decode() for line in CORPUS]  # other characters are written in bytes
-    trained.train_from_iterator(text, trainers.BpeTrainer(vocab_size=90, special_tokens=special, show_progress=False))
-    known = json.loads(trained.to_str())["model"]
-    vocabulary = known["vocab"] | {f"<0x{byte:02X}>": len(known["vocab"]) + byte for byte in range(256)}
-    merges = [tuple(pair) for pair in known["merges"]]
-    tokenizer.model = models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>")
-    tokenizer.add_special_tokens(special)
     return with_begin(tokenizer)
 
 
 def with_begin(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """A tokenizer that puts <s> before a text."""
+    tokenizer.add_special_tokens([token for token in ("<unk>", "<s>", END) if tokenizer.token_to_id(token) is not None])
     begin = tokenizer.token_to_id("<s>")
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", begin)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token=END)

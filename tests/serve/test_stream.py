@@ -28,6 +28,7 @@ def streamed(tokenizer, tokens, sizes, **options) -> str:
     st.booleans(),
 )
 @example("sentencepiece", ["日本"], [1] * 10, 1, True)
+@example("sentencepiece", [250, "<s>", 200, 80, "a", "<end>", 66, "日"], [1] * 20, 1, True)
 @example("bpe", ["<s>", "the stop", "🎈"], [1] * 10, 2, True)
 def test_the_pieces_are_the_whole_s_decode(name, parts, sizes, cut, skip):
     """Parts are texts, or single tokens; the whole may end inside a character."""
