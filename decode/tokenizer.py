@@ -36,6 +36,10 @@ class Tokenizer:
         """The text of token ids."""
         return self.backend_tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
 
+    def convert_ids_to_tokens(self, token: int) -> str | None:
+        """The vocabulary's entry of a token id."""
+        return self.backend_tokenizer.id_to_token(token)
+
     def get_vocab(self) -> dict[str, int]:
         """Token ids by token, added tokens included."""
         return self.backend_tokenizer.get_vocab()
