@@ -1,7 +1,7 @@
 """The model card: what the weights are, what they were made of and how, and what was measured."""
 
 from lede.adapt.config import AdaptConfig
-from lede.adapt.prepare import Source, Streams
+from lede.adapt.prepare import Streams
 from lede.adapt.report import Report
 
 CARD = """\
@@ -21,22 +21,26 @@ and head turn that layer's output into a next token that is often the last layer
 
 | | |
 |---|---|
-| text | {text} |
-| documents | {documents:,} trained on, {held_out_documents:,} held out |
+| text | {source.described} |
+| documents | {source.documents:,} trained on, {source.held_out_documents:,} held out |
 | tokens in the text | {train_tokens:,} trained on, {held_out_tokens:,} held out |
-| tokens seen | {tokens:,} in {steps:,} steps of {batch} × {context} ({epochs:.1f} epochs), {minutes:.0f} minutes |
-| optimisers | Muon for the layers' matrices ({matrix_lr:g}), AdamW for the rest ({other_lr:g}); bf16 autocast |
-| schedule | {warmup:.0%} warm-up, constant, linear from {decay_from:.0%} on down to {final_lr:.0%} of the peak |
-| layers left out | layer l of L with probability rising exponentially from 0 to {layer_dropout:g} |
+| tokens seen | {progress.tokens:,} in {progress.step:,} steps of {config.batch} × {config.context} \
+({epochs:.1f} epochs), {minutes:.0f} minutes |
+| optimisers | Muon for the layers' matrices ({config.matrix_lr:g}), AdamW for the rest ({config.other_lr:g}); bf16 \
+autocast |
+| schedule | {config.warmup:.0%} warm-up, constant, linear from {config.decay_from:.0%} on down to \
+{config.final_lr:.0%} of the peak |
+| layers left out | layer l of L with probability rising exponentially from 0 to {config.layer_dropout:g} |
 | exits taught | each step one of the layers 1…L/4-1, one of L/4…L/2-1, one of L/2…L-1, weights {exit_weights} |
-| their target | the text; after {distil_from:.0%} of the training {distil_share:.0%} the last layer's distribution |
+| their target | the text; after {config.distil_from:.0%} of the training {config.distil_share:.0%} the last layer's \
+distribution |
 
 ## Measured
 
-Held-out loss: **{loss:.3f} nats a token** ({text_positions:,} positions).
+Held-out loss: **{report.held_out_loss:.3f} nats per token** ({report.text_positions:,} positions).
 
 How often a layer's most likely token is the last layer's: on held-out text, and on the model's own greedy continuations
-of it ({output_positions:,} positions), which is where drafts are made.
+of it ({report.output_positions:,} positions), which is where drafts are made.
 
 | layer | held-out text | own greedy output |
 |---:|---:|---:|
@@ -46,57 +50,37 @@ of it ({output_positions:,} positions), which is where drafts are made.
 
 {licence}
 """
+LICENCES = {
+    "weights": "The weights come from {model} and stay under its licence.",
+    "library": "The text is CPython's standard library, copyright © Python Software Foundation and others, under the "
+    "PSF License Version 2. A model may repeat what it was trained on: treat long passages of its output that are "
+    "found there as being under that licence.",
+    "text": "A model may repeat what it was trained on: the text's own licence holds for what it repeats.",
+}
 
 
 def model_card(title: str, sizes: str, streams: Streams, config: AdaptConfig, report: Report) -> str:
     """README.md for a model of these `sizes` (in words), trained from these streams with this outcome."""
     source, progress = streams.source, report.progress
     pairs = zip(report.on_text, report.on_output, strict=True)
+    licences = [LICENCES["weights"].format(model=source.model)] if source.model else []
+    what = (
+        f"{source.model} ({sizes}), trained further." if source.model else f"A Llama of {sizes}, trained from nothing."
+    )
     return CARD.format(
         title=title,
         front_matter=f"\nbase_model: {source.model}" if source.model else "",
-        what=f"{source.model} ({sizes}), trained further."
-        if source.model
-        else f"A Llama of {sizes}, trained from nothing.",
+        what=what,
         warning="" if source.model else "It is small: for tests, demonstrations and measurements, not for its answers.",
-        text=source.described,
-        documents=source.documents,
-        held_out_documents=source.held_out_documents,
+        source=source,
+        progress=progress,
+        config=config,
+        report=report,
         train_tokens=len(streams.train),
         held_out_tokens=len(streams.held_out),
-        tokens=progress.tokens,
-        steps=progress.step,
         epochs=progress.tokens / len(streams.train),
         minutes=progress.seconds / 60,
-        loss=report.held_out_loss,
-        text_positions=report.text_positions,
-        output_positions=report.output_positions,
-        rows="\n".join(f"| {n} | {text:.1%} | {output:.1%} |" for n, (text, output) in enumerate(pairs, 1)),
-        licence=_licence(source),
-        batch=config.batch,
-        context=config.context,
-        matrix_lr=config.matrix_lr,
-        other_lr=config.other_lr,
-        warmup=config.warmup,
-        decay_from=config.decay_from,
-        final_lr=config.final_lr,
-        layer_dropout=config.layer_dropout,
         exit_weights=", ".join(f"{w:g}" for w in config.exit_weights),
-        distil_from=config.distil_from,
-        distil_share=config.distil_share,
+        rows="\n".join(f"| {n} | {text:.1%} | {output:.1%} |" for n, (text, output) in enumerate(pairs, 1)),
+        licence="\n\n".join([*licences, LICENCES["library" if source.text is None else "text"]]),
     )
-
-
-def _licence(source: Source) -> str:
-    lines = []
-    if source.model:
-        lines.append(f"The weights come from {source.model} and stay under its licence.")
-    if source.text is None:
-        lines.append(
-            "The text is CPython's standard library, copyright © Python Software Foundation and others, under the PSF "
-            "License Version 2. A model may repeat what it was trained on: treat long passages of its output that are "
-            "found there as being under that licence."
-        )
-    else:
-        lines.append("A model may repeat what it was trained on: the text's own licence holds for what it repeats.")
-    return "\n\n".join(lines)

@@ -1,6 +1,7 @@
 """Text to train on, as one stream of token ids split into training and held-out documents."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lede.adapt.errors import AdaptError
 from lede.collect import stdlib
+from lede.collect.stdlib import HELD_OUT_SHARE
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -33,25 +35,18 @@ def standard_library() -> Iterator[Document]:
 def text_files(folder: Path) -> Iterator[Document]:
     """Every UTF-8 text file below `folder` (or `folder` itself where it is a file), split by a hash of its name.
 
-    A lone file is cut: its last tenth is held out. Raises AdaptError where there is no such path, or no such text.
+    Nothing is held out of a lone file here. Raises AdaptError where there is no such path, or no such text.
     """
     if not folder.exists():
         raise AdaptError(f"there is no text at {folder}")
-    if folder.is_file():
-        try:
-            text = folder.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise AdaptError(f"{folder} is not UTF-8 text") from None
-        cut = len(text) * 9 // 10
-        yield Document(text[:cut], held_out=False)
-        yield Document(text[cut:], held_out=True)
-        return
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
+            if path == folder:
+                raise AdaptError(f"{folder} is not UTF-8 text") from None
             continue
-        yield Document(text, stdlib.bucket(str(path.relative_to(folder)), stdlib.HELD_OUT_SHARE) == 0)
+        yield Document(text, path != folder and stdlib.bucket(str(path.relative_to(folder)), HELD_OUT_SHARE) == 0)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -71,11 +66,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """All texts in one row of int32 ids, each followed by the end-of-text token."""
-    rows = []
-    for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # no word about the context's length
-        rows.append(np.array([*ids, tokenizer.eos_token_id], np.int32))
-    return np.concatenate(rows) if rows else np.zeros(0, np.int32)
+    # verbose: no word about the context's length
+    rows = [[*tokenizer.encode(t, add_special_tokens=False, verbose=False), tokenizer.eos_token_id] for t in texts]
+    return np.fromiter(itertools.chain(*rows), np.int32)
 
 
 def fingerprint(stream: np.ndarray) -> str:

@@ -1,10 +1,11 @@
-"""The training forward of a Llama: the blocks of a `transformers` checkpoint, run so that any layer can be left out and
-every layer's output can be asked for its loss (LayerSkip, arXiv 2404.16710, §4.1).
+"""LayerSkip's training step (arXiv 2404.16710, §4.1): the blocks of a `transformers` Llama, run so that any layer can
+be left out and every layer's output can be asked for its loss.
 
-Only the arithmetic is here, as two pure functions of tensors that `torch.compile` turns into one kernel sequence each;
-they are compiled once and called with every layer's own weights.
+The arithmetic is in pure functions of tensors, which `torch.compile` turns into one kernel sequence each; they are
+compiled once and called with every layer's own weights.
 """
 
+import math
 from collections.abc import Callable, Set
 
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from lede.adapt.config import AdaptConfig
 
 ROWS = 256  # queries to one step of `causal_attention`
 
@@ -76,7 +79,7 @@ def logits(x: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
 
 
 def exit_loss(x: Tensor, targets: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
-    """Cross-entropy, nats a token, of one layer's output. x: (rows, hidden), targets: (rows,)."""
+    """Cross-entropy, nats per token, of one layer's output. x: (rows, hidden), targets: (rows,)."""
     return F.cross_entropy(logits(x, norm, head, eps).float(), targets)
 
 
@@ -119,17 +122,51 @@ class Forward:
 
     def loss(self, state: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of one layer's output. state: (batch, length, hidden), targets: (batch, length)."""
-        return self._exit(state.flatten(0, 1), targets.flatten(), self._norm, self._head, self.eps)
+        return self._exit(state.flatten(0, 1), targets.flatten(), *self.head)
 
     def distilled(self, state: Tensor, last: Tensor, targets: Tensor, share: float) -> Tensor:
         """See `distilled_loss`; all three tensors are batch × length."""
         rows = state.flatten(0, 1), targets.flatten(), last.detach().flatten(0, 1)
-        return self._distilled(*rows, self._norm, self._head, self.eps, share)
+        return self._distilled(*rows, *self.head, share)
 
     @property
-    def _norm(self) -> Tensor:
-        return self.model.model.norm.weight
+    def head(self) -> tuple[Tensor, Tensor, float]:
+        """The shared final norm, the head, and the norm's epsilon."""
+        return self.model.model.norm.weight, self.model.lm_head.weight, self.eps
 
-    @property
-    def _head(self) -> Tensor:
-        return self.model.lm_head.weight
+
+def dropout_rate(layer: int, layers: int, highest: float) -> float:
+    """Probability that a step leaves `layer` (1…layers) out: exponential from 0 at the first to `highest`."""
+    return highest * math.expm1(math.log(2) * (layer - 1) / max(layers - 1, 1))
+
+
+def exit_bands(layers: int) -> list[range]:
+    """Three ranges of exit layers that share 1…layers-1 out; a step teaches one layer of each that is not empty.
+
+    Under 8 layers the first is empty, under 4 the second too.
+    """
+    quarter, half = max(layers // 4, 1), max(layers // 2, 1)
+    return [range(1, quarter), range(quarter, half), range(half, layers)]
+
+
+def step_loss(
+    forward: Forward, windows: Tensor, config: AdaptConfig, progress: float, draw: torch.Generator
+) -> tuple[Tensor, float]:
+    """Loss of one step and, of it, the last layer's cross-entropy in nats per token.
+
+    windows: (batch, context + 1) token ids. `draw` decides the layers left out and the exits taught.
+    """
+    layers, targets = forward.layers, windows[:, 1:]
+    chances = enumerate(torch.rand(layers, generator=draw).tolist(), 1)
+    skipped = {n for n, chance in chances if chance < dropout_rate(n, layers, config.layer_dropout)}
+    states = forward.hidden_states(windows[:, :-1], skipped)
+    total = last = forward.loss(states[-1], targets)
+    for band, weight in zip(exit_bands(layers), config.exit_weights, strict=True):
+        if not band:
+            continue
+        layer = band[int(torch.randint(len(band), (), generator=draw))]
+        if progress < config.distil_from:
+            total = total + weight * forward.loss(states[layer - 1], targets)
+        else:
+            total = total + weight * forward.distilled(states[layer - 1], states[-1], targets, config.distil_share)
+    return total, last.item()

@@ -1,10 +1,9 @@
 """What a training starts from: model, tokenizer and the two token streams, the last two kept for when it is resumed."""
 
-import dataclasses
 import json
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from lede.adapt.train import new_model
 
 @dataclass(frozen=True)
 class Source:
-    """What the streams were made of; `model`, `text` and `vocabulary` are as the user gave them."""
+    """What the streams were made of; `model`, `text`, `vocabulary` (of a new tokenizer) are as the user gave them."""
 
     model: str | None
     text: str | None
-    vocabulary: int | None  # of a new tokenizer
+    vocabulary: int | None
     described: str  # the text in words, for the model card
     documents: int
     held_out_documents: int
@@ -47,17 +46,13 @@ def streams(model: str | None, text: Path | None, config: AdaptConfig, out: Path
     """
     if model is not None and Path(model).resolve() == out.resolve():
         raise AdaptError(f"{out} is the model to go on from: give another --out, it would be written over")
-    asked = {
-        "model": model,
-        "text": None if text is None else str(text.resolve()),
-        "vocabulary": config.vocabulary if model is None else None,
-    }
+    path, vocabulary = None if text is None else str(text.resolve()), config.vocabulary if model is None else None
+    asked = {"model": model, "text": path, "vocabulary": vocabulary}
     folder = out / "tokens"
     if not folder.exists():
         _keep(_made(asked, text, config), folder)
     source = Source(**json.loads((folder / "source.json").read_text(encoding="utf-8")))
-    differing = [name for name, value in asked.items() if getattr(source, name) != value]
-    if differing:
+    if differing := [name for name, value in asked.items() if getattr(source, name) != value]:
         raise AdaptError(f"{folder} is of another training (different: {', '.join(differing)}): give another --out")
     train, held_out = (np.load(folder / f"{name}.npy") for name in ("train", "held_out"))
     if len(held_out) <= config.context:
@@ -82,7 +77,7 @@ def _made(asked: dict, text: Path | None, config: AdaptConfig) -> Streams:
     library = f"the standard library of CPython {platform.python_version()}"
     source = Source(**asked, described=str(text or library), documents=len(seen), held_out_documents=len(held_out))
     train, rest = (corpus.token_stream(texts, tokenizer) for texts in (seen, held_out))
-    if len(rest) <= config.context:  # too few files for their names' hashes to divide: the end of the text instead
+    if len(rest) <= config.context:  # too few files for their names' hashes to divide: the last tenth instead
         cut = len(train) * 9 // 10
         train, rest = train[:cut], np.concatenate([rest, train[cut:]])
     return Streams(source, tokenizer, train, rest)
@@ -96,7 +91,7 @@ def _keep(made: Streams, folder: Path) -> None:
     np.save(new / "train.npy", made.train)
     np.save(new / "held_out.npy", made.held_out)
     made.tokenizer.save_pretrained(new)
-    (new / "source.json").write_text(json.dumps(dataclasses.asdict(made.source), indent=2), encoding="utf-8")
+    (new / "source.json").write_text(json.dumps(asdict(made.source), indent=2), encoding="utf-8")
     new.rename(folder)
 
 

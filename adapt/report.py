@@ -26,14 +26,14 @@ class Report:
     """
 
     progress: Progress
-    held_out_loss: float  # of the last layer, nats a token
+    held_out_loss: float  # of the last layer, nats per token
     on_text: tuple[float, ...]
     on_output: tuple[float, ...]
     text_positions: int
     output_positions: int
 
     def table(self) -> Table:
-        """A line a layer, for a terminal."""
+        """One line per layer, for a terminal."""
         table = Table(title="Agreement with the last layer", title_justify="left")
         for heading in ("layer", "held-out text", "own greedy output"):
             table.add_column(heading, justify="right")
@@ -62,20 +62,13 @@ def measure(model: LlamaForCausalLM, stream: np.ndarray, context: int, progress:
     # The state that predicts a token stands one position before it.
     states = [state[:, -length - 1 : -1] for state in forward.hidden_states(whole)]
     on_output = _agreement(forward, states)[:, kept.flatten()].mean(1)
-    return Report(
-        progress=progress,
-        held_out_loss=loss,
-        on_text=tuple(on_text.tolist()),
-        on_output=tuple(on_output.tolist()),
-        text_positions=WINDOWS * context,
-        output_positions=int(kept.sum()),
-    )
+    shares = tuple(on_text.tolist()), tuple(on_output.tolist())
+    return Report(progress, loss, *shares, WINDOWS * context, int(kept.sum()))
 
 
 def _agreement(forward: Forward, states: list[Tensor]) -> Tensor:
     """states: L of (batch, length, hidden) → (L, batch × length) of 1.0 where the layer's argmax is the last one's."""
-    norm, head = forward.model.model.norm.weight, forward.model.lm_head.weight
-    tokens = [logits(state.flatten(0, 1), norm, head, forward.eps).argmax(-1) for state in states]
+    tokens = [logits(state.flatten(0, 1), *forward.head).argmax(-1) for state in states]
     return torch.stack([t == tokens[-1] for t in tokens]).float().cpu()
 
 
@@ -84,12 +77,7 @@ def _greedy(model: LlamaForCausalLM, prompts: Tensor, length: int) -> tuple[Tens
     bool on the CPU: the continuation's tokens up to its end of text."""
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else list(ends) if isinstance(ends, Iterable) else [ends]
-    whole: Tensor = model.generate(  # type: ignore[misc,assignment]  # transformers' own annotations
-        prompts,
-        attention_mask=torch.ones_like(prompts),
-        do_sample=False,
-        max_new_tokens=length,
-        pad_token_id=ends[0] if ends else 0,
-    )
+    settings = {"do_sample": False, "max_new_tokens": length, "pad_token_id": ends[0] if ends else 0}
+    whole: Tensor = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)  # type: ignore
     ended = torch.isin(whole[:, prompts.shape[1] :], torch.tensor(ends, device=whole.device)).long()
     return whole, (ended.cumsum(1) - ended == 0).cpu()

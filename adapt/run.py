@@ -41,18 +41,14 @@ def adapt(
     for parameter in trained.parameters():  # measure what is stored; `to` would round the rotary table too
         parameter.data = parameter.data.to(dtype).float()
     report = measure(trained, prepared.held_out, config.context, progress)
-    card = model_card(out.resolve().name, describe(trained), prepared, config, report)
-    export(trained.to(dtype=dtype), prepared.tokenizer, card, out)  # type: ignore[call-arg]
-    return report
-
-
-def describe(model: LlamaForCausalLM) -> str:
-    """The model's sizes in words."""
-    sizes = model.config
-    return (
-        f"{model.num_parameters() / 1e6:,.1f} million parameters, {sizes.num_hidden_layers} layers, hidden size "
+    sizes = trained.config
+    described = (
+        f"{trained.num_parameters() / 1e6:,.1f} million parameters, {sizes.num_hidden_layers} layers, hidden size "
         f"{sizes.hidden_size}, vocabulary of {sizes.vocab_size:,}"
     )
+    card = model_card(out.resolve().name, described, prepared, config, report)
+    export(trained.to(dtype=dtype), prepared.tokenizer, card, out)  # type: ignore[call-arg]
+    return report
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, card: str, out: Path) -> None:

@@ -1,6 +1,5 @@
 """The training loop: Muon and AdamW over the windows of a token stream, with checkpoints that a kill cannot break."""
 
-import dataclasses
 import json
 import math
 import os
@@ -8,7 +7,7 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lede.adapt import corpus
 from lede.adapt.config import AdaptConfig
 from lede.adapt.errors import AdaptError
-from lede.adapt.forward import Forward
-from lede.adapt.recipe import step_loss
+from lede.adapt.forward import Forward, step_loss
 
+Optimizers = list[torch.optim.Optimizer]
 CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, whole until it is replaced
 
 
@@ -32,7 +31,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # spent training, over all sessions
     tokens: int = 0
-    loss: float = float("nan")  # the last layer's cross-entropy, nats a token, decayed mean over about 50 steps
+    loss: float = float("nan")  # the last layer's cross-entropy, nats per token, decayed mean over about 50 steps
 
     def share(self, config: AdaptConfig) -> float:
         """How much of the training is done, 0…1."""
@@ -44,25 +43,23 @@ class Progress:
 def new_model(config: AdaptConfig, end_of_text: int) -> LlamaForCausalLM:
     """A freshly initialised Llama with tied embeddings, of the sizes in `config`."""
     torch.manual_seed(config.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocabulary,
-            hidden_size=config.hidden,
-            intermediate_size=config.feed_forward,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=config.context,
-            tie_word_embeddings=True,
-            bos_token_id=end_of_text,
-            eos_token_id=end_of_text,
-        )
+    sizes = LlamaConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.hidden,
+        intermediate_size=config.feed_forward,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.context,
+        tie_word_embeddings=True,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
     )
+    model = LlamaForCausalLM(sizes)
     model.generation_config.pad_token_id = end_of_text
     return model
 
 
-def optimisers(model: nn.Module, config: AdaptConfig) -> list[torch.optim.Optimizer]:
+def optimisers(model: nn.Module, config: AdaptConfig) -> Optimizers:
     """Muon for the layers' weight matrices, AdamW for everything else."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -132,12 +129,7 @@ def can_compile() -> bool:
 
 
 def save_checkpoint(
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    config: AdaptConfig,
-    fingerprint: str,
-    progress: Progress,
-    out: Path,
+    model: nn.Module, optimizers: Optimizers, config: AdaptConfig, fingerprint: str, progress: Progress, out: Path
 ) -> None:
     """Write the whole state beside the old one, then swap: a kill at any moment leaves one of them whole."""
     new, current, old = (out / name for name in CHECKPOINTS)
@@ -145,9 +137,7 @@ def save_checkpoint(
     new.mkdir(parents=True)
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
     torch.save(state, new / "state.pt")
-    described = {
-        "config": dataclasses.asdict(config), "stream": fingerprint, "progress": dataclasses.asdict(progress)
-    }  # fmt: skip
+    described = {"config": asdict(config), "stream": fingerprint, "progress": asdict(progress)}
     (new / "progress.json").write_text(json.dumps(described, indent=2))
     for path in new.iterdir():
         with path.open("rb") as file:
@@ -160,7 +150,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], config: AdaptConfig, fingerprint: str, out: Path
+    model: nn.Module, optimizers: Optimizers, config: AdaptConfig, fingerprint: str, out: Path
 ) -> Progress:
     """Put the newest whole checkpoint of `out` into model and optimisers; a fresh Progress where there is none.
 
@@ -170,9 +160,9 @@ def load_checkpoint(
     if folder is None:
         return Progress()
     described = json.loads((folder / "progress.json").read_text())
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    free = {"checkpoint_every"}  # may differ from one session to the next
-    differing = [k for k in wanted if k not in free and described["config"].get(k) != wanted[k]]
+    wanted = json.loads(json.dumps(asdict(config)))
+    del wanted["checkpoint_every"]  # may differ from one session to the next
+    differing = [name for name, value in wanted.items() if described["config"].get(name) != value]
     if described["stream"] != fingerprint:
         differing.append("the text")
     if differing:

@@ -17,8 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from lede.adapt import corpus, train
 from lede.adapt.config import CONTINUING, AdaptConfig
 from lede.adapt.errors import AdaptError
-from lede.adapt.forward import Forward
-from lede.adapt.recipe import dropout_rate, exit_bands, step_loss
+from lede.adapt.forward import Forward, dropout_rate, exit_bands, step_loss
 from lede.adapt.report import measure
 from lede.adapt.run import adapt
 
@@ -242,7 +241,7 @@ def test_what_is_exported_opens_and_generates(finished: Path) -> None:
     assert out.shape[1] > 1
     assert {p.name for p in finished.iterdir() if p.is_dir()} == {"tokens", "checkpoint"}
     card = (finished / "README.md").read_text()
-    assert "nats a token" in card and "| 4 | 100.0% | 100.0% |" in card
+    assert "nats per token" in card and "| 4 | 100.0% | 100.0% |" in card
 
 
 def test_a_finished_training_is_exported_again_without_a_step(finished: Path, text: Path) -> None:
