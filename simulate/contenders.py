@@ -27,7 +27,8 @@ def held_out_texts(dataset: Dataset, share: float) -> tuple[Texts, Texts]:
     """
     episodes = np.unique(dataset.columns().episodes)
     held = held_out(episodes, share)
-    texts, training = read_texts(dataset, episodes[held]), read_texts(dataset, episodes[~held])
+    layers = tuple(sorted({0, *dataset.layers}))  # lookups are compared with, also where none was collected
+    texts, training = read_texts(dataset, episodes[held], layers), read_texts(dataset, episodes[~held], layers)
     if not len(texts.lengths) or not len(training.lengths):
         raise DatasetError(
             f"{dataset.path} has no swept episodes on one side of the split, which exact replay needs: "
@@ -49,7 +50,7 @@ def contenders(
     """
     for name, policy in policies.items():
         check_fits(policy, dataset.header["model"])
-        if unknown := sorted({*policy.layers} - {*dataset.layers, dataset.model_layers}):
+        if unknown := sorted({*policy.layers} - {0, *dataset.layers, dataset.model_layers}):
             raise BenchError(
                 f"the policy {name} exits at {_listed(unknown)}, but {dataset.path} was swept at "
                 f"{_listed(dataset.layers)} only: evaluate it on the dataset that it was learned from"

@@ -54,6 +54,17 @@ def found(texts):
     return evaluate(texts, PRICES, rivals)
 
 
+def test_lookups_are_evaluated_also_on_a_dataset_of_real_layers_only(tmp_path):
+    write_dataset(tmp_path / "d", episodes=10, seed=1, layers=(4, 6), with_sweeps=True)
+    dataset = open_dataset(tmp_path / "d")
+    held, training = held_out_texts(dataset, 0.5)
+    assert held.layers == training.layers == LAYERS
+    made = contenders(dataset, {"mine": policy()}, first(training, 1), PRICES)
+    rows = {row.method: row for row in evaluate(held, PRICES, made).rows}
+    assert rows["prompt-lookup"].exits.keys() <= {0} and rows["layerskip"].exits.keys() <= set(LAYERS)
+    assert {"adaptive-lookup", "mine"} < rows.keys()
+
+
 def test_no_rule_is_above_the_oracle_and_no_ceiling_either(found):
     for row in (*found.rows, *found.ceilings):
         assert 0 < row.predicted_speedup <= found.oracle_speedup + 1e-9
