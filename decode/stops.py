@@ -7,7 +7,6 @@ stop string; here the tokens that occur are looked at, backwards from the last f
 """
 
 import re
-from typing import Any
 
 from lede.decode.errors import ModelError
 from lede.decode.model import Model
@@ -24,14 +23,14 @@ class StopStrings:
     """Called with the text so far after each token."""
 
     def __init__(self, model: Model, strings: tuple[str, ...]):
-        if model.tokenizer is None:
-            raise ModelError("stop strings need the model's tokenizer, and its folder has none")
-        self._tokenizer: Any = model.tokenizer
-        self._strings = [string.encode() for string in strings]
+        backend = getattr(model.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ModelError("stop strings need the model's tokenizer, and its folder has none (as tokenizer.json)")
+        self._token, self._strings = backend.id_to_token, [string.encode() for string in strings]
         self._pieces: dict[int, bytes] = {}
-        self._before = self._tokenizer.tokenize(PREFIX, add_special_tokens=False)
-        decoder = getattr(getattr(self._tokenizer, "backend_tokenizer", None), "decoder", None)
-        self._decoder = b"" if decoder is None else bytes(decoder.__getstate__())
+        self._before: list[str] = backend.encode(PREFIX, add_special_tokens=False).tokens
+        self._text = " ".join if backend.decoder is None else backend.decoder.decode
+        self._kind = b"" if backend.decoder is None else bytes(backend.decoder.__getstate__())
 
     def __call__(self, tokens: list[int]) -> bool:
         """Whether a stop string ends within the last token."""
@@ -52,16 +51,16 @@ class StopStrings:
     def _piece(self, token: int) -> bytes:
         """What a token adds to a text."""
         if token not in self._pieces:
-            self._pieces[token] = self._decoded(self._tokenizer.convert_ids_to_tokens(token))
+            self._pieces[token] = self._decoded(self._token(token))
         return self._pieces[token]
 
     def _decoded(self, token: str | None) -> bytes:
         if token is None:
             return UNKNOWN
-        if b"ByteFallback" in self._decoder:
+        if b"ByteFallback" in self._kind:
             if re.fullmatch("<0x[0-9a-fA-F]{2}>", token):
                 return bytes([int(token[3:5], 16)])
-        elif b"ByteLevel" in self._decoder and all(character in BYTES for character in token):
+        elif b"ByteLevel" in self._kind and all(character in BYTES for character in token):
             return bytes(BYTES[character] for character in token)
-        text: str = self._tokenizer.convert_tokens_to_string([*self._before, token])
+        text: str = self._text([*self._before, token])
         return text[text.index(PREFIX) + len(PREFIX) :].encode()

@@ -36,6 +36,7 @@ class Policy:
     layers: the candidate exit layers it was trained for, ascending; 0 stands for prompt lookup.
     weights: ((W, b), ...) of the network, W (outputs, inputs) and b (outputs,); ReLU between, two outputs at the end.
     mean, scale: (F,), inputs are standardised as (x - mean) / scale.
+    matrices: the network on raw features, as `values` evaluates it: ((W, b), ...), W (inputs, outputs).
     info: the rest of `policy.json`: model, dataset, hyperparameters, training summary, lede version.
 
     Raises PolicyError if shapes do not fit together or a number is not finite.
@@ -47,8 +48,7 @@ class Policy:
     mean: Array
     scale: Array
     info: dict[str, Any] = field(default_factory=dict)
-    _hidden: tuple[tuple[Array, Array], ...] = field(init=False, repr=False)
-    _last: tuple[Array, Array] = field(init=False, repr=False)
+    matrices: tuple[tuple[Array, Array], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -57,14 +57,7 @@ class Policy:
         (first, bias), *rest = self.weights
         folded = first.astype(np.float64) / self.scale
         shifted = bias - folded @ self.mean.astype(np.float64)
-        fused = ((_f32(folded.T), _f32(shifted)), *((_f32(w.T), b) for w, b in rest))
-        object.__setattr__(self, "_hidden", fused[:-1])
-        object.__setattr__(self, "_last", fused[-1])
-
-    @property
-    def matrices(self) -> tuple[tuple[Array, Array], ...]:
-        """The network as `values` evaluates it, on raw features: ((W, b), …), W (inputs, outputs), ReLU between."""
-        return (*self._hidden, self._last)
+        object.__setattr__(self, "matrices", ((_f32(folded.T), _f32(shifted)), *((_f32(w.T), b) for w, b in rest)))
 
     @property
     def max_drafts(self) -> int:
@@ -73,14 +66,10 @@ class Policy:
 
     def values(self, row: Array) -> Array:
         """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""
-        for weight, bias in self._hidden:
-            row = row.dot(weight)
-            row += bias
-            np.maximum(row, 0.0, out=row)
-        weight, bias = self._last
-        row = row.dot(weight)
-        row += bias
-        return row
+        *hidden, (last, offset) = self.matrices
+        for weight, bias in hidden:
+            row = np.maximum(row.dot(weight) + bias, 0)
+        return row.dot(last) + offset
 
     def exits(self, row: Array) -> Any:
         """Whether to exit: bool for one row, (N,) for N. A tie continues."""
@@ -93,18 +82,13 @@ class Policy:
         target.mkdir(parents=True, exist_ok=True)
         tensors = {"mean": _f32(self.mean), "scale": _f32(self.scale)}
         for number, (weight, bias) in enumerate(self.weights):
-            tensors[f"layer{number}.weight"] = _f32(weight)
-            tensors[f"layer{number}.bias"] = _f32(bias)
+            tensors |= {f"layer{number}.weight": _f32(weight), f"layer{number}.bias": _f32(bias)}
         blob = write_tensors(tensors)
-        facts = {
-            **self.info,
-            "format": FORMAT,
-            "features": list(self.features),
-            "layers": list(self.layers),
-            "weights_sha256": hashlib.sha256(blob).hexdigest(),
-        }
-        _write(target / WEIGHTS, blob)
-        _write(target / FACTS, (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+        facts = self.info | {"format": FORMAT, "features": list(self.features), "layers": list(self.layers)}
+        facts["weights_sha256"] = hashlib.sha256(blob).hexdigest()
+        for name, content in ((WEIGHTS, blob), (FACTS, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")):
+            (target / f"{name}.tmp").write_bytes(content)
+            os.replace(target / f"{name}.tmp", target / name)
 
 
 def load_policy(folder: str | os.PathLike[str]) -> Policy:
@@ -115,25 +99,24 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
     for name in (FACTS, WEIGHTS):
         if not (path / name).is_file():
             raise PolicyError(f"{path} is not a policy: {name} is missing; train one with `lede learn`")
-    facts = _read_facts(path / FACTS)
+    try:
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        version = facts.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PolicyError(f"{path / FACTS} is not a policy description; train one with `lede learn`") from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise PolicyError(f"{path} has format {version}, this version of lede reads up to {FORMAT}; upgrade lede")
     blob = (path / WEIGHTS).read_bytes()
     if facts.pop("weights_sha256", None) != hashlib.sha256(blob).hexdigest():
         raise PolicyError(f"{path}: {WEIGHTS} is not the file {FACTS} was written with; copy or train the policy again")
     try:
         tensors = read_tensors(blob)
+        count = sum(name.endswith(".weight") for name in tensors)
+        weights = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(count))
+        features, layers = tuple(facts.pop("features")), tuple(facts.pop("layers"))
+        return Policy(features, layers, weights, tensors["mean"], tensors["scale"], facts)
     except SafetensorError as error:
         raise PolicyError(f"{path / WEIGHTS} is not a safetensors file ({error}); train the policy again") from None
-    facts.pop("format")
-    try:
-        count = sum(name.endswith(".weight") for name in tensors)
-        return Policy(
-            features=tuple(facts.pop("features")),
-            layers=tuple(facts.pop("layers")),
-            weights=tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(count)),
-            mean=tensors["mean"],
-            scale=tensors["scale"],
-            info=facts,
-        )
     except (KeyError, TypeError) as error:
         raise PolicyError(f"{path} is not a policy: {error} is missing or malformed; train the policy again") from None
     except PolicyError as error:
@@ -143,25 +126,23 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
 def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
     """Raise PolicyError unless the policy was trained on this model.
 
-    model_facts: `name`, `config_hash`, `layers` (L) and, where they are known, `config_hash_v2` and `weights_hash` of
-    the model at hand; these two are compared where the policy has them as well, which older ones have not. The name
-    alone may differ: the same model is called one thing on a hub and another in a local folder.
+    model_facts: as `decode.facts.model_facts` has them; `config_hash_v2` and `weights_hash` are compared where both
+    sides have them. The name may differ: a model is called one thing on a hub and another in a local folder.
     """
     trained = policy.info.get("model", {})
     theirs, ours = trained.get("name", "an unnamed model"), model_facts["name"]
-    advice = "use the policy's model, or train a policy on this one's dataset"
-    if trained.get("layers") != model_facts["layers"]:
-        have, want = model_facts["layers"], trained.get("layers")
-        raise PolicyError(f"the policy is for {theirs} with {want} layers, but {ours} has {have}; {advice}")
-    if trained.get("config_hash") != model_facts["config_hash"]:
-        raise PolicyError(
-            f"the policy is for {theirs} (config {trained.get('config_hash')}), "
-            f"but this is {ours} (config {model_facts['config_hash']}); {advice}"
-        )
-    for key, what in (("config_hash_v2", "another head size or rotary embedding"), ("weights_hash", "other weights")):
+    for key, what in (
+        ("layers", "another number of layers"),
+        ("config_hash", "another architecture"),
+        ("config_hash_v2", "another head size or rotary embedding"),
+        ("weights_hash", "other weights"),
+    ):
         wanted, have = trained.get(key), model_facts.get(key)
-        if wanted and have and wanted != have:
-            raise PolicyError(f"the policy is for {theirs} with {what} ({wanted}) than {ours} has ({have}); {advice}")
+        if wanted != have and (key in ("layers", "config_hash") or (wanted and have)):
+            raise PolicyError(
+                f"the policy is for {theirs} with {what} ({wanted}) than {ours} has ({have}); "
+                "use the policy's model, or train a policy on this one's dataset"
+            )
     if max(policy.layers) > model_facts["layers"]:
         raise PolicyError(f"the policy exits at layer {max(policy.layers)}, but {ours} has {model_facts['layers']}")
 
@@ -175,9 +156,9 @@ def _check_shapes(policy: Policy) -> None:
     indicators = {name for name in policy.features if name.startswith("layer=")}
     if indicators and indicators != {f"layer={layer}" for layer in policy.layers}:
         raise PolicyError(f"the layers named by its features ({', '.join(sorted(indicators))}) are not its candidates")
-    for name, vector in (("mean", policy.mean), ("scale", policy.scale)):
-        if vector.shape != (width,):
-            raise PolicyError(f"{name} has shape {vector.shape}, but there are {width} features")
+    shapes = policy.mean.shape, policy.scale.shape
+    if shapes != ((width,), (width,)):
+        raise PolicyError(f"mean and scale have shapes {shapes[0]} and {shapes[1]}, but there are {width} features")
     if not (policy.scale > 0).all():
         raise PolicyError("a feature's scale is not positive")
     for number, (weight, bias) in enumerate(policy.weights):
@@ -191,26 +172,5 @@ def _check_shapes(policy: Policy) -> None:
         raise PolicyError("a weight is not a finite number; train the policy again")
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        version = facts["format"]
-    except (ValueError, KeyError, TypeError):
-        raise PolicyError(f"{path} is not a policy description; train one with `lede learn`") from None
-    if not isinstance(version, int) or version > FORMAT:
-        raise PolicyError(f"{path} has format {version}, this version of lede reads up to {FORMAT}; upgrade lede")
-    return facts
-
-
 def _f32(array: NDArray[Any]) -> Array:
     return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename over it: a reader sees the old content or the new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

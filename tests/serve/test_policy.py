@@ -107,7 +107,10 @@ def replace_weights(folder, tensors):
         (lambda f: (f / "policy.json").write_text("{"), "not a policy description"),
         (lambda f: (f / "policy.json").write_text("[]"), "not a policy description"),
         (lambda f: edit(f, format=2), "format 2.*reads up to 1"),
-        (lambda f: edit(f, features=["conf_topk"]), "mean has shape \\(3,\\), but there are 1 features"),
+        (
+            lambda f: edit(f, features=["conf_topk"]),
+            "mean and scale have shapes \\(3,\\) and \\(3,\\), but there are 1 features",
+        ),
         (lambda f: edit(f, features=["entropy", "layer=2", "layer=3"]), "not its candidates"),
         (lambda f: edit(f, layers=[4, 2]), "ascending"),
         (lambda f: edit(f, layers=3), "malformed"),
@@ -147,9 +150,9 @@ def test_fits_its_own_model_only():
     policy = make()
     check_fits(policy, MODEL)
     check_fits(policy, MODEL | {"name": "./a/local/copy"})
-    with pytest.raises(PolicyError, match="toy with 8 layers, but big has 16"):
+    with pytest.raises(PolicyError, match=r"toy with another number of layers \(8\) than big has \(16\)"):
         check_fits(policy, {"name": "big", "config_hash": "abc", "layers": 16})
-    with pytest.raises(PolicyError, match=r"config abc.*this is other \(config xyz"):
+    with pytest.raises(PolicyError, match=r"toy with another architecture \(abc\) than other has \(xyz\)"):
         check_fits(policy, {"name": "other", "config_hash": "xyz", "layers": 8})
     with pytest.raises(PolicyError, match="unnamed"):
         check_fits(make(info={}), MODEL)
