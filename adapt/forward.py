@@ -66,11 +66,9 @@ def block(x: Tensor, cos: Tensor, sin: Tensor, weights: tuple[Tensor, ...], head
 def block_weights(layer: LlamaDecoderLayer) -> tuple[Tensor, ...]:
     """The nine weights of a `transformers` LlamaDecoderLayer, in the order that `block` takes them."""
     attention, mlp = layer.self_attn, layer.mlp
-    return (
-        layer.input_layernorm.weight, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight,
-        attention.o_proj.weight, layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight,
-        mlp.down_proj.weight,
-    )  # fmt: skip
+    heads, dense = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    parts = layer.input_layernorm, *heads, attention.o_proj, layer.post_attention_layernorm, *dense
+    return tuple(part.weight for part in parts)
 
 
 def logits(x: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:

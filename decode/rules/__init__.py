@@ -14,7 +14,22 @@ from lede.decode.rules.lookup import PromptLookup
 from lede.decode.rules.network import ValueFunction, feature_row
 
 __all__ = [
-    "LONG_DRAFTS", "MAX_DRAFTS", "AdaptiveLookup", "Autoregressive", "Del", "DraftVerify", "ExitRule", "FixedExit",
-    "FixedLength", "LayerSkip", "LengthHeuristic", "Lite", "PromptLookup", "QPolicy", "RandomRule", "Rule",
-    "ValueFunction", "feature_row",
-]  # fmt: skip
+    "LONG_DRAFTS",
+    "MAX_DRAFTS",
+    "AdaptiveLookup",
+    "Autoregressive",
+    "Del",
+    "DraftVerify",
+    "ExitRule",
+    "FixedExit",
+    "FixedLength",
+    "LayerSkip",
+    "LengthHeuristic",
+    "Lite",
+    "PromptLookup",
+    "QPolicy",
+    "RandomRule",
+    "Rule",
+    "ValueFunction",
+    "feature_row",
+]

@@ -1,5 +1,6 @@
 """`lede adapt`."""
 
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,10 @@ def adapt(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Train by the clock instead of by steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
-    context: Annotated[int | None, typer.Option(min=8, help="Tokens a window; a new model's longest context.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows per step.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=8, help="Tokens per window; a new model's longest context.")
+    ] = None,
     layers: Annotated[int | None, typer.Option(min=2, help="Of a new model.")] = None,
     hidden: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
     feed_forward: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
@@ -40,6 +43,7 @@ def adapt(
     [dim]lede adapt --out models/mine --minutes 66[/]
     [dim]lede adapt --model meta-llama/Llama-3.2-1B --text books/ --out models/skipping --steps 2000[/]
     """
+    given = locals()
     from lede.commands.loading import quiet_transformers
     from lede.terminal import bar, console, errors, print_json, say
 
@@ -49,12 +53,9 @@ def adapt(
         from lede.adapt.train import Progress
 
         quiet_transformers()
-    options = {
-        "steps": steps, "minutes": minutes, "batch": batch, "context": context, "layers": layers, "hidden": hidden,
-        "feed_forward": feed_forward, "heads": heads, "vocabulary": vocabulary, "matrix_lr": matrix_lr,
-        "other_lr": other_lr, "seed": seed,
-    }  # fmt: skip
-    config = AdaptConfig.defaults(model, **{name: value for name, value in options.items() if value is not None})
+    config = AdaptConfig.defaults(
+        model, **{f.name: given[f.name] for f in fields(AdaptConfig) if given.get(f.name) is not None}
+    )
     with bar("training", 1000, quiet=json) as advance:
 
         def show(p: Progress) -> None:
@@ -63,9 +64,7 @@ def adapt(
 
         report = run(model, text, out, config, on_progress=show)
     if json:
-        import dataclasses
-
-        print_json(dataclasses.asdict(report))
+        print_json(asdict(report))
         return
     console.print(report.table())
     say(f"model in {out}; next: lede collect --model {out}")

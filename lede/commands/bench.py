@@ -23,59 +23,60 @@ USUAL_TOKENS = 256
 WIDTH = 100  # columns that the tables need
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="As elsewhere; may be given more than once. [dim]Default: lede-tiny[/]"),
+]
+Tasks = Annotated[
+    list[str] | None, typer.Option(help="A named task; may be given more than once. [dim]Default: stdlib[/]")
+]
+Prompts = Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")]
+Training = Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")]
+Methods = Annotated[
+    str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
+]
+PolicyFolder = Annotated[Path | None, typer.Option(help="What lede runs on. [dim]Default: policies/<model name>[/]")]
+PaperFolder = Annotated[
+    Path | None, typer.Option(help="The paper's preset. [dim]Default: policies/<model name>-paper[/]")
+]
+ExitsFolder = Annotated[
+    Path | None, typer.Option(help="Of real layers only. [dim]Default: policies/<model name>-exits[/]")
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible.")
+]
+Episodes = Annotated[
+    Path | None, typer.Option(help="A dataset: measure on its test texts, tune on its training texts.")
+]
+Tokens = Annotated[int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")]
+Out = Annotated[Path, typer.Option(help="For every prompt's result; the same command finds them again.")]
+Plot = Annotated[Path | None, typer.Option(help="A file for the speedups, or a folder for three pictures per table.")]
+
+
 @said_plainly
 def bench(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="A folder or hub name of a Llama checkpoint; may be given more than once. "
-                     "[dim]Default: the embedded lede-tiny[/]"),
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="A named task; may be given more than once. [dim]Default: stdlib, held-out functions of the "
-                     "standard library[/]"),
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")] = None,
-    training: Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")] = None,
-    methods: Annotated[
-        str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option(help="The policy to measure. [dim]Default: policies/<model name>[/]")
-    ] = None,
-    paper_policy: Annotated[
-        Path | None,
-        typer.Option(help="The paper's preset, to set beside it. [dim]Default: policies/<model name>-paper[/]"),
-    ] = None,
-    exits_policy: Annotated[
-        Path | None,
-        typer.Option(help="One of real layers only, likewise. [dim]Default: policies/<model name>-exits[/]"),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible one.")
-    ] = False,
-    dataset: Annotated[
-        Path | None,
-        typer.Option(help="Measure on the held-out episodes of this dataset, tune on its others, instead of a task."),
-    ] = None,
+    model: Models = None,
+    task: Tasks = None,
+    prompts: Prompts = None,
+    training: Training = None,
+    methods: Methods = None,
+    policy: PolicyFolder = None,
+    paper_policy: PaperFolder = None,
+    exits_policy: ExitsFolder = None,
+    check: Check = False,
+    dataset: Episodes = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Another draw of a task's prompts.")] = 1,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; 256 for stdlib[/]")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Where every prompt's result is written, and found again by the same command.")
-    ] = Path("runs/bench"),
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw: speedups into a picture file, or three pictures per table into a folder.")
-    ] = None,
+    max_new_tokens: Tokens = None,
+    out: Out = Path("runs/bench"),
+    plot: Plot = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
     json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure methods against each other: interleaved on held-out prompts, output checked token by token.
 
     Baselines are tuned on training prompts. Stop it whenever you like: the same command goes on where it was.
@@ -117,6 +118,7 @@ def bench(
         warn(note)
 
     from lede.bench.held_out import check_same_model
+    from lede.bench.plot import draw
     from lede.bench.run import Job
     from lede.bench.run import bench as run
     from lede.commands.loading import load
@@ -139,11 +141,7 @@ def bench(
 
                 reports.append(run(loaded, model_path(name), job, out / loaded.name / title, fresh, report))
             del loaded
-    drawn = []
-    if plot is not None:
-        from lede.bench.plot import draw
-
-        drawn = draw(plot, reports)
+    drawn = draw(plot, reports) if plot is not None else []
     if json:
         found = [report.to_json() for report in reports]
         print_json(found[0] if tables == 1 else found[0] | {"tables": found})

@@ -129,11 +129,15 @@ def test_what_decides_the_numbers_decides_the_folder(model, policy):
         return json.dumps(bench_run.question(model, changed, methods), sort_keys=True)
 
     changes = [
-        replace(job, task="other"), replace(job, prompts=PROMPTS[:2]), replace(job, training=TRAINING[:1]),
-        replace(job, settings=Settings(13)), replace(job, settings=Settings(12, temperature=0.5)),
-        replace(job, threads=2), replace(job, policies={}),
+        replace(job, task="other"),
+        replace(job, prompts=PROMPTS[:2]),
+        replace(job, training=TRAINING[:1]),
+        replace(job, settings=Settings(13)),
+        replace(job, settings=Settings(12, temperature=0.5)),
+        replace(job, threads=2),
+        replace(job, policies={}),
         replace(job, prompts=(*PROMPTS[:2], replace(PROMPTS[2], text="imports"))),
-    ]  # fmt: skip
+    ]
     asking = {asked(job), asked(job, METHODS), *map(asked, changes)}
     assert len(asking) == len(changes) + 2
     assert asked(replace(job)) in asking
@@ -165,10 +169,28 @@ def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path)
         "tune.Budget = partial(tune.Budget, configurations=3, finalists=1); main()"
     )
     command = [
-        sys.executable, "-c", quick, "bench", "--model", str(checkpoint), "--prompts", str(tmp_path / "test.jsonl"),
-        "--training", str(tmp_path / "train.jsonl"), "--methods", ",".join(QUICK), "--max-new-tokens", "200",
-        "--threads", "1", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        quick,
+        "bench",
+        "--model",
+        str(checkpoint),
+        "--prompts",
+        str(tmp_path / "test.jsonl"),
+        "--training",
+        str(tmp_path / "train.jsonl"),
+        "--methods",
+        ",".join(QUICK),
+        "--max-new-tokens",
+        "200",
+        "--threads",
+        "1",
+        "--dtype",
+        "float32",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
 
     def lines() -> dict[str, list[bytes]]:
         files = {path.name: path for path in (tmp_path / "out").rglob("*.jsonl")}

@@ -35,13 +35,24 @@ def test_spec_bench_s_script_finds_the_speeds(tmp_path):
     for prompt, seconds, commits in (("a", 0.5, (2, 1)), ("b", 1.0, (3, 2, 1))):
         nothing = (0,) * len(commits)
         store.append(
-            sample("lede", prompt, range(sum(commits)), seconds, text=texts[prompt], commits=commits,
-                   exits=nothing, drafts=nothing, accepts=nothing),
+            sample(
+                "lede",
+                prompt,
+                range(sum(commits)),
+                seconds,
+                text=texts[prompt],
+                commits=commits,
+                exits=nothing,
+                drafts=nothing,
+                accepts=nothing,
+            ),
             "toy",
-        )  # fmt: skip
+        )
     for prompt, seconds in (("a", 1.0), ("b", 4.0)):
-        store.append(plain("autoregressive", prompt, range(len(texts[prompt].split())), seconds=seconds,
-                           text=texts[prompt]), "toy")  # fmt: skip
+        store.append(
+            plain("autoregressive", prompt, range(len(texts[prompt].split())), seconds=seconds, text=texts[prompt]),
+            "toy",
+        )
 
     def count(text: str) -> int:
         return len(text.split()) + 1  # a tokenizer with BOS

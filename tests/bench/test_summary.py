@@ -10,10 +10,20 @@ from tests.bench.samples import TEXT, plain, sample
 
 def test_a_row_is_sums_over_prompts_not_means_of_ratios():
     samples = [
-        plain(BASELINE, "a", seconds=2.0), plain(BASELINE, "b", tokens=TEXT * 3, seconds=6.0),
-        sample("lede", "a", seconds=1.0), sample("lede", "b", tokens=TEXT * 3, seconds=1.0, exits=(6, 7, 8),
-                                                 drafts=(2, 4, 4), accepts=(2, 3, 4), commits=(3, 4, 5)),
-    ]  # fmt: skip
+        plain(BASELINE, "a", seconds=2.0),
+        plain(BASELINE, "b", tokens=TEXT * 3, seconds=6.0),
+        sample("lede", "a", seconds=1.0),
+        sample(
+            "lede",
+            "b",
+            tokens=TEXT * 3,
+            seconds=1.0,
+            exits=(6, 7, 8),
+            drafts=(2, 4, 4),
+            accepts=(2, 3, 4),
+            commits=(3, 4, 5),
+        ),
+    ]
     baseline, mine = summarise(samples, exact_library=True)
     assert (baseline.method, mine.method) == (BASELINE, "lede")
     assert (baseline.exit_layer, baseline.draft_length, baseline.acceptance) == (None, None, None)
@@ -94,8 +104,11 @@ def test_a_paired_ratio_is_of_the_two_methods_and_tighter_than_of_two_speedups()
     samples = []
     for i in range(30):
         slow = rng.uniform(1, 10)  # prompts differ, and all methods feel it
-        samples += [plain(BASELINE, f"p{i}", seconds=3 * rng.uniform(1, 10)), sample("fast", f"p{i}", seconds=slow),
-                    sample("slow", f"p{i}", seconds=2 * slow)]  # fmt: skip
+        samples += [
+            plain(BASELINE, f"p{i}", seconds=3 * rng.uniform(1, 10)),
+            sample("fast", f"p{i}", seconds=slow),
+            sample("slow", f"p{i}", seconds=2 * slow),
+        ]
     assert paired(samples, "fast", "slow") == pytest.approx((2.0, 2.0, 2.0))
     rows = {row.method: row for row in summarise(samples, True)}
     assert rows["fast"].speedup_low < 0.9 * rows["fast"].speedup
