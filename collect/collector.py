@@ -108,36 +108,27 @@ def collect(
                 collected.skipped += 1
                 progress(collected)
                 continue
-            _episode(model, writer, number, prompt, ids, layers, config, policy, collected)
+            seed = seed_of(config.seed, number, prompt.id)
+            settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
+            generation = generate(model, ids, explorer(config, layers, seed, policy), settings)
+            began = time.perf_counter()
+            swept = None
+            if config.sweep and config.temperature == 0:
+                swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
+            decoded = time.perf_counter()
+            rows = record.transitions(number, generation.rounds)
+            writer.add(episode_row(number, prompt, generation, seed), rows, swept)
+            collected.record_seconds += time.perf_counter() - decoded
+            collected.sweep_seconds += decoded - began
+            collected.decode_seconds += generation.seconds
+            collected.episodes += 1
+            collected.decisions += len(rows["step"])
+            collected.tokens += len(generation.token_ids)
             progress(collected)
         began = time.perf_counter()
         writer.flush()
         collected.record_seconds += time.perf_counter() - began
     return collected
-
-
-def _episode(
-    model: Model, writer: "replay.EpisodeWriter", number: int, prompt: Prompt, ids: list[int], layers: tuple[int, ...],
-    config: CollectConfig, policy: ValueFunction | None, collected: Collected,
-) -> None:  # fmt: skip
-    """Decode one prompt, and hand its rows to the writer."""
-    seed = seed_of(config.seed, number, prompt.id)
-    rule = explorer(config, layers, seed, policy)
-    settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
-    generation = generate(model, ids, rule, settings)
-    began = time.perf_counter()
-    swept = None
-    if config.sweep and config.temperature == 0:
-        swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
-    decoded = time.perf_counter()
-    rows = record.transitions(number, generation.rounds)
-    writer.add(episode_row(number, prompt, generation, seed), rows, swept)
-    collected.record_seconds += time.perf_counter() - decoded
-    collected.sweep_seconds += decoded - began
-    collected.decode_seconds += generation.seconds
-    collected.episodes += 1
-    collected.decisions += len(rows["step"])
-    collected.tokens += len(generation.token_ids)
 
 
 def describe_source(
@@ -183,11 +174,20 @@ def seed_of(seed: int, number: int, prompt_id: str) -> int:
 def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
     """The row of the episodes table."""
     return {
-        "episode": number, "prompt_id": prompt.id, "task": prompt.task, "prompt_tokens": list(generation.prompt_ids),
-        "output_tokens": list(generation.token_ids), "seed": seed, "rounds": len(generation.rounds),
-        "drafted": generation.drafted, "accepted": generation.accepted, "seconds": generation.seconds,
-        "finish": generation.finish, "split": prompt.split, "group": prompt.group,
-    }  # fmt: skip
+        "episode": number,
+        "prompt_id": prompt.id,
+        "task": prompt.task,
+        "prompt_tokens": list(generation.prompt_ids),
+        "output_tokens": list(generation.token_ids),
+        "seed": seed,
+        "rounds": len(generation.rounds),
+        "drafted": generation.drafted,
+        "accepted": generation.accepted,
+        "seconds": generation.seconds,
+        "finish": generation.finish,
+        "split": prompt.split,
+        "group": prompt.group,
+    }
 
 
 def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
@@ -195,9 +195,12 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
     tokenizer = model.tokenizer
     vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
     return {
-        "model": model_facts(model), "tokenizer_hash": hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16],
-        "layers": list(layers), "top_k": TOP_K, "trace": TRACE,
-    }  # fmt: skip
+        "model": model_facts(model),
+        "tokenizer_hash": hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16],
+        "layers": list(layers),
+        "top_k": TOP_K,
+        "trace": TRACE,
+    }
 
 
 def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
@@ -207,4 +210,4 @@ def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
         "device": device_facts(model),
         "behaviour": {"explore": config.explore, "epsilon": config.epsilon},
         "costs": measure(model).to_json(),
-    }  # fmt: skip
+    }

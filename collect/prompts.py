@@ -51,7 +51,6 @@ def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
     `reference` (a string, or a list, of which the first is used), and `group` or `conversation` (a string or a whole
     number, shared by the lines of one conversation). Raises PromptError that names the line.
     """
-    check_split(split)
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -134,12 +133,6 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def check_split(split: str) -> None:
-    """Raise PromptError unless this is a side of the split, or `all` of them."""
-    if split not in (*SPLITS, "all"):
-        raise PromptError(f"no split {split!r}: choose one of {', '.join(SPLITS)}, all")
-
-
 def interleaved(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Each side's prompts in their order, the sides mixed by their shares for as long as each lasts."""
     place: Counter[Split] = Counter()
@@ -157,9 +150,8 @@ def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> 
     A prompt is a function's signature and, where it has one, its docstring, with the lines above them; its `reference`
     is the text that follows in the module, to the function's end. Its group is the module, and a text that several
     modules have is the most held-out one's. None is in the embedded model's training text. Raises PromptError where
-    `split` is unknown or this Python comes without the source of its library.
+    this Python comes without the source of its library.
     """
-    check_split(split)
     by_id: dict[str, Prompt] = {}  # a function defined twice counts once
     for module in stdlib.modules():
         if module.held_out:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from lede.decode.lookup import Guess, Lookup
+from lede.decode.lookup import Lookup
 from lede.decode.model import Model
+from lede.decode.rules import LONG_DRAFTS
 from lede.decode.state import TRACE, Statistics
 from lede.replay.schema import SWEEPS
 
-BLOCK = 12  # rows a pass: as many as a verification has, so that the products round as they do in decoding
+BLOCK = LONG_DRAFTS + 1  # rows a pass: as many as a verification has, so that products round as they do in decoding
 
 
 @torch.inference_mode()
@@ -32,20 +33,14 @@ def sweep(
         window = confidence[max(0, i - TRACE) : i]
         trace = -sum(window) / len(window) if window else 0.0
         for layer in layers:
-            if layer == 0:
-                if guess is not None:
-                    rows.append((episode, len(prompt) + i, 0, 0.0, 0.0, trace, 0.0, 0.0, *_columns(guess, guess.token),
-                                 guess.token, target))  # fmt: skip
+            if layer == 0 and guess is None:
                 continue
-            s = seen[layer][i]
-            rows.append((episode, len(prompt) + i, layer, s.conf_topk, s.entropy, trace, s.margin, s.top1_logp,
-                         *_columns(guess, s.token), s.token, target))  # fmt: skip
+            s = seen[layer][i] if layer > 0 or guess is None else Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
+            same = (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == s.token))
+            state = (s.conf_topk, s.entropy, trace, s.margin, s.top1_logp, *same)
+            rows.append((episode, len(prompt) + i, layer, *state, s.token, target))
         lookup.push(target)
     return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
-
-
-def _columns(guess: Guess | None, token: int) -> tuple[float, float, float]:
-    return (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == token))
 
 
 def _layer_statistics(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lede.collect.errors import PromptError
-from lede.collect.prompts import AnySplit, Prompt, check_split, interleaved, stdlib_prompts
+from lede.collect.prompts import AnySplit, Prompt, interleaved, stdlib_prompts
 from lede.collect.stdlib import bucket
 from lede.replay.split import SPLITS, Split, group_of, split_of
 
@@ -41,11 +41,10 @@ class Task:
     description: str
     temperature: float = 0.0  # 0: greedy
     max_new_tokens: int = 512
-    dataset: str | None = None  # on the hub; None: the running interpreter's standard library
-    config: str | None = None
+    dataset: tuple[str, ...] = ()  # on the hub: name and configuration; empty: the interpreter's standard library
     splits: tuple[str, str, str] = ("train", "validation", "test")  # for train, validation, test
     columns: tuple[str, ...] = ()
-    read: Callable[..., tuple[str, str]] | None = None
+    read: Callable[..., tuple[str, str]] = lambda prompt, reference: (prompt, reference)
     shots: int = 0  # solved examples from the train split in front of every prompt
 
     @property
@@ -78,30 +77,51 @@ def _instruction(instruction: str, context: str, output: str) -> tuple[str, str]
     )
 
 
-def _as_is(prompt: str, reference: str) -> tuple[str, str]:
-    return prompt, reference
-
-
-CNN_DM, CNN_DM_CONFIG = "abisee/cnn_dailymail", "3.0.0"
+CNN_DM = ("abisee/cnn_dailymail", "3.0.0")
 TASKS = {
     task.name: task
     for task in (
         Task("stdlib", "write the body of a held-out function of Python's standard library", max_new_tokens=256),
-        Task("cnn_dm_summarization", "summarise a news article, one example given", dataset=CNN_DM,
-             config=CNN_DM_CONFIG, columns=("article", "highlights"), read=_summary, shots=1),
-        Task("cnn_dm_lm", f"go on from the first {LM_WORDS} words of a news article, sampled", temperature=0.6,
-             dataset=CNN_DM, config=CNN_DM_CONFIG, columns=("article",), read=_beginning),
-        Task("topv2", "go on from a request to an assistant (TOPv2), whose reference is its parse",
-             dataset="WillHeld/top_v2", splits=("train", "eval", "test"), columns=("utterance", "semantic_parse"),
-             read=_as_is),
-        Task("alpaca", "follow an instruction (Stanford Alpaca); it has one split, which is divided by a hash",
-             dataset="tatsu-lab/alpaca", splits=("train", "train", "train"),
-             columns=("instruction", "input", "output"), read=_instruction),
-        Task("humaneval", "write the body of a function (HumanEval); its 164 problems are divided by a hash",
-             dataset="openai/openai_humaneval", splits=("test", "test", "test"),
-             columns=("prompt", "canonical_solution"), read=_as_is),
+        Task(
+            "cnn_dm_summarization",
+            "summarise a news article, one example given",
+            dataset=CNN_DM,
+            columns=("article", "highlights"),
+            read=_summary,
+            shots=1,
+        ),
+        Task(
+            "cnn_dm_lm",
+            f"go on from the first {LM_WORDS} words of a news article, sampled",
+            temperature=0.6,
+            dataset=CNN_DM,
+            columns=("article",),
+            read=_beginning,
+        ),
+        Task(
+            "topv2",
+            "go on from a request to an assistant (TOPv2), whose reference is its parse",
+            dataset=("WillHeld/top_v2",),
+            splits=("train", "eval", "test"),
+            columns=("utterance", "semantic_parse"),
+        ),
+        Task(
+            "alpaca",
+            "follow an instruction (Stanford Alpaca); it has one split, which is divided by a hash",
+            dataset=("tatsu-lab/alpaca",),
+            splits=("train", "train", "train"),
+            columns=("instruction", "input", "output"),
+            read=_instruction,
+        ),
+        Task(
+            "humaneval",
+            "write the body of a function (HumanEval); its 164 problems are divided by a hash",
+            dataset=("openai/openai_humaneval",),
+            splits=("test", "test", "test"),
+            columns=("prompt", "canonical_solution"),
+        ),
     )
-}  # fmt: skip
+}
 
 
 def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 0) -> list[Prompt]:
@@ -109,14 +129,13 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
 
     No text and no group is in two splits, and no text twice in one. Where the data set has splits of its own, `all`
     mixes them by the shares that groups have elsewhere. A prompt's id is task, the data set's split and its row there.
-    Raises PromptError for a task or split that there is not, for data that cannot be loaded or have other columns;
+    Raises PromptError for a task that there is not, for data that cannot be loaded or have other columns;
     ModuleNotFoundError where a task needs the library `datasets` and it is not installed.
     """
     if name not in TASKS:
         raise PromptError(f"no task {name!r}: choose one of {', '.join(TASKS)}")
-    check_split(split)
     task = TASKS[name]
-    if task.dataset is None:
+    if not task.dataset:
         return stdlib_prompts(split, limit, seed)
     if split == "all" and not task.divided:
         return interleaved(prompt for side in SPLITS for prompt in load_task(name, side, limit, seed))[:limit]
@@ -150,7 +169,6 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
 
 def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str, str]]:
     """(row, group, prompt, reference) of every row of the split's data, in their order or one drawn from `seed`."""
-    assert task.read is not None
     rows = _load(task, split)
     order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda row: bucket(f"{seed}:{row}"))
     for number in order:
@@ -166,9 +184,8 @@ def _shots(task: Task) -> list[tuple[str, str]]:
     if task.shots == 0:
         return []
     drawn = islice(_texts(task, "train", seed=0), SHOT_CHOICE * task.shots)
-    return sorted(((text, reference) for _, _, text, reference in drawn), key=lambda shot: sum(map(len, shot)))[
-        : task.shots
-    ]
+    shots = [(text, reference) for _, _, text, reference in drawn]
+    return sorted(shots, key=lambda shot: sum(map(len, shot)))[: task.shots]
 
 
 def _load(task: Task, split: Split) -> Any:
@@ -185,7 +202,7 @@ def _load(task: Task, split: Split) -> Any:
             kind = "json" if files[0].endswith(".jsonl") else "parquet"
             rows = datasets.load_dataset(kind, data_files=files, split="train")  # what the library calls plain files
         else:
-            rows = datasets.load_dataset(task.dataset, task.config, split=source)
+            rows = datasets.load_dataset(*task.dataset, split=source)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if files:
             raise PromptError(f"cannot read {', '.join(files)}: {error.__cause__ or error}") from error
@@ -223,5 +240,4 @@ def _files(task: Task, split: Split) -> list[str]:
 def _described(task: Task, split: Split) -> str:
     """The data of one split, for a message."""
     source = task.source_split(split)
-    config = f" {task.config}" if task.config else ""
-    return f"the task {task.name} ({task.dataset}{config}, split {source})"
+    return f"the task {task.name} ({' '.join(task.dataset)}, split {source})"

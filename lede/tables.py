@@ -39,10 +39,16 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
         layers.add_column(heading, justify="right")
     for row in facts["layers"]:
         layers.add_row(
-            str(row["layer"]), f"{row['visits']:,}", number(row["agreement"]), f"{row['exits']:,}",
-            number(row["exit_share"]), f"{row['drafted']:,}", number(row["acceptance"]),
-            number(row["drafts_per_round"]), number(row["tokens_per_round"]),
-        )  # fmt: skip
+            str(row["layer"]),
+            f"{row['visits']:,}",
+            number(row["agreement"]),
+            f"{row['exits']:,}",
+            number(row["exit_share"]),
+            f"{row['drafted']:,}",
+            number(row["acceptance"]),
+            number(row["drafts_per_round"]),
+            number(row["tokens_per_round"]),
+        )
     yield layers
     values = Table(title="rewards and features", title_justify="left")
     for heading in ("column", "mean", "std", "from", "distribution", "to"):
@@ -50,9 +56,13 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     for name, histogram in {"reward (the paper's)": facts["rewards"], **facts["features"]}.items():
         edges = histogram["edges"]
         values.add_row(
-            name, number(histogram["mean"]), number(histogram["std"]), number(edges[0]), sparkline(histogram["counts"]),
+            name,
+            number(histogram["mean"]),
+            number(histogram["std"]),
+            number(edges[0]),
+            sparkline(histogram["counts"]),
             number(edges[-1]),
-        )  # fmt: skip
+        )
     yield values
 
 

@@ -315,8 +315,9 @@ def test_candidates_outside_the_model_are_named(work, folder):
     assert not (folder / "new").exists()
 
 
-def test_a_split_that_there_is_not_or_that_is_empty_is_named(work, folder):
-    assert "no split 'dev'" in complaint(*collect(work, folder / "new", "--split", "dev"))
+def test_a_choice_that_there_is_not_or_a_split_that_is_empty_is_named(work, folder):
+    assert "--split dev: give train, validation, test or all" in complaint("collect", "--split", "dev")
+    assert "--explore boldly: give uniform, noisy or epsilon" in complaint("collect", "--explore", "boldly")
     one = write_prompts(folder / "one.jsonl", ["class Tree:"])
     assert "no prompts in its split test" in complaint(
         *collect(work, folder / "new", "--prompts", one, "--split", "test")
@@ -366,7 +367,6 @@ def test_what_cannot_be_evaluated_is_named(work, folder):
     [
         ("generate", "--plain", "--policy", "p"),
         ("generate", "--trace", "--json"),
-        ("collect", "--explore", "boldly"),
         ("collect", "--explore", "epsilon"),
         ("bench", "--prompts", "p"),
         ("bench", "--task", "stdlib", "--prompts", "p", "--training", "q"),

@@ -46,9 +46,7 @@ def test_memory_does_not_depend_on_the_longest_context(native):
 def test_a_longer_text_is_given_room(native):
     for kind in ({}, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}):
         model = from_transformers(llama(max_position_embeddings=3000, **kind), torch.float32, native=native)
-        small = Decoding(
-            ModelSource(model, Settings(4)), [1] * 20, LayerSkip(2, 4)
-        )
+        small = Decoding(ModelSource(model, Settings(4)), [1] * 20, LayerSkip(2, 4))
         long = Decoding(ModelSource(model, Settings(8)), [i % 61 for i in range(2400)], LayerSkip(2, 4))
         assert sum(len(round_.committed) for round_ in long.rounds()) == 8
         again = Decoding(ModelSource(model, Settings(4)), [1] * 20, LayerSkip(2, 4))

@@ -1,11 +1,19 @@
 """`lede collect`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, parse_layers
+from lede.commands.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    one_of,
+    parse_layers,
+)
 from lede.errors import said_plainly
 
 MOST_PROMPTS = 10_000  # of a task; behind them the first come again
@@ -17,18 +25,21 @@ def collect(
     model: ModelOption = None,
     task: Annotated[
         str,
-        typer.Option(help="Prompts by name: stdlib (functions that the embedded model never saw), or the "
-                     "paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval."),
+        typer.Option(
+            help="Prompts by name: stdlib (functions that the embedded model never saw), or the "
+            "paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval."
+        ),
     ] = "stdlib",
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference, "
-                     "group (or conversation)."),
+        typer.Option(
+            help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference, "
+            "group (or conversation)."
+        ),
     ] = None,
     split: Annotated[
         str,
-        typer.Option(help="Which prompts: train, validation, test or all. Learning needs train and validation, "
-                     "evaluating test."),
+        typer.Option(help="train, validation, test or all. Learning needs train and validation, evaluating test."),
     ] = "all",
     out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
     max_new_tokens: Annotated[
@@ -59,7 +70,7 @@ def collect(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
     json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Decode prompts under an exploring rule, and log every decision as a row of a Parquet dataset.
 
     Stop it whenever you like: the same command goes on where it was.
@@ -73,8 +84,8 @@ def collect(
     from lede.collect.tasks import TASKS, load_task
     from lede.paths import dataset_path
 
-    if explore not in ("uniform", "noisy", "epsilon"):
-        raise typer.BadParameter(f"--explore {explore}: give uniform, noisy or epsilon")
+    side = one_of("--split", split, "train", "validation", "test", "all")
+    exploration = one_of("--explore", explore, "uniform", "noisy", "epsilon")
     if (policy is not None) != (explore == "epsilon"):
         raise typer.BadParameter("--policy and --explore epsilon go together")
     if prompts is not None and task != "stdlib":
@@ -85,7 +96,6 @@ def collect(
     out = out or dataset_path(model)
 
     # As many whatever the number of episodes, so that more of them continue a run.
-    side: Any = split
     chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, seed)
     usual = TASKS[task]
 
@@ -101,11 +111,9 @@ def collect(
         from lede.decode.facts import model_facts
 
         check_fits(learned, model_facts(loaded))
-    config = CollectConfig(
-        episodes, layers, explore, epsilon, max_drafts,  # type: ignore[arg-type]
-        usual.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        usual.temperature if temperature is None else temperature, seed, sweep,
-    )  # fmt: skip
+    tokens = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
+    heat = usual.temperature if temperature is None else temperature
+    config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, heat, seed, sweep)
     with bar("collecting", episodes, quiet=json) as advance:
 
         def report(c: Collected) -> None:
@@ -113,16 +121,8 @@ def collect(
             speed = c.tokens / c.decode_seconds if c.decode_seconds else 0
             advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
 
-        collected = run(
-            loaded,
-            chosen,
-            out,
-            config,
-            learned,
-            source=describe_source(chosen, learned, split),
-            new_run=new_run,
-            progress=report,
-        )
+        source = describe_source(chosen, learned, side)
+        collected = run(loaded, chosen, out, config, learned, source, new_run, report)
     if json:
         import dataclasses
 

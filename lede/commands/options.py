@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,13 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto."
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def one_of(option: str, value: str, *choices: str) -> Any:
+    """The value, which must be one of the choices."""
+    if value not in choices:
+        raise typer.BadParameter(f"{option} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
+    return value
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -36,8 +36,11 @@ def collected(out: Path, config: CollectConfig = CONFIG, model: Model | None = N
 def tables(out: Path) -> dict[str, pl.DataFrame]:
     """Everything in a dataset but what a clock said, in one order."""
     dataset = replay.open_dataset(out)
-    keys = {"episodes": ["run", "episode"], "transitions": ["run", "episode", "round", "chain", "step"],
-            "sweeps": ["run", "episode", "position", "layer"]}  # fmt: skip
+    keys = {
+        "episodes": ["run", "episode"],
+        "transitions": ["run", "episode", "round", "chain", "step"],
+        "sweeps": ["run", "episode", "position", "layer"],
+    }
     return {name: getattr(dataset, name).collect().drop("seconds", strict=False).sort(by) for name, by in keys.items()}
 
 

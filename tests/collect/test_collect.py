@@ -14,8 +14,18 @@ from lede.decode.errors import ModelError
 from lede.decode.lookup import Lookup
 from tests.collect.small import CONFIG, PROMPTS, collected, same, tables, tiny_model
 
-SHARED = ("conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "lookup_length", "lookup_agreement",
-          "lookup_match", "draft_token", "target_token")  # fmt: skip
+SHARED = (
+    "conf_topk",
+    "entropy",
+    "conf_trace",
+    "margin",
+    "top1_logp",
+    "lookup_length",
+    "lookup_agreement",
+    "lookup_match",
+    "draft_token",
+    "target_token",
+)
 
 
 @pytest.fixture(scope="module")

@@ -131,8 +131,3 @@ def test_the_order_is_the_seeds() -> None:
     assert first == stdlib_prompts("validation", seed=1)
     assert first[:5] == stdlib_prompts("validation", limit=5, seed=1)
     assert first[:5] != stdlib_prompts("validation", limit=5, seed=2)
-
-
-def test_an_unknown_split_is_named() -> None:
-    with pytest.raises(PromptError, match="no split 'dev'"):
-        stdlib_prompts("dev")  # type: ignore[arg-type]

@@ -39,9 +39,27 @@ def test_an_interrupted_and_killed_collection_ends_as_an_undisturbed_one(checkpo
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "data"
     prompts.write_text("".join(json.dumps({"prompt": f"def f{i}(x):"}) + "\n" for i in range(9)))
     command = [
-        sys.executable, "-c", SCRIPT, "collect", "--model", checkpoint, "--prompts", prompts, "--out", out, "--json",
-        "--max-new-tokens", "24", "--episodes", str(EPISODES), "--dtype", "float32", "--threads", "1", "--sweep",
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        SCRIPT,
+        "collect",
+        "--model",
+        checkpoint,
+        "--prompts",
+        prompts,
+        "--out",
+        out,
+        "--json",
+        "--max-new-tokens",
+        "24",
+        "--episodes",
+        str(EPISODES),
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "--sweep",
+    ]
     delays, kept = random.Random(1), 0
     for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)

@@ -179,8 +179,6 @@ def test_a_copy_may_be_in_parts(folder: Path) -> None:
     ("task", "split", "content", "complaint"),
     [
         ("poetry", "test", None, "no task 'poetry': choose one of stdlib, cnn_dm_summarization"),
-        ("topv2", "dev", None, "no split 'dev': choose one of train, validation, test"),
-        ("stdlib", "dev", None, "no split 'dev'"),
         ("topv2", "train", '{"utterance": "a", "semantic_parse": "a"}', "holds neither train.jsonl nor train.parquet"),
         ("topv2", "test", '{"text": "a"}', "has no column utterance, semantic_parse, only text"),
         ("topv2", "test", '{"utterance": 3, "semantic_parse": "a"}', "row 0 of .*utterance, semantic_parse must be"),
@@ -207,8 +205,10 @@ def collected(*arguments: str, **environment: str) -> subprocess.CompletedProces
     return subprocess.run(
         [sys.executable, "-m", "lede", "collect", *arguments],
         env={k: v for k, v in os.environ.items() if k != "LEDE_DATASETS"} | environment,
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_offline_with_nothing_in_the_cache(tmp_path: Path) -> None:
@@ -227,4 +227,4 @@ def test_without_the_library(tmp_path: Path) -> None:
     )
     done = collected("--task", "topv2", "--out", str(tmp_path / "d"), PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr == ("lede: this needs the package datasets: install it with  pip install 'lede[bench]'\n")
+    assert done.stderr == ("lede: this needs the package datasets: install it with pip install 'lede[bench]'\n")
