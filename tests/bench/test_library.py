@@ -1,5 +1,8 @@
 """The library's own decoding, plain and with early-exit drafts."""
 
+import json
+import shutil
+
 import pytest
 
 from lede.bench.library import Library, drafting
@@ -57,8 +60,16 @@ def test_tuning_returns_one_of_what_it_tried(library):
     assert tuned["configurations"] == 6
 
 
-def test_sampling_follows_the_seed(library):
-    sampling = Library(library.model, library.model.config._name_or_path, Settings(12, temperature=1.0))
+def test_sampling_follows_the_seed(library, checkpoint):
+    sampling = Library(library.model, str(checkpoint), Settings(12, temperature=1.0))
     texts = [sampling.write([100, 101, 102], seed=seed) for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
+
+
+def test_it_leaves_the_checkpoint_s_logits_processors_out_as_the_methods_beside_it_do(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.7, "eos_token_id": 256}))
+    library = Library(load_model(folder, "float32", "cpu"), str(folder), SETTINGS)
+    ids = [100, 101, 102, 32, 109]
+    assert library.write(ids, seed=0) == generate(library.model, ids, Autoregressive(), SETTINGS).token_ids
