@@ -13,6 +13,7 @@ import pyarrow as pa
 from lede.replay.errors import DatasetError
 from lede.replay.files import RUN_FOLDER, STAGING, parts_of, read_columns, read_json, table_files
 from lede.replay.schema import TABLES, last_rows
+from lede.replay.split import SPLITS
 from lede.replay.writer import derive, is_sorted, load_header, run_file
 
 HARMLESS = ("orphan", "leftover")
@@ -116,6 +117,8 @@ def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator
     for name in rows.column_names:
         if pa.types.is_floating(rows[name].type) and not np.isfinite(rows[name].to_numpy()).all():
             yield Finding(path, "values", f"{name} is not finite somewhere: collect these episodes again")
+    if table == "episodes" and (strange := set(rows["split"].unique().to_pylist()) - {"", *SPLITS}):
+        yield Finding(path, "values", f"{min(strange)!r} is no split: it was rewritten by other software, restore it")
     if table == "transitions" and rows.num_rows:
         yield from _check_transitions({name: rows[name].to_numpy() for name in rows.column_names}, path, layers)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lede.replay.errors import DatasetError
+
 if TYPE_CHECKING:
     from lede.replay.reader import Dataset
 
@@ -51,7 +53,7 @@ def episode_splits(dataset: Dataset) -> EpisodeSplits:
     Episodes that share a prompt's tokens belong to one group, under whatever names they were recorded. Where a group
     was recorded on several sides (as by data sets' own splits), it takes the most held-out one; where on none (by
     versions that had no splits), the one that a hash of the prompt's tokens gives. Raises `DatasetError` if a file is
-    damaged.
+    damaged, or a split none of these.
     """
     rows, numbers = dataset.read("episodes", ["prompt_tokens", "split", "group"])
     order = np.argsort(numbers)
@@ -62,7 +64,10 @@ def episode_splits(dataset: Dataset) -> EpisodeSplits:
     count = int(group.max(initial=-1)) + 1
     recorded, hashed = np.full(count, -1), np.full(count, -1)
     rank = {split: i for i, split in enumerate(("", *SPLITS), -1)}
-    np.maximum.at(recorded, group, [rank[split] for split in rows["split"].take(order).to_pylist()])
+    sides = rows["split"].take(order).to_pylist()
+    if strange := set(sides) - rank.keys():
+        raise DatasetError(f"{dataset.path} has episodes of a split {min(strange)!r}, not of {', '.join(SPLITS)}")
+    np.maximum.at(recorded, group, [rank[side] for side in sides])
     np.maximum.at(hashed, group, [rank[split_of(prompt)] for prompt in prompts])
     side = np.where(recorded < 0, hashed, recorded)
     return EpisodeSplits(numbers[order], np.array(SPLITS)[side[group]], group)

@@ -147,6 +147,14 @@ def test_the_same_prompts_collected_again_are_on_the_same_side(tmp_path: Path) -
     assert sum(report[split]["groups"] for split in SPLITS) == 7
 
 
+def test_a_split_that_is_none_of_these_is_named(tmp_path: Path) -> None:
+    write(tmp_path, 1, [([1], "train", "a"), ([2], "dev", "b")])
+    assert [(f.kind, "'dev' is no split" in f.message) for f in replay.verify(tmp_path)] == [("values", True)]
+    with pytest.raises(replay.DatasetError, match="a split 'dev', not of train, validation, test"):
+        episode_splits(replay.open_dataset(tmp_path))
+    assert "'dev'" in replay.inspect_dataset(tmp_path)["unreadable"]
+
+
 def test_an_empty_dataset_has_no_sides(tmp_path: Path) -> None:
     start(tmp_path)
     splits = episode_splits(replay.open_dataset(tmp_path))
