@@ -1,53 +1,43 @@
-"""The episodes of a dataset as a bench's prompts: those that `lede learn` holds out, and those that it trains on."""
+"""The episodes of a dataset as a bench's prompts: those of the test side, and those that `lede learn` trains on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lede.bench.errors import BenchError
 from lede.collect.prompts import Prompt
-from lede.learn.config import LearnConfig
-from lede.learn.split import held_out
+from lede.replay.files import episode_numbers
 from lede.replay.reader import Dataset
+from lede.replay.split import Split, episode_splits
 from lede.simulate.calibration import IDENTITY
 
 
 def dataset_prompts(dataset: Dataset, limit: int, tuning: int) -> tuple[list[Prompt], list[Prompt]]:
-    """Up to `limit` held-out prompts to measure on, and up to `tuning` others to tune on, in the dataset's order.
+    """Up to `limit` test prompts to measure on, and up to `tuning` training prompts to tune on, in the dataset's order.
 
-    A prompt that several runs decoded, some of them to train on, is on neither side. Raises LearnError for a dataset
-    of one episode, BenchError for one that leaves nothing to measure or tune on.
+    Raises BenchError for a dataset that leaves nothing to measure or tune on.
     """
-    import polars as pl  # not before it is needed: importing it changes the process's environment
-
-    rows = dataset.episodes.select("run", "episode", "prompt_id", "task", "prompt_tokens").sort("run", "episode")
-    frame = rows.filter(pl.col("prompt_tokens").list.len() > 0).collect()
-    numbers = np.array(
-        [int(run[1:], 16) << 32 | episode for run, episode in frame.select("run", "episode").iter_rows()], np.int64
-    )
-    held = held_out(numbers, LearnConfig().validation)
-    prompts = [
-        Prompt(prompt_id, task, "", tokens=tuple(tokens))
-        for prompt_id, task, tokens in frame.select("prompt_id", "task", "prompt_tokens").iter_rows()
-    ]
-    test, training = _side(prompts, held), _side(prompts, ~held)
+    test, training = _side(dataset, "test"), _side(dataset, "train")
     if not training or not test:
-        raise BenchError(f"{dataset.path} has every prompt on both sides of the split: collect more episodes")
+        raise BenchError(
+            f"{dataset.path} has {len(training)} prompts to tune on and {len(test)} to measure on: "
+            "collect more episodes, of all sides of the split"
+        )
     return test[:limit], training[:tuning]
 
 
-def _side(prompts: Sequence[Prompt], mine: NDArray[np.bool_]) -> list[Prompt]:
-    """The marked prompts, each once, without those that are also among the others, by name or by text."""
-    others = [prompt for prompt, own in zip(prompts, mine, strict=True) if not own]
-    seen = {key for prompt in others for key in (prompt.id, prompt.tokens)}
-    found = []
-    for prompt, own in zip(prompts, mine, strict=True):
-        if own and not {prompt.id, prompt.tokens} & seen:
-            found.append(prompt)
-            seen |= {prompt.id, prompt.tokens}
-    return found
+def _side(dataset: Dataset, side: Split) -> list[Prompt]:
+    """The prompts of one side, each once."""
+    splits = episode_splits(dataset)
+    names = dict(zip(splits.numbers.tolist(), zip(splits.split, splits.group.tolist(), strict=True), strict=True))
+    rows = dataset.episodes.select("run", "episode", "prompt_id", "task", "prompt_tokens").sort("run", "episode")
+    found: dict[tuple[int, ...], Prompt] = {}
+    for run, episode, prompt_id, task, tokens in rows.collect().iter_rows():
+        mine, group = names[int(episode_numbers(run, np.array([episode]))[0])]
+        if mine == side and tokens:
+            found.setdefault(tuple(tokens), Prompt(prompt_id, task, "", tokens=tuple(tokens), group=str(group)))
+    return list(found.values())
 
 
 def check_same_model(dataset: Dataset, model_facts: Mapping[str, Any]) -> None:

@@ -6,102 +6,121 @@ from typing import Any, Literal
 
 from lede.learn.errors import LearnError
 from lede.learn.rewards import check_reward
-from lede.replay.schema import MAX_DRAFTS
+from lede.replay.schema import EXTENDED, PAPER_STATE
 from lede.simulate.costs import MAX_ROWS
 
-ALGORITHMS = ("dqn", "double_dqn", "cql", "bcq", "qr_dqn", "iqn", "fitted")
-
-# Offline, the paper's one update every 4 steps (§4.1) becomes one update for every 4 logged decisions.
+ALGORITHMS = ("double_dqn", "dqn", "cql", "fitted")
+FEATURES: Mapping[str, tuple[str, ...]] = {
+    "paper": PAPER_STATE,
+    # conf_trace takes a pass over the logits of every verified row; accept_trace depends on earlier rounds
+    "free": tuple(name for name in EXTENDED if name not in ("conf_trace", "accept_trace")),
+    "extended": EXTENDED,
+}
+# Offline, the paper's one update every 4 agent steps (§4.1) is one update for every 4 logged decisions.
 STEPS_PER_UPDATE = 4
 
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """Everything a training run depends on besides the dataset. The defaults are the preset `dqn`.
+    """Everything a training run depends on besides the dataset. The defaults are the preset `default`."""
 
-    algorithm: `dqn` (the paper's), `double_dqn`, `cql`, `bcq`, `qr_dqn` and `iqn` are d3rlpy's, see
-        `learn.algorithms`; `fitted` learns from sweeps instead of logged decisions, see `learn.fitted`.
-    horizon: `walk`, a chain is one layer walk and exit ends it (the paper's); `round`, the walk, then the draft phase,
-        until verification.
-    reward: `paper` (§3.1.3); `accepted`, +1 a committed draft and -1 one that is not; `time`, tokens committed minus
-        rate * milliseconds, the rate being the one to beat; or a file of one's own: see `learn.rewards`.
-    features: `paper`, three numbers; `extended`, everything that is free to know.
-    candidates: layers that the policy may exit at, some of the dataset's; None: all of them. Layer 0 may be added to a
-        swept dataset that was collected without it.
-    bypass: whether a walk may go on past its last candidate: no draft at all, one token of the full model's.
-    max_drafts: drafts a round, 12 as in the paper; sweeps tell of longer rounds than were ever tried.
-    gamma, n_steps: the target is the n-step return + gamma^n * max over actions of the target network (§3.2).
-    learning_rate: of Adam. batch_size: transitions an update.
-    updates: in total, over all outer rounds; None: one for every 4 training rows.
-    target_interval: updates between hard copies into the target network.
-    sigma0: initial noise of the factorised noisy layers; 0 makes them plain linear layers.
-    hidden: widths of the hidden layers. The paper says "a small MLP".
-    through_forced: where the logged action was the only one allowed, look through it: its reward joins the n-step
-        return and the target is taken at the next real choice. Without it (the paper) the maximum over actions may pick
-        an action that is never possible there and therefore never trained.
-    outer: training rounds of the time reward, each warm-started and at the best rate achieved so far; others have one.
-    score_every: updates between two scores on the validation rounds; the best-scoring network is kept.
-    validation: share of the episodes kept out of training, chosen by a hash of the episode.
-    seed: of initial weights, noise and batches.
-    """
-
-    algorithm: str = "dqn"
+    #: `double_dqn`, `dqn` (the paper's) and `cql` are d3rlpy's; `fitted` ascends the exact value of rounds on sweeps,
+    #: to compare with.
+    algorithm: Literal["double_dqn", "dqn", "cql", "fitted"] = "double_dqn"
+    #: What transitions are made from: `sweeps` (both actions of a state are known) or the `log` (the action that was
+    #: taken). None: sweeps where there are any and the other options allow it.
+    source: Literal["sweeps", "log"] | None = None
+    #: `walk`: a chain is one layer walk, and exit ends it (the paper's). With n = 3 and three candidates no target ever
+    #: bootstraps there. `round`: the walk, then the draft phase, until verification.
     horizon: Literal["walk", "round"] = "round"
+    #: `paper` (§3.1.3), `accepted`, `time` or a file of one's own: see `learn.rewards`.
     reward: str = "time"
-    features: Literal["paper", "extended"] = "extended"
+    #: Inputs: `paper`, three numbers; `extended`, all that is known; `free`, of these those that cost nothing.
+    features: Literal["paper", "free", "extended"] = "free"
+    #: Layers the policy may exit at, some of the dataset's; None: all of them. Layer 0 may be added to swept datasets.
     candidates: tuple[int, ...] | None = None
+    #: Without named candidates: whether layer 0 is one. The paper has no layer 0.
+    layer0: bool = True
+    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's.
     bypass: bool = False
-    max_drafts: int = MAX_DRAFTS
+    #: Drafts per round; learning from a log, no more than were ever logged. The paper has 12.
+    max_drafts: int = MAX_ROWS - 1
+    #: The target is the n-step return + gamma^n * max over actions of the target network (§3.2).
     gamma: float = 1.0
     n_steps: int = 3
-    learning_rate: float = 3e-4
+    #: Learning from a log: cut the n-step return where the logged action is not the network's greedy one (Watkins).
+    watkins: bool = True
+    #: Of Adam; `anneal`: to 0, by a cosine.
+    learning_rate: float = 3e-3
+    anneal: bool = True
+    #: Transitions per update; for `fitted`, round starts.
     batch_size: int = 256
-    updates: int | None = 10_000
-    target_interval: int = 512
-    sigma0: float = 0.1
-    hidden: tuple[int, ...] = (64, 64)
-    through_forced: bool = True
-    outer: int = 2
+    #: None: one for every 4 logged training decisions.
+    updates: int | None = 8_000
+    #: Updates between hard copies into the target network. The paper copies "every 512 steps" and updates "every 4
+    #: agent steps": if the former are agent steps too, that is 128 updates. The preset `paper` takes 512 updates.
+    target_interval: int = 100
+    #: Initial noise of the factorised noisy layers (§4.1: 0.1); 0 makes them plain linear layers.
+    sigma0: float = 0.0
+    #: Widths of the hidden layers. The paper says "a small MLP".
+    hidden: tuple[int, ...] = (32, 32)
+    #: Weight of the past, per 100 updates, in the running average of the weights that is exported; 0: the last weights.
+    averaging: float = 0.8
+    #: Updates between two scores on the validation texts; the best-scoring network is kept.
     score_every: int = 500
-    validation: float = 0.15
+    #: Of initial weights, noise and batches.
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = (
-            ("algorithm", ALGORITHMS), ("horizon", ("walk", "round")), ("features", ("paper", "extended")),
-        )  # fmt: skip
-        for name, allowed in choices:
+        choices = {
+            "algorithm": ALGORITHMS,
+            "source": (None, "sweeps", "log"),
+            "horizon": ("walk", "round"),
+            "features": tuple(FEATURES),
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise LearnError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(allowed)}")
+                named = " or ".join(choice for choice in allowed if choice)
+                raise LearnError(f"{name} is {getattr(self, name)!r}; choose {named}")
         check_reward(self.reward)
         chosen = self.candidates
         if chosen is not None and (not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0):
             raise LearnError(f"candidates must be layers in ascending order, not {list(chosen)}")
-        if self.algorithm == "fitted" and (self.reward, self.horizon, self.features) != ("time", "round", "extended"):
+        if self.from_sweeps_only and not self.fits_sweeps:
             raise LearnError(
-                "fitted raises the rate itself, over whole rounds and with all features: leave out --reward, --horizon "
-                "and --features, or choose another algorithm"
+                "learning from sweeps is for the time reward over whole rounds, without cql: "
+                "leave out --reward, --horizon and --algorithm, or use --source log"
             )
+        if self.algorithm == "fitted" and self.source == "log":
+            raise LearnError("fitted learns from sweeps: leave out --source, or choose another algorithm")
         if self.reward == "time" and self.horizon == "walk":
             raise LearnError("the time reward counts whole rounds; use --horizon round with --reward time")
-        for name in ("n_steps", "batch_size", "target_interval", "outer", "score_every"):
+        for name in ("n_steps", "batch_size", "target_interval", "score_every"):
             if getattr(self, name) < 1:
                 raise LearnError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 2 <= self.max_drafts < MAX_ROWS:
             raise LearnError(f"max_drafts must be 2 to {MAX_ROWS - 1}, not {self.max_drafts}")
         if self.updates is not None and self.updates < 1:
             raise LearnError(f"updates must be at least 1, not {self.updates}")
-        if not 0 < self.gamma <= 1:
-            raise LearnError(f"gamma must be in (0, 1], not {self.gamma}")
-        if not 0 < self.validation < 1:
-            raise LearnError(f"validation must be a share between 0 and 1, not {self.validation}")
-        if not self.hidden:
-            raise LearnError("hidden must name the width of at least one layer")
-        if self.learning_rate <= 0 or self.sigma0 < 0 or any(width < 1 for width in self.hidden):
-            raise LearnError("learning_rate and hidden widths must be positive, sigma0 not negative")
+        if not 0 < self.gamma <= 1 or not 0 <= self.averaging < 1:
+            raise LearnError(
+                f"gamma must be in (0, 1] and averaging in [0, 1), not {self.gamma:g} and {self.averaging:g}"
+            )
+        if not self.hidden or min(self.hidden) < 1 or self.learning_rate <= 0 or self.sigma0 < 0:
+            raise LearnError("hidden needs positive widths, learning_rate must be positive, sigma0 not negative")
+
+    @property
+    def from_sweeps_only(self) -> bool:
+        """Whether nothing but sweeps will do."""
+        return self.source == "sweeps" or self.algorithm == "fitted"
+
+    @property
+    def fits_sweeps(self) -> bool:
+        """Whether transitions can be made from sweeps: both actions' time is known, a log's own action is not."""
+        return self.reward == "time" and self.horizon == "round" and self.algorithm != "cql"
 
     def updates_for(self, rows: int) -> int:
-        """Updates in total when there are so many training rows."""
+        """Updates in total when there are so many logged training rows."""
         return self.updates if self.updates is not None else max(rows // STEPS_PER_UPDATE, 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,50 +130,36 @@ class LearnConfig:
 
 
 PRESETS: Mapping[str, LearnConfig] = {
-    "dqn": LearnConfig(),
+    "default": LearnConfig(),
     # §3.2, §4.1 to the letter. The paper does not say how wide the network is, nor whether inputs are scaled: as in
     # every preset, they are standardised with the training rows' mean and scale.
     "paper": LearnConfig(
+        algorithm="dqn",
+        source="log",
         horizon="walk",
         reward="paper",
         features="paper",
+        layer0=False,
+        max_drafts=12,
         gamma=0.99,
         n_steps=3,
+        watkins=False,
         learning_rate=6.25e-5,
+        anneal=False,
         batch_size=32,
         updates=None,
         target_interval=512,
         sigma0=0.1,
-        through_forced=False,
-        outer=1,
+        hidden=(64, 64),
+        averaging=0.0,
     ),
-    # What `learn.fitted` takes: its own number of steps, and a smaller network; rewards and targets it has none. What
-    # decodes fastest (docs/notes/policies.md), and so what `lede learn` does where a dataset has sweeps.
     "fitted": LearnConfig(
-        algorithm="fitted",
-        max_drafts=MAX_ROWS - 1,
-        learning_rate=1e-2,
-        batch_size=512,
-        updates=800,
-        hidden=(32, 32),
-        score_every=50,
-        outer=1,
+        algorithm="fitted", learning_rate=1e-2, batch_size=512, updates=800, averaging=0.0, score_every=50
     ),
 }
 
 
-# Options that `fitted` has no use for: whoever gives one wants a Q-learner.
-OF_Q_LEARNERS = ("reward", "horizon", "features", "gamma", "n_steps", "target_interval", "sigma0", "through_forced")
-
-
-def usual_preset(swept: bool, **overrides: Any) -> str:
-    """The preset where none is named: `fitted` on sweeps, unless an option asks for a Q-learner."""
-    asked = {name for name, value in overrides.items() if value is not None}
-    other = overrides.get("algorithm") not in (None, "fitted") or asked & set(OF_Q_LEARNERS)
-    return "fitted" if swept and not other else "dqn"
-
-
-def preset(name: str = "dqn", **overrides: Any) -> LearnConfig:
+def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     """The preset of that name with some fields replaced; an override of None means the preset's own value.
 
     The algorithm `fitted` starts from the preset `fitted`, whatever the name.

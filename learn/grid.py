@@ -79,14 +79,22 @@ def _values(name: str, value: Any) -> list[Any]:
 
 def _config(choice: dict[str, Any]) -> LearnConfig:
     options = dict(choice)
-    base = preset(options.pop("preset", "dqn"))
+    base = preset(options.pop("preset", "default"))
     for name, value in options.items():
         was = getattr(base, name)
-        kind = (int, float) if isinstance(was, float) else int if name == "updates" else type(was)
+        kind = (
+            (int, float)
+            if isinstance(was, float)
+            else int
+            if name == "updates"
+            else str
+            if name == "source"
+            else type(was)
+        )
         wrong = isinstance(value, bool) is not isinstance(was, bool) or not isinstance(value, kind)
         if name not in LISTS and wrong:
             raise LearnError(f"{name} = {value!r} is not what {name} takes, such as {was!r}")
-    return preset(choice.get("preset", "dqn"), **options)
+    return preset(choice.get("preset", "default"), **options)
 
 
 def _named(variants: list[tuple[dict[str, Any], LearnConfig]]) -> list[Variant]:

@@ -6,29 +6,34 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from lede.learn.rate import Static
+from lede.learn.data import Snapshot
+from lede.learn.score import Score
+from lede.simulate.oracle import Static
 
 
 @dataclass(frozen=True)
 class Point:
-    """One scored moment. loss: mean since the last one. mean_q: mean over held-out rows of the greedy value.
-
-    The rest are off-policy estimates on held-out rounds: `learn.offpolicy.Score`.
-    """
+    """One scored moment. loss: mean since the last one. rate: the one to beat. The others: a `Score` on validation."""
 
     update: int
     loss: float
-    mean_q: float
+    rate: float
     validation_reward: float
     validation_rate: float
     exit_layer: float
     draft_length: float
     acceptance: float
-    effective_rounds: float
+    effective: float
+
+    @classmethod
+    def of(cls, step: Snapshot, score: Score) -> "Point":
+        rate = math.nan if step.rate is None else step.rate
+        parts = (score.reward, score.rate, score.exit_layer, score.drafts, score.acceptance, score.effective)
+        return cls(step.update, step.loss, rate, *parts)
 
 
 def write_csv(path: Path, points: Sequence[Point]) -> None:
-    """One line a point; an empty cell where the log could not tell."""
+    """One line per point; an empty cell where nothing is known."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Point))
@@ -42,9 +47,11 @@ def _cell(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
-def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) -> None:
+def draw(
+    path: Path, points: Sequence[Point], kept: int, static: Static | None, achieved: tuple[float, float] | None
+) -> None:
     """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
-    length, rate and loss. kept: the update whose network was kept. static: the rule to beat on the same episodes.
+    length, rate and loss. kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
 
     A curve of which nothing is known, as of the loss of a training that has none, leaves its panel empty.
     """
@@ -53,11 +60,11 @@ def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     grid = figure.subplots(2, 3)
     panels: list[tuple[str, str]] = [
-        ("validation_reward", "(a) reward, held out"),
+        ("validation_reward", "(a) reward, validation"),
         ("acceptance", "(b) acceptance rate"),
         ("exit_layer", "(c) average exit layer"),
-        ("draft_length", "drafts a round"),
-        ("validation_rate", "tokens / ms, held out"),
+        ("draft_length", "drafts per round"),
+        ("validation_rate", "tokens / ms, validation"),
         ("loss", "loss"),
     ]
     updates = [point.update for point in points]
@@ -73,9 +80,9 @@ def draw(path: Path, points: Sequence[Point], kept: int, static: Static | None) 
     losses = [point.loss for point in points if math.isfinite(point.loss)]
     if losses and max(losses) > 10 * min(losses) > 0:
         grid[1, 2].set_yscale("log")
-    if static is not None:
+    if static is not None and achieved is not None:
         label = f"best static, E={static.layer}, d={static.drafts}"
-        grid[1, 1].axhline(static.rate, color="C1", linestyle="--", linewidth=1, label=label)
+        grid[1, 1].axhline(achieved[0], color="C1", linestyle="--", linewidth=1, label=label)
         grid[1, 1].legend(fontsize=8)
     accepted = [point.draft_length * point.acceptance for point in points]
     grid[1, 0].lines[0].set_label("drafts")

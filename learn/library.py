@@ -42,8 +42,9 @@ try:
     with _untouched_process():
         import d3rlpy
         import structlog  # d3rlpy's logger
+        from threadpoolctl import threadpool_limits
 except ImportError as error:
-    raise LearnError(f"learning needs d3rlpy ({error}); install it with `pip install 'lede[learn]'`") from None
+    raise LearnError(f"learning needs d3rlpy ({error}): pip install d3rlpy") from None
 
 
 @contextlib.contextmanager
@@ -57,4 +58,4 @@ def quiet() -> Iterator[None]:
         structlog.configure(**before)
 
 
-__all__ = ["d3rlpy", "quiet"]
+__all__ = ["d3rlpy", "quiet", "threadpool_limits"]

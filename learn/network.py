@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from lede.learn.library import d3rlpy
 
+Weights = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+
 _encoders = d3rlpy.models.encoders
 _q_functions = d3rlpy.models.q_functions
 _torch = d3rlpy.models.torch
@@ -191,11 +193,7 @@ _q_functions.register_q_func_factory(NoisyQFunctionFactory)
 d3rlpy.optimizers.optimizers.register_optimizer_factory(FusedAdamFactory)
 
 
-def mean_weights(q_func: NoisyQFunction) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
+def mean_weights(q_func: NoisyQFunction) -> Weights:
     """Copies of ((W, b), ...) without noise: what a `serve.policy.Policy` is made of."""
-    return tuple(as_arrays(layer.weight, layer.bias) for layer in q_func.noisy_layers)
-
-
-def as_arrays(weight: Tensor, bias: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Copies of a layer's parameters."""
-    return weight.detach().numpy().copy(), bias.detach().numpy().copy()
+    layers = q_func.noisy_layers
+    return tuple((layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers)

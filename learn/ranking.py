@@ -6,21 +6,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lede.learn.variants import Result
 
-CONFIDENCE = 1.96  # standard errors in a 95 % interval
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One variant. rate: mean over its seeds, tokens a millisecond, with a 95 % interval; NaN where none was found.
+    """One variant. rate: mean over its seeds, tokens per millisecond, with a 95 % interval; NaN where none was found.
 
-    The interval has both kinds of chance in it: which texts (the mean of the seeds' standard errors over texts, which
-    all variants share) and which seeds (their spread). exit_layer, drafts, acceptance: means over seeds. over_static:
-    rate over that of the best fixed rule of the training episodes. seeds, diverged, failed: how many. folder: of the
-    best seed. message: why it failed.
+    exit_layer, drafts, acceptance: means over seeds. over_static: speedup over the best fixed rule of the training
+    texts, and its interval, paired over the texts that both wrote; NaN without sweeps. seeds, diverged, failed: how
+    many. folder: of the best seed. message: why it failed.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Ranked:
     acceptance: float
     reward: float
     over_static: float
+    over_low: float
+    over_high: float
     seeds: int
     diverged: int
     failed: int
@@ -57,27 +61,57 @@ def _ranked(name: str, results: Sequence[Result]) -> Ranked:
         known = [value for result in good if (value := result.score[what]) is not None]
         return fmean(known) if known else math.nan
 
-    rate, rates = mean("rate"), [value for result in good if (value := result.score["rate"]) is not None]
-    between = stdev(rates) / math.sqrt(len(rates)) if len(rates) > 1 else 0.0
-    half = CONFIDENCE * math.hypot(mean("rate_error"), between)
-    static = next((result.static["rate"] for result in good if result.static), math.nan)
+    rate, over = (math.nan,) * 3, (math.nan,) * 3
+    if good and all(result.exact for result in good):
+        rate, over = (_over_seeds(good, above) for above in ("tokens", "static"))
+    elif not math.isnan(mean("rate")):
+        rates = np.array([result.score["rate"] or math.nan for result in good])
+        episodes = min(result.score["effective"] or 0.0 for result in good)
+        rate = _interval(rates, mean("rate_error"), max(episodes - 1, 1.0))
     best = max(good, key=lambda result: result.score["rate"] or 0.0, default=None)
     return Ranked(
-        name=name,
-        rate=rate,
-        low=rate - half,
-        high=rate + half,
-        exit_layer=mean("exit_layer"),
-        drafts=mean("drafts"),
-        acceptance=mean("acceptance"),
-        reward=mean("reward"),
-        over_static=rate / static,
+        name, *rate, mean("exit_layer"), mean("drafts"), mean("acceptance"), mean("reward"), *over,
         seeds=len(good),
         diverged=sum(result.status == "diverged" for result in results),
         failed=sum(result.status == "failed" for result in results),
         folder=f"{best.name}/seed={best.seed}" if best else "",
-        message=next((result.message for result in results if result.message), ""),
-    )
+        message=next((result.message for result in results if result.status == "failed"), ""),
+    )  # fmt: skip
+
+
+def _over_seeds(results: Sequence[Result], above: str) -> tuple[float, float, float]:
+    """Σ above / Σ milliseconds over the texts: its mean over seeds, and the interval.
+
+    The texts are the same for every seed, so what they add to the error is that of the seeds' mean, by groups of texts.
+    """
+    ratios, shares = [], []
+    for result in results:
+        top, below = np.array(result.texts[above]), np.array(result.texts["milliseconds"])
+        group = np.unique(np.array(result.texts["group"]), return_inverse=True)[1]
+        ratios.append(top.sum() / below.sum())
+        shares.append(np.bincount(group, top - ratios[-1] * below) / below.sum())
+    groups = len(shares[0])
+    if groups < 2:
+        return float(np.mean(ratios)), math.nan, math.nan
+    error = math.sqrt(float((np.mean(shares, 0) ** 2).sum()) * groups / (groups - 1))
+    return _interval(np.array(ratios), error, groups - 1)
+
+
+def _interval(values: Float, error: float, freedom: float) -> tuple[float, float, float]:
+    """Mean over seeds (S,), and a 95 % interval by the t distribution with both kinds of chance in it.
+
+    error: the standard error of the mean from which texts there are, with so many degrees of freedom; the seeds' spread
+    has S - 1, and their sum what Welch and Satterthwaite say.
+    """
+    from scipy.stats import t  # it takes a second, and only rankings need it
+
+    count = len(values)
+    between = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    total = math.hypot(error, between)
+    parts = error**4 / freedom + (between**4 / (count - 1) if count > 1 else 0.0)
+    half = float(t.ppf(0.975, total**4 / parts)) * total if parts else 0.0
+    middle = float(values.mean())
+    return middle, middle - half, middle + half
 
 
 def to_json(rows: Sequence[Ranked], results: Sequence[Result]) -> dict[str, object]:
@@ -110,7 +144,7 @@ def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) 
         axes.plot([row.rate], [y], marker="o", color="C0", markersize=5)
         seeds = [r.score["rate"] or math.nan for r in results if r.name == row.name and r.status == "ok"]
         axes.plot(seeds, [y] * len(seeds), marker="|", color="0.35", linestyle="none", markersize=9)
-    statics = sorted({result.static["rate"] for result in results if result.static})
+    statics = sorted({sum(r.texts["tokens"]) / sum(r.texts["static"]) for r in results if r.texts})
     for number, rate in enumerate(statics):
         label = "best fixed rule" if number == 0 else None
         axes.axvline(rate, color="C1", linestyle="--", linewidth=1, label=label)
@@ -118,6 +152,6 @@ def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) 
         axes.legend(fontsize=8, loc="lower right")
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("tokens / ms on held-out texts: mean over seeds, 95 % interval, each seed")
+    axes.set_xlabel("tokens / ms on validation texts: mean over seeds, 95 % interval, each seed")
     axes.grid(alpha=0.25, axis="x")
     figure.savefig(path, dpi=120)

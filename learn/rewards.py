@@ -4,7 +4,7 @@
 nothing; so a draft is worth making where it is likelier right than wrong. `time`: tokens less their time's worth, at a
 rate. `FILE.py`: a file that defines
 
-    def reward(columns, costs):  # columns: {name: array (N,)}, costs: replay.Costs or None
+    def reward(columns, costs):  # columns: {name: array (N,)}, costs: simulate.costs.Costs or None
         return ...               # array (N,)
 
 over whole rounds, or walks: `COLUMNS` of the transitions table (data/README.md), and `last`, the round's last row, and
@@ -20,20 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
-from lede.learn.rate import drafts_made, tokens_and_time
 from lede.learn.views import bypassed
 from lede.replay.reader import Columns
 from lede.replay.reward import paper_reward
-from lede.replay.schema import STATE
+from lede.replay.schema import EXIT, STATE, WALK
+from lede.simulate.batched import Prices
 from lede.simulate.costs import Costs
 
 NAMED = ("paper", "accepted", "time")
 COLUMNS = (
-    *STATE, "action", "propensity", "episode", "round", "phase", "layer", "draft_index", "forced", "accepted",
-    "draft_token", "target_token", "last", "bypass",
-)  # fmt: skip
+    *STATE,
+    *("action", "propensity", "episode", "round", "phase", "layer", "draft_index", "forced", "accepted"),
+    *("draft_token", "target_token", "last", "bypass"),
+)
 
 Array = NDArray[Any]
+Float = NDArray[np.float64]
 
 
 def check_reward(reward: str) -> None:
@@ -43,10 +45,12 @@ def check_reward(reward: str) -> None:
         raise LearnError(f"reward is {reward!r}; {there}")
 
 
-def rewarded(columns: Columns, reward: str, layers: int, costs: Costs | None, rate: float | None = None) -> Columns:
+def rewarded(
+    columns: Columns, reward: str, layers: int, costs: Costs | None, prices: Prices | None, rate: float | None
+) -> Columns:
     """The columns with another reward. columns: with `extended` features, which a file's reward may look at.
 
-    layers: L, of the model. rate: tokens a millisecond, for the time reward, which needs costs as well.
+    layers: L, of the model. prices and rate (tokens per millisecond): for the time reward.
     Raises LearnError if a file's reward cannot be computed.
     """
     raw, passed = columns.raw, bypassed(columns)
@@ -57,13 +61,48 @@ def rewarded(columns: Columns, reward: str, layers: int, costs: Costs | None, ra
     elif reward == "accepted":
         values = np.where(drafts_made(columns), np.where(raw["accepted"], 1.0, -1.0), 0.0)
     elif reward == "time":
-        if costs is None or rate is None:
-            raise LearnError("the time reward needs measured costs: collect with this version, or use another reward")
-        tokens, milliseconds = tokens_and_time(columns, costs)
+        assert prices is not None and rate is not None
+        tokens, milliseconds = tokens_and_time(columns, prices)
         values = tokens - rate * milliseconds
     else:
         values = _from_file(columns, Path(reward), costs)
     return replace(columns, rewards=values.astype(np.float32))
+
+
+def tokens_and_time(rounds: Columns, prices: Prices) -> tuple[Float, Float]:
+    """What each row of the `round` horizon adds to the tokens committed and to the milliseconds spent, (N,) each.
+
+    Less the time to reach the first candidate, which no decision can change: see `first_step`.
+    """
+    raw, last, passed = rounds.raw, last_rows(rounds), bypassed(rounds)
+    tokens = np.where(drafts_made(rounds), raw["accepted"], 0.0) + last
+    at = np.searchsorted(rounds.layers, raw["layer"])
+    walked = np.append(prices.reach[1:], prices.finish[-1, 0])[at]
+    finish = prices.finish[at, np.where(passed, 0, raw["draft_index"])]
+    on = np.where(rounds.actions == EXIT, prices.draft[at], walked)
+    return tokens, np.where(last, finish, on)
+
+
+def first_step(rounds: Columns, prices: Prices) -> Float:
+    """Milliseconds (N,) to reach the first candidate visited, on each round's first row; 0 on all others."""
+    starts = rounds.chain_starts[:-1]
+    at = np.searchsorted(rounds.layers, rounds.raw["layer"][starts])
+    skipped = prices.lookup if rounds.layers[0] == 0 else 0.0  # a lookup that finds nothing
+    spent = np.zeros(len(rounds.actions))
+    spent[starts] = prices.reach[at] + np.where(at > 0, skipped, 0.0)
+    return spent
+
+
+def drafts_made(rounds: Columns) -> NDArray[np.bool_]:
+    """Whether each row's token is a draft of its round: every row of the draft phase, and the walk's exit."""
+    return (rounds.raw["phase"] != WALK) | (rounds.actions == EXIT)
+
+
+def last_rows(columns: Columns) -> NDArray[np.bool_]:
+    """Whether each row (N,) is its chain's last."""
+    last = np.zeros(len(columns.actions), bool)
+    last[columns.chain_starts[1:] - 1] = True
+    return last
 
 
 def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:
@@ -78,7 +117,7 @@ def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:
     except Exception as error:
         raise LearnError(f"the reward of {path} fails: {type(error).__name__}: {error}") from error
     if values.shape != (rows,):
-        raise LearnError(f"the reward of {path} has shape {values.shape}; it must give one number a row, ({rows},)")
+        raise LearnError(f"the reward of {path} has shape {values.shape}; it must give one number per row, ({rows},)")
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values))[0])
         raise LearnError(f"the reward of {path} is {values[bad]} at row {bad}; it must be a finite number everywhere")
@@ -87,16 +126,13 @@ def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:
 
 def _handed(columns: Columns) -> dict[str, Array]:
     """What a file's function sees; copies, so that it can do with them as it likes."""
-    last = np.zeros(len(columns.actions), bool)
-    last[columns.chain_starts[1:] - 1] = True
     own: dict[str, Array] = {
         "action": columns.actions,
         "propensity": columns.propensities,
         "episode": columns.episodes,
-        "last": last,
+        "last": last_rows(columns),
         "bypass": bypassed(columns),
     }
-    for number, name in enumerate(columns.feature_names):
-        own[name] = columns.observations[:, number]
+    own |= dict(zip(columns.feature_names, columns.observations.T, strict=True))
     seen = columns.raw | own
     return {name: seen[name].copy() for name in COLUMNS if name in seen}

@@ -12,50 +12,47 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from lede.learn.algorithms import exported, make_algorithm
-from lede.learn.buffer import ColumnBuffer
 from lede.learn.config import LearnConfig
-from lede.learn.data import Data, Source
-from lede.learn.doubly_robust import UPDATES, Estimate, doubly_robust
-from lede.learn.errors import LearnError
-from lede.learn.fitted import FittedConfig, fit
+from lede.learn.data import Data, Snapshot, Source
+from lede.learn.dqn import learn_dqn
+from lede.learn.fitted import learn_fitted
 from lede.learn.history import Point, draw, write_csv
-from lede.learn.judge import Judge
-from lede.learn.library import d3rlpy, quiet
-from lede.learn.offpolicy import Score
-from lede.learn.rate import Static
-from lede.learn.views import with_features
-from lede.replay.reader import Dataset, open_dataset
+from lede.learn.library import quiet, threadpool_limits
+from lede.learn.score import Score
+from lede.replay.reader import open_dataset
 from lede.serve.policy import Policy
+from lede.simulate.oracle import Static
 
-# (updates done, updates in total, mean loss, mean greedy value, validation reward)
-Progress = Callable[[int, int, float, float, float], None]
+# A learner takes a view of a dataset, with its costs, and yields policies on the way.
+LEARNERS: dict[str, Callable[[Data], Iterator[Snapshot]]] = {"fitted": learn_fitted}
+
+Progress = Callable[[Snapshot, Score], None]
 
 
 @dataclass(frozen=True)
 class LearnResult:
     """What a training run gave.
 
-    policy: the kept network, saved in `folder` beside learning.csv and learning.png. score: its held-out score.
-    update: after how many of `updates` it was kept. static: the best static rule of the training episodes; held_static:
-    what it does on the held-out ones; None without costs. rate: that of the last training round, tokens a millisecond;
-    None without the time reward.
+    policy: the kept network, saved in `folder` beside learning.csv and learning.png. update: after how many of
+    `updates` it was kept. score: on the validation texts, which chose it; test: on the test texts, None without any.
+    exact: on sweeps, not estimated from the log. static: the best fixed rule of the training texts, None without costs;
+    static_validation, static_test: its rate there and the standard error, None where nothing is swept.
     """
 
     policy: Policy
     folder: Path
-    score: Score
     update: int
     updates: int
+    score: Score
+    test: Score | None
+    exact: bool
     static: Static | None
-    held_static: Static | None
-    rate: float | None
+    static_validation: tuple[float, float] | None
+    static_test: tuple[float, float] | None
     history: tuple[Point, ...]
-    exact: bool  # scored on sweeps, not estimated from the log
-    estimate: Estimate | None  # where not: its rate once more, doubly robust, with an interval
+    data: Data
 
     def summary(self) -> dict[str, Any]:
         """What `policy.json` says of the training, and the folder; ready for JSON."""
@@ -70,151 +67,86 @@ def learn(
 ) -> LearnResult:
     """Train a policy on the dataset and write it to the folder `out`. The same files and seed give the same weights.
 
-    Raises DatasetError if the dataset cannot be read, LearnError if it cannot be learned from or training diverges.
+    Raises DatasetError if the dataset cannot be read, LearnError if it cannot be learned from
+    or training diverges.
     """
-    config = config or LearnConfig()
-    dataset = open_dataset(dataset_path)
-    data = Source(dataset).view(config)
     folder = Path(out)
+    data = Source(open_dataset(dataset_path)).view(config or LearnConfig())
     folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training, is when to hear that it cannot be
-    with reproducible(config.seed), quiet():
-        judge = train(data, config, progress or (lambda *_: None))
-    return keep(dataset, judge, folder)
+    return train(data, folder, progress)
 
 
-def keep(dataset: Dataset, judge: Judge, folder: Path) -> LearnResult:
-    """Write what a training run gave into the folder: the policy, learning.csv and learning.png."""
-    best, data = judge.best, judge.data
-    estimate = _estimate(judge)
-    policy = replace(best.policy, info=_info(dataset, judge, estimate))
+def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnResult:
+    """Train one variant, keep the network that does best on the validation texts, and write it to the folder.
+
+    Raises LearnError if training diverges.
+    """
+    config, history = data.config, []
+    by_rate = config.reward != "paper" and data.costs is not None  # the paper's recipe is to be had to the letter
+    best: tuple[Snapshot, Score] | None = None
+    with _alone(config.seed), quiet():
+        for step in LEARNERS.get(config.algorithm, learn_dqn)(data):
+            score, _ = data.score(step.policy, "validation", step.rate)
+            if best is None or score.rank(by_rate) > best[1].rank(by_rate):
+                best = step, score
+            history.append(Point.of(step, score))
+            if progress is not None:
+                progress(step, score)
+        assert best is not None  # a learner yields its last step
+        kept, score = best
+        test = data.score(kept.policy, "test", kept.rate)[0] if data.exact("test") else None
+    statics = [data.static_score(side) for side in ("validation", "test")]
+    training = {
+        "rows": len(data.source.columns.actions) if config.source == "log" else int(data.texts("train").lengths.sum()),
+        "updates": history[-1].update,
+        "kept": kept.update,
+        "validation": _known(score),
+        "test": _known(test) if test else None,
+        "static": asdict(data.static) if data.static else None,
+        "static_validation": statics[0],
+        "static_test": statics[1],
+        "rate": kept.rate,
+        "costs": data.source.costs_from,
+    }
+    policy = replace(kept.policy, info=_info(data) | {"training": training})
     policy.save(folder)
-    write_csv(folder / "learning.csv", judge.history)
-    draw(folder / "learning.png", judge.history, best.update, data.held_static)
+    write_csv(folder / "learning.csv", history)
+    draw(folder / "learning.png", history, kept.update, data.static, statics[0])
     return LearnResult(
-        policy=policy,
-        folder=folder,
-        score=best.score,
-        update=best.update,
-        updates=judge.history[-1].update,
-        static=data.static,
-        held_static=data.held_static,
-        rate=judge.rate,
-        history=tuple(judge.history),
-        exact=judge.exact,
-        estimate=estimate,
-    )
-
-
-def _estimate(judge: Judge) -> Estimate | None:
-    """Where there are costs but no sweeps: the kept policy's rate, doubly robust. The walk alone has no rate."""
-    data, config = judge.data, judge.config
-    if judge.exact or data.costs is None or config.horizon == "walk":
-        return None
-    updates = min(UPDATES, judge.history[-1].update)
-    train, held = (with_features(part, config.features) for part in (data.train, data.rounds))
-    return doubly_robust(judge.best.policy, train, held, data.costs, updates, config.seed)
-
-
-def train(data: Data, config: LearnConfig, progress: Progress) -> Judge:
-    """Train one variant; raises LearnError if training diverges."""
-    if config.algorithm == "fitted":
-        return _fit_sweeps(data, config, progress)
-    judge = Judge(data, config)
-    algorithm = make_algorithm(config)
-    rng = np.random.default_rng(config.seed)
-    done = 0
-    for updates in judge.rounds():
-        buffer = ColumnBuffer(
-            judge.begin(), judge.observations, config.n_steps, config.gamma, rng, config.through_forced
-        )  # fmt: skip
-        if not buffer.transition_count:
-            raise LearnError("the training episodes hold no complete transition; collect more episodes")
-        for length, loss in _fit(algorithm, buffer, updates, config.score_every):
-            done += length
-            point = judge.score(done, loss, exported(algorithm, config))
-            progress(done, judge.total, point.loss, point.mean_q, point.validation_reward)
-        judge.end()
-    return judge
-
-
-def _fit_sweeps(data: Data, config: LearnConfig, progress: Progress) -> Judge:
-    """`learn.fitted` instead of a Q-learner: from the sweeps, not the logged decisions."""
-    if data.training is None or data.texts is None or data.costs is None:
-        raise LearnError("fitted learns from sweeps, and not every episode was swept: collect without --no-sweep")
-    how = FittedConfig(
-        hidden=config.hidden,
-        steps=config.updates_for(len(data.train.actions)),
-        batch=config.batch_size,
-        learning_rate=config.learning_rate,
-        refresh=config.score_every,
-        bypass=config.bypass,
-        max_drafts=config.max_drafts,
-        seed=config.seed,
-    )
-    judge = Judge(data, config)
-
-    def watch(step: int, policy: Policy, rate: float) -> None:
-        judge.rate = rate
-        point = judge.record(step, math.nan, math.nan, policy)
-        progress(step, judge.total, point.loss, point.mean_q, point.validation_reward)
-
-    fit(data.training, data.texts, data.costs, how, watch)
-    return judge
-
-
-def _fit(algorithm: Any, buffer: ColumnBuffer, updates: int, every: int) -> Iterator[tuple[int, float]]:
-    """Train for so many updates; yields the number and mean loss of every so many, and of the rest."""
-    # d3rlpy counts gamma in twice, and trains nothing at all where there are fewer updates than an epoch has.
-    assert buffer.gamma == algorithm.gamma
-    for length, epochs in ((every, updates // every), (updates % every, 1)):
-        if length * epochs == 0:
-            continue
-        fitter = algorithm.fitter(
-            buffer,
-            n_steps=length * epochs,
-            n_steps_per_epoch=length,
-            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-            show_progress=False,
-        )
-        for _, metrics in fitter:
-            yield length, metrics["loss"]
+        policy, folder, kept.update, history[-1].update, score, test, data.exact("validation"), data.static, statics[0],
+        statics[1], tuple(history), data,
+    )  # fmt: skip
 
 
 @contextmanager
-def reproducible(seed: int) -> Iterator[None]:
+def _alone(seed: int) -> Iterator[None]:
     """Seed torch inside, leave it as it was outside. One thread: for matrices this small more only get in the way."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), threadpool_limits(1):
             torch.default_generator.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _info(dataset: Dataset, judge: Judge, estimate: Estimate | None) -> dict[str, Any]:
-    """What `policy.json` says besides the network."""
-    header, best, data = dataset.header, judge.best, judge.data
+def _info(data: Data) -> dict[str, Any]:
+    """What `policy.json` says besides the network and its training."""
+    dataset = data.source.dataset
     return {
-        "model": header["model"],
-        "tokenizer_hash": header["tokenizer_hash"],
-        "state": {"top_k": header["top_k"], "trace": header["trace"]},
+        "model": dataset.header["model"],
+        "tokenizer_hash": dataset.header["tokenizer_hash"],
+        "state": {"top_k": dataset.header["top_k"], "trace": dataset.header["trace"]},
         "dataset": {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]},
-        "max_drafts": judge.config.max_drafts,
-        "hyperparameters": judge.config.to_dict(),
-        "training": {
-            "rows": len(data.train.actions),
-            "updates": judge.history[-1].update,
-            "kept": best.update,
-            "validation": {name: finite(value) for name, value in asdict(best.score).items()},
-            "static": asdict(data.static) if data.static else None,
-            "held_static": asdict(data.held_static) if data.held_static else None,
-            "rate": judge.rate,
-            "doubly_robust": {k: finite(v) for k, v in asdict(estimate).items()} if estimate else None,
-        },
+        "max_drafts": data.limit,
+        "hyperparameters": data.config.to_dict(),
         "lede": _version(),
     }
+
+
+def _known(score: Score) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in asdict(score).items()}
 
 
 def finite(value: float) -> float | None:

@@ -1,30 +1,26 @@
-"""A grid of variants from one dataset: all trained in one pass over its columns, scored alike, and ranked.
+"""A grid of variants from one dataset: trained one after another, scored alike, and ranked.
 
-Variants of DQN and double DQN whose networks have one shape are stacked and trained together (`learn.together`);
-d3rlpy's other algorithms and `fitted` run one after another. A variant's folder is complete once it has a result.json,
-so an interrupted grid goes on with the variants that have none.
+A variant's folder is complete once it has a result.json, so an interrupted grid goes on with the variants that have
+none.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lede.learn.data import Source
-from lede.learn.errors import LearnError
+from lede.learn.errors import Diverged, LearnError
 from lede.learn.grid import Variant
-from lede.learn.judge import Diverged, Judge
-from lede.learn.library import quiet
 from lede.learn.rewards import NAMED
-from lede.learn.together import stack_key, train_together
-from lede.learn.train import finite, keep, reproducible, train
-from lede.replay.reader import Dataset, open_dataset
+from lede.learn.train import LearnResult, finite, train
+from lede.replay.errors import DatasetError
+from lede.replay.reader import open_dataset
 
 RESULT = "result.json"
-STACK = 24  # networks trained together; more do not fit into the cache, and their folders wait longer
 
 # (thousandths done, a word on what is being trained)
 Progress = Callable[[int, str], None]
@@ -34,8 +30,10 @@ Progress = Callable[[int, str], None]
 class Result:
     """How one variant did. status: `ok`; `diverged`; `failed`, and then message says why.
 
-    score: as `learn.offpolicy.Score`, None for what is not known. static: the best fixed rule of the training episodes
-    on the held-out ones, as `learn.rate.Static`. exact: scored on sweeps, not estimated from the log.
+    score: as `learn.score.Score`, on validation, None for what is not known. kept: after how many updates. static: the
+    best fixed rule of the training texts, `layer`, `drafts`, `rate`. exact: scored on sweeps, not estimated from the
+    log. texts: of each validation text `group`, `tokens`, `milliseconds` and the static rule's `static`; empty if not
+    exact.
     """
 
     name: str
@@ -48,6 +46,7 @@ class Result:
     kept: int
     static: dict[str, float] | None
     exact: bool
+    texts: dict[str, list[float]]
 
 
 def run_grid(
@@ -60,96 +59,59 @@ def run_grid(
     dataset, folder = open_dataset(dataset_path), Path(out)
     identity = {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]}
     results = {v: found for v in variants if (found := _stored(folder, v, identity)) is not None}
-    todo = [variant for variant in variants if variant not in results]
-    if todo:
-        grid = _Grid(dataset, folder, identity, progress, len(variants), len(results))
-        with quiet():
-            for group in _groups(todo):
-                with reproducible(group[0].config.seed):  # what trained before must not matter
-                    results |= grid.train(group)
+    source = Source(dataset) if len(results) < len(variants) else None
+    for number, variant in enumerate(variants):
+        if variant in results or source is None:
+            continue
+
+        def report(share: float, number: int = number, words: str = variant.folder) -> None:
+            progress(round(1000 * (number + share) / len(variants)), words)
+
+        report(0.0)
+        target = folder / variant.folder
+        target.mkdir(parents=True, exist_ok=True)
+        status, message, trained = "ok", "", None
+        try:
+            trained = train(source.view(variant.config), target, lambda step, _: report(step.update / step.total))
+        except (LearnError, DatasetError) as error:
+            status, message = ("diverged" if isinstance(error, Diverged) else "failed"), str(error)
+        results[variant] = _write(target, variant, identity, status, message, trained)
     return [results[variant] for variant in variants]
 
 
-class _Grid:
-    """What the groups of a grid share."""
-
-    def __init__(
-        self, dataset: Dataset, folder: Path, identity: dict[str, Any], progress: Progress, total: int, done: int
-    ) -> None:
-        self.dataset, self.folder, self.identity, self.progress = dataset, folder, identity, progress
-        self.source, self.total, self.done = Source(dataset), total, done
-
-    def train(self, group: list[Variant]) -> dict[Variant, Result]:
-        """Train variants of one `stack_key`, or a single one that has none, and write their folders."""
-        results, judges = {}, {}
-        for variant in group:
-            try:
-                judges[variant] = self._judge(variant)
-            except LearnError as error:
-                results[variant] = self._write(variant, None, "failed", str(error))
-        if judges:
-            for variant, (judge, trouble) in self._trained(judges).items():
-                status = "ok" if trouble is None else "diverged" if isinstance(trouble, Diverged) else "failed"
-                results[variant] = self._write(variant, judge, status, str(trouble or ""))
-        self.done += len(group)
-        self.progress(round(1000 * self.done / self.total), "")
-        return results
-
-    def _judge(self, variant: Variant) -> Judge:
-        return Judge(self.source.view(variant.config), variant.config)
-
-    def _trained(self, judges: dict[Variant, Judge]) -> dict[Variant, tuple[Judge, LearnError | None]]:
-        variants = list(judges)
-        words = variants[0].folder if len(variants) == 1 else f"{len(variants)} networks in one stack"
-
-        def report(done: int, total: int) -> None:
-            share = len(variants) * done / total
-            self.progress(round(1000 * (self.done + share) / self.total), words)
-
-        if stack_key(variants[0].config) is not None:
-            troubles = train_together(list(judges.values()), report)
-            return {v: (judges[v], trouble) for v, trouble in zip(variants, troubles, strict=True)}
-        try:
-            data = judges[variants[0]].data
-            return {variants[0]: (train(data, variants[0].config, lambda done, total, *_: report(done, total)), None)}
-        except LearnError as error:
-            return {variants[0]: (judges[variants[0]], error)}
-
-    def _write(self, variant: Variant, judge: Judge | None, status: str, message: str) -> Result:
-        """The variant's folder, result.json last."""
-        target = self.folder / variant.folder
-        target.mkdir(parents=True, exist_ok=True)
-        good = judge is not None and status == "ok"
-        if judge is not None and good:
-            keep(self.dataset, judge, target)
-        static = judge.data.held_static if judge is not None else None
-        result = Result(
-            name=variant.name,
-            seed=variant.config.seed,
-            status=status,
-            message=message,
-            config=_identified(variant),
-            data=self.identity,
-            score={k: finite(v) for k, v in asdict(judge.best.score).items()} if judge is not None and good else {},
-            kept=judge.best.update if judge is not None and good else 0,
-            static=asdict(static) if static is not None else None,
-            exact=judge is not None and judge.exact,
-        )
-        temporary = target / (RESULT + ".tmp")
-        temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target / RESULT)
-        return result
+def _write(
+    target: Path, variant: Variant, identity: dict[str, Any], status: str, message: str, trained: LearnResult | None
+) -> Result:
+    """The variant's result.json, the last of its files."""
+    result = Result(
+        name=variant.name,
+        seed=variant.config.seed,
+        status=status,
+        message=message,
+        config=_identified(variant),
+        data=identity,
+        score={name: finite(value) for name, value in asdict(trained.score).items()} if trained else {},
+        kept=trained.update if trained else 0,
+        static=asdict(trained.static) if trained and trained.static else None,
+        exact=trained is not None and trained.exact,
+        texts=_texts(trained) if trained is not None and trained.exact else {},
+    )
+    temporary = target / (RESULT + ".tmp")
+    temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, target / RESULT)
+    return result
 
 
-def _groups(variants: list[Variant]) -> Iterator[list[Variant]]:
-    """Stacks of at most `STACK` variants, and single ones; in the order of the first of each."""
-    stacks: dict[Hashable, list[Variant]] = {}
-    for number, variant in enumerate(variants):
-        key = stack_key(variant.config)
-        stacks.setdefault(number if key is None else key, []).append(variant)
-    for group in stacks.values():
-        for start in range(0, len(group), STACK):
-            yield group[start : start + STACK]
+def _texts(trained: LearnResult) -> dict[str, list[float]]:
+    data = trained.data
+    rollout = data.score(trained.policy, "validation", None)[1]
+    assert rollout is not None
+    return {
+        "group": data.groups("validation").tolist(),
+        "tokens": rollout.tokens.tolist(),
+        "milliseconds": rollout.milliseconds.tolist(),
+        "static": data.static_milliseconds("validation").tolist(),
+    }
 
 
 def _identified(variant: Variant) -> dict[str, Any]:

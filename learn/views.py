@@ -10,16 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
-from lede.learn.split import hashed
 from lede.replay.reader import Columns
-from lede.replay.schema import CONTINUE, EXIT, PAPER_STATE, WALK
+from lede.replay.schema import CONTINUE, EXIT, WALK
 
 Mask = NDArray[np.bool_]
 
 
+def take(columns: Columns, chains: Mask) -> Columns:
+    """The marked chains (C,), all their rows, in the same order."""
+    return select(columns, np.repeat(chains, np.diff(columns.chain_starts)))
+
+
+def complete(columns: Columns) -> Columns:
+    """Without the chains that were cut short: what the policy would have done next is not in them."""
+    return take(columns, ~columns.truncated)
+
+
 def select(columns: Columns, rows: Mask, truncated: Mask | None = None) -> Columns:
     """The marked rows (N,) of every chain, in order; chains without any vanish. truncated: (C,), if it changes."""
-    lengths = np.add.reduceat(rows, columns.chain_starts[:-1], dtype=np.int64)
+    lengths = np.diff(np.append(0, np.cumsum(rows))[columns.chain_starts])
     left = lengths > 0
     cut = columns.truncated if truncated is None else truncated
     starts = np.concatenate([[0], np.cumsum(lengths[left])]).astype(np.int64)
@@ -47,18 +56,18 @@ def walks(columns: Columns) -> Columns:
     return select(columns, rows, truncated=~ended)
 
 
-def with_features(columns: Columns, features: str) -> Columns:
-    """Only the observations that the feature set names."""
-    if features == "extended":
+def with_features(columns: Columns, names: tuple[str, ...]) -> Columns:
+    """Only these observations, in this order."""
+    if names == columns.feature_names:
         return columns
-    at = [columns.feature_names.index(name) for name in PAPER_STATE]
-    return replace(columns, observations=np.ascontiguousarray(columns.observations[:, at]), feature_names=PAPER_STATE)
+    at = [columns.feature_names.index(name) for name in names]
+    return replace(columns, observations=np.ascontiguousarray(columns.observations[:, at]), feature_names=names)
 
 
 def bypassed(columns: Columns) -> Mask:
     """Rows (N,) at which a walk went on past its last candidate: no draft, the full model's own token alone."""
-    nothing = np.zeros(len(columns.actions), bool)
-    return np.asarray(columns.raw.get("bypass", nothing), bool)
+    raw = columns.raw
+    return (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == CONTINUE)
 
 
 def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
@@ -66,14 +75,13 @@ def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
 
     What it leads to is known without having been logged: one token, at the cost of the upper layers. So each round that
     reached the last candidate stands for two, one that exits there, as logged, and one that goes on: both=True has
-    both, for training; both=False one of them, by a hash of the round, which is a log of fair coins, for estimates.
-    Rows at which a walk goes on are marked in `raw["bypass"]`.
+    both, for training; both=False one of them, drawn once, which is a log of fair coins, for estimates.
     """
     raw, starts = columns.raw, columns.chain_starts
     lengths = np.diff(starts)
     choice = (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == EXIT)
     reached = np.logical_or.reduceat(choice, starts[:-1])
-    heads = hashed(columns.episodes[starts[:-1]] * (1 << 20) + raw["round"][starts[:-1]].astype(np.int64)) % 2 == 0
+    heads = np.random.default_rng(0).random(len(lengths)) < 0.5
     stay = np.repeat(~reached | both | heads, lengths)
     copied = np.repeat(reached & (both | ~heads), lengths) & (raw["phase"] == WALK)
     rows = np.concatenate([np.flatnonzero(stay), np.flatnonzero(copied)])
@@ -101,12 +109,12 @@ def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
         propensities=columns.propensities[rows] * np.where(choice[rows], np.float32(0.5), np.float32(1)),
         episodes=columns.episodes[rows],
         feature_names=names,
-        raw=chosen | {"forced": chosen["forced"].astype(bool) & ~choice[rows], "bypass": goes_on},
+        raw=chosen | {"forced": chosen["forced"].astype(bool) & ~choice[rows]},
     )
 
 
 def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
-    """Rounds as a walk over fewer candidates would have logged them.
+    """Rounds as a walk over these candidates, without a bypass, would have logged them.
 
     Rows at other layers leave the walk; the rows around them meet, so the walk's next state is that of the next
     candidate left. A round that exits at another layer, or walks past the deepest candidate left, is not one that such
@@ -116,10 +124,13 @@ def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
 
     Raises LearnError if a candidate was not logged.
     """
-    if candidates == columns.layers:
+    if candidates == columns.layers and not bypassed(columns).any():
         return columns
     if not set(candidates) <= set(columns.layers):
-        raise LearnError(f"the decisions logged are at layers {_named(columns.layers)}, not at {_named(candidates)}")
+        raise LearnError(
+            f"the decisions logged are at layers {_named(columns.layers)}, not at {_named(candidates)}: "
+            "draw others from the sweeps with --write-transitions, and learn from those"
+        )
     raw, starts = columns.raw, columns.chain_starts
     lengths = np.diff(starts)
     walking, exits = raw["phase"] == WALK, columns.actions == EXIT

@@ -35,7 +35,7 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     ]
     report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings}
     try:
-        columns = dataset.columns(horizon="round", reward="paper", features="extended")
+        columns = dataset.columns(horizon="round", features="extended")
         (counts, tasks), splits = _episodes(dataset), _splits(dataset)
     except DatasetError as error:
         if all(finding["harmless"] for finding in findings):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
 from lede.replay.files import committed_parts, described, episode_numbers, live_files, read_columns, run_ids
-from lede.replay.reward import paper_reward, time_reward
+from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK, ascending, last_rows
 from lede.replay.writer import load_header, load_runs
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 Horizon = Literal["walk", "round"]
-Reward = Literal["paper", "time"]
 Features = Literal["paper", "extended"]
 
 #: Columns handed on as they are in `Columns.raw`.
@@ -132,18 +131,11 @@ class Dataset:
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
         return pl.concat(frames)
 
-    def columns(
-        self,
-        horizon: Horizon = "walk",
-        reward: Reward = "paper",
-        features: Features = "paper",
-        rate: float | None = None,
-    ) -> Columns:
-        """Decisions as arrays; page checksums are verified.
+    def columns(self, horizon: Horizon = "walk", features: Features = "paper") -> Columns:
+        """Decisions as arrays, with the paper's reward; page checksums are verified.
 
         horizon: `walk` has the decisions of the layer walks, an exit or the bypass ends a chain; `round` has all
             decisions, the last one of a round ends a chain unless it was truncated.
-        reward: `paper`, or `time` at `rate` tokens a millisecond.
         features: `paper` (three), or `extended`: the state, draft_index and an indicator `layer=<l>` a candidate.
 
         Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
@@ -153,15 +145,7 @@ class Dataset:
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
         rows, episodes = _in_order({name: table[name].to_numpy() for name in _READ}, episodes, self.path)
         last = last_rows(episodes, rows["round"])
-        if reward == "time":
-            if rate is None:
-                raise ValueError("the time reward needs a rate, in tokens a millisecond")
-            from lede.simulate.costs import dataset_costs
-
-            decisions = {name: rows[name] for name in ("action", "accepted", "phase", "layer", "draft_index")}
-            rewards = time_reward(**decisions, last=last, costs=dataset_costs(self)[0], rate=rate)
-        else:
-            rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
+        rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
         terminals = last & ~rows["truncated"]
 
         if horizon == "walk":

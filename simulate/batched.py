@@ -1,247 +1,322 @@
-"""Exact scores from sweeps: simulate a policy on texts whose every layer's draft at every position is known.
+"""Rounds on many texts at once: the batched engine, which plays networks and makes transitions from sweeps.
 
-In greedy decoding the text does not depend on the policy, so a sweep answers what any policy would have seen and what
-would have been accepted; nothing is estimated but the states of real layers behind a round's first wrong draft. Those
-a policy would see given that wrong draft; here it sees the ones on the true text, so that only the cost of drafts that
-are lost anyway is off by a little. What layer 0 sees there is known (`simulate.rollouts`).
+A round that starts at a position is laid out as a tree of decisions: the walk through C candidates, and behind each of
+them a chain of up to K drafts. Node c*K of a round is the walk's decision at candidate c; node c*K + k is the decision
+behind draft k + 1 at candidate c; END = C*K. In greedy decoding the text does not depend on the policy, so a sweep
+tells for each node its state, and for each action what it commits, what it costs and which node is next. From that
+follow a policy's rate (`Engine.play`), the expected value of exit probabilities (`Rounds.expected`), and transitions.
 
-All texts are walked in step, so that each decision of the policy is one product for all of them.
+Nothing is estimated but the states of real layers behind a round's first wrong draft: a policy would see them given
+that wrong draft, here it sees those of the true text, so that only the cost of drafts that are lost anyway is off by a
+little. What layer 0 sees there is known (`simulate.rollouts`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lede.learn.offpolicy import Score
-from lede.learn.rate import Static
+from lede.decode.state import ACCEPT_DECAY, AcceptTrace
 from lede.replay.reward import CONTINUE_PENALTY, REJECTED
-from lede.replay.schema import MAX_DRAFTS
-from lede.simulate.costs import Costs
+from lede.replay.schema import CONTINUE, EXIT
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.oracle import accepted_runs
 from lede.simulate.texts import LOOKUPS, SWEPT, Texts
 
-ACCEPT_DECAY, ACCEPT_START = 0.85, 0.5  # of `accept_trace`, as the decoder keeps it
-
+LONGEST = MAX_ROWS - 1  # drafts per round that there are costs for
 Float = NDArray[np.float64]
+Exits = Callable[[NDArray[np.float32]], NDArray[np.bool_]]  # rows (N, F) of raw features to whether to exit (N,)
 
 
-def simulate(
-    texts: Texts,
-    features: tuple[str, ...],
-    exits: Callable[[NDArray[np.float32]], NDArray[np.bool_]],
-    costs: Costs,
-    rate: float | None,
-    bypass: bool = False,
-    max_drafts: int = MAX_DRAFTS,
-) -> Score:
-    """What the policy does on these texts. `exits`: rows (N, len(features)) → exit or not.
+@dataclass(frozen=True)
+class Prices:
+    """Milliseconds of what a network's actions run, for C candidates.
 
-    bypass: whether a walk that does not exit at the last candidate drafts nothing, instead of exiting there anyway.
-    max_drafts: a round; as many as there are costs for, at most.
-    The reward of the Score is a round's: its mean tokens - `rate` * milliseconds, or without a rate the paper's over
-    its walk (§3.1.3, undiscounted). Errors are standard errors over texts.
+    reach: (C,) to each candidate from the one before it, to the first from the round's start. draft: (C,) to the state
+    of a candidate's next draft. finish: (C, 32) verify 0…31 drafts; none: go on from the candidate to the full model.
+    plain: a round without a walk. lookup: one query of the prompt lookup. layers: L, of the model.
     """
-    count, last = len(texts.lengths), len(texts.layers) - 1
-    layers, every = np.array(texts.layers), np.arange(count)
-    rows_of = _row_builder(texts, features)
-    to_lookup = [i for i, name in enumerate(features) if name in SWEPT[LOOKUPS]]
-    from_lookup = [SWEPT[LOOKUPS].index(features[i]) for i in to_lookup]
-    position = np.zeros(count, np.int64)  # of the next token to commit
-    candidate = np.zeros(count, np.int64)
-    draft = np.zeros(count, np.int64)  # which draft the next decision is about; 0 in the walk
-    good = np.zeros(count, np.int64)  # drafts of this round that will be committed
-    whole = np.ones(count, bool)  # no draft of this round is wrong yet
-    wrong = np.zeros(count, np.int64)  # position of its first wrong draft
-    logp = np.zeros(count)
-    accepted_trace, drafted_trace = np.full(count, ACCEPT_START), np.ones(count)
-    spent, rounds, drafting, drafted, accepted, depth = (np.zeros(count) for _ in range(6))
-    visit = np.array([[_visit(costs, a, b) for b in layers] for a in (0, *layers)])  # to candidate b from candidate a
-    redraft = np.array([costs.draft(int(layer)) for layer in layers])
-    traced = "conf_trace" in features  # which takes a pass over each verification's logits
-    finish = np.array(
-        [[costs.finish(int(layer), d, states=traced) for d in range(1, max_drafts + 1)] for layer in layers]
-    )
-    earned = np.zeros(count)  # the paper's reward
-    bare_finish = costs.finish(texts.layers[-1], 0, states=traced) if bypass else 0.0
-    plain = costs.plain() + (costs.trace if traced else 0.0) + costs.index  # what networks keep from round to round
-    arrived = np.zeros(count, bool)  # whether the walk's current candidate was paid for
 
-    while (active := position < texts.lengths).any():
-        room = texts.lengths - position
-        bare = active & (draft == 0) & (candidate == 0) & ~arrived & (room == 1)
-        spent[bare] += plain
-        rounds[bare] += 1
-        position[bare] += 1
-        active &= ~bare
-
-        at = np.minimum(position + np.maximum(draft - 1, 0), texts.lengths - 1)
-        walking = active & (draft == 0)
-        # a lookup without a guess is no candidate; alone, it leaves a plain token
-        absent = walking & ~texts.found[every, at, candidate]
-        spent[absent] += costs.lookup
-        alone = absent & (candidate == last)
-        spent[alone] += plain
-        rounds[alone] += 1
-        position[alone] += 1
-        candidate[absent & ~alone] += 1
-        active &= ~absent
-        walking &= ~absent
-
-        new = walking & ~arrived
-        before = np.where(candidate > 0, candidate, 0)  # row 0 of `visit` starts from nothing
-        spent[new] += visit[before[new], candidate[new]]
-        arrived[new] = True
-
-        most = np.minimum(max_drafts, room - 1)
-        trace = accepted_trace / drafted_trace
-        choice = np.zeros(count, bool)
-        index = np.flatnonzero(active)
-        if len(index):
-            k = np.maximum(draft[index], 1)
-            rows = rows_of(index, position[index], at[index], candidate[index], k, logp[index], trace[index])
-            astray = ~whole[index] & (layers[candidate[index]] == 0)
-            lost = index[astray]
-            seen = texts.copies.seen(lost, wrong[lost], at[lost] - wrong[lost])
-            rows[np.ix_(astray, to_lookup)] = seen[:, from_lookup]
-            choice[index] = exits(rows)
-        # the walk
-        passing = walking & (candidate == last) & ~choice & bypass
-        spent[passing] += bare_finish
-        earned[passing] += CONTINUE_PENALTY + 1
-        rounds[passing] += 1
-        position[passing] += 1
-        candidate[passing] = 0
-        arrived[passing] = False
-        walking &= ~passing
-        leaving = walking & (choice | (candidate == last))
-        deeper = walking & ~leaving
-        earned[deeper] += CONTINUE_PENALTY
-        candidate[deeper] += 1
-        arrived[deeper] = False
-        # this decision's token becomes a draft: at the walk's exit, and at every decision of the draft phase
-        drafting_now = active & (draft > 0)
-        taken = leaving | drafting_now
-        hit = texts.right[every, at, candidate] & (position + np.maximum(draft, 1) - 1 < texts.lengths)
-        right = np.where(hit, 1.0, REJECTED) + (costs.layers - layers[candidate]) / costs.layers
-        earned[leaving] += right[leaving]
-        first = taken & whole & ~hit
-        wrong[first] = at[first]
-        whole[first] = False
-        good[taken] += whole[taken]
-        logp[taken] += texts.states[every, at, candidate, SWEPT.index("top1_logp")][taken]
-        draft[leaving] = 1
-        stopping = (leaving & (most <= 1)) | (drafting_now & (~choice | (draft >= most)))
-        going = taken & ~stopping
-        spent[going] += redraft[candidate[going]]
-        draft[going] += 1
-        if stopping.any():
-            s = stopping
-            spent[s] += finish[candidate[s], draft[s] - 1]
-            rounds[s] += 1
-            drafting[s] += 1
-            drafted[s] += draft[s]
-            accepted[s] += good[s]
-            depth[s] += layers[candidate[s]]
-            for number in range(1, int(draft[s].max()) + 1):
-                told = s & (draft >= number)
-                accepted_trace[told] = ACCEPT_DECAY * accepted_trace[told] + (good[told] >= number)
-                drafted_trace[told] = ACCEPT_DECAY * drafted_trace[told] + 1
-            position[s] += good[s] + 1
-            candidate[s] = draft[s] = good[s] = 0
-            logp[s] = 0
-            whole[s] = True
-            arrived[s] = False
-    tokens = texts.lengths.astype(float)
-    gained = earned if rate is None else tokens - rate * spent
-    return _score(tokens, spent, gained, rounds, drafting, drafted, accepted, depth)
+    reach: Float
+    draft: Float
+    finish: Float
+    plain: float
+    lookup: float
+    layers: int
 
 
-def _visit(costs: Costs, before: int, layer: int) -> float:
-    """Reach candidate `layer` from candidate `before` (0: from the round's start, or from the lookup)."""
-    return costs.visit0 if layer == 0 else costs.step(before, layer)
+def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) -> Prices:
+    """What a network with these features and candidates pays for: what it uses."""
+    costs = costs.for_policy(features, layers)
+    reach = [costs.visit0 if layer == 0 else costs.step(before, layer) for before, layer in pairwise((0, *layers))]
+    finish = [[costs.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
+    draft = np.array([costs.draft(layer) for layer in layers])
+    return Prices(np.array(reach), draft, np.array(finish), costs.finish(0, 0), costs.lookup, costs.layers)
 
 
-def _row_builder(texts: Texts, features: tuple[str, ...]) -> Callable[..., NDArray[np.float32]]:
-    """A function that fills rows of the policy's features."""
-    constant = "conf_trace"  # it is over committed tokens, so a round's drafts leave it as it was
-    swept = [(i, SWEPT.index(name)) for i, name in enumerate(features) if name in SWEPT and name != constant]
-    own = {name: i for i, name in enumerate(features) if name not in SWEPT or name == constant}
-    to, source = [i for i, _ in swept], [j for _, j in swept]
+class Starts(NamedTuple):
+    """B round starts. text, position: (B,) int64. accept: (B,) float32, the generation's `accept_trace` there."""
 
-    def rows(index: NDArray[np.int64], start: NDArray[np.int64], at: NDArray[np.int64], candidate: NDArray[np.int64],
-             draft: NDArray[np.int64], logp: Float, trace: Float) -> NDArray[np.float32]:  # fmt: skip
-        out = np.zeros((len(index), len(features)), np.float32)
-        out[:, to] = texts.states[index, at, candidate][:, source]
-        for name, column in own.items():
-            if name == constant:
-                out[:, column] = texts.states[index, start, candidate, SWEPT.index(name)]
+    text: Tensor
+    position: Tensor
+    accept: Tensor
+
+    def at(self, index: Tensor) -> "Starts":
+        return Starts(self.text[index], self.position[index], self.accept[index])
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """B rounds as trees; the action axis (2) is continue, exit.
+
+    rows: (B, C, K, F) float32, features. tokens, milliseconds: (B, C, K, 2) float64, what an action commits and costs
+    until the next decision. next: (B, C, K, 2) int64, its node. possible: (B, C, K, 2), whether it can be taken; where
+    one of the two can not, the decision is forced. first: (B,) int64, the round's first node, END where nothing
+    can be drafted. begin: (B, 2) float64, tokens and milliseconds before the first decision. most: (B,) drafts that
+    there is room for.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    milliseconds: Tensor
+    next: Tensor
+    possible: Tensor
+    first: Tensor
+    begin: Tensor
+    most: Tensor
+
+    def expected(self, chance: Tensor, gains: Tensor, begin: Tensor) -> Tensor:
+        """Expected sums (B, R) over a round in which node n exits with `chance` (B, C, K); differentiable in it.
+
+        gains: (B, C, K, 2, R), what each action adds to each of the R sums; begin: (B, R), what they start with.
+        """
+        can_stop, can_exit = self.possible[..., CONTINUE], self.possible[..., EXIT]
+        chance = torch.where(can_stop, torch.where(can_exit, chance, 0.0), 1.0)[..., None]
+        stop, on = gains[..., CONTINUE, :], gains[..., EXIT, :]
+        candidates, longest = chance.shape[1:3]
+        # from the longest chain back: behind draft k + 1, stop or draft on
+        ahead = stop[:, :, -1]
+        for k in range(longest - 2, 0, -1):
+            ahead = stop[:, :, k] + chance[:, :, k] * (on[:, :, k] + ahead - stop[:, :, k])
+        leave = on[:, :, 0] + torch.where(self.most[:, None, None] > 1, ahead, 0.0)
+        # from the last candidate back: draft from here, or walk on
+        walk = torch.zeros_like(leave[:, 0])
+        total = begin
+        for c in range(candidates - 1, -1, -1):
+            walk = walk + stop[:, c, 0]
+            walk = walk + chance[:, c, 0] * (leave[:, c] - walk)
+            total = torch.where((self.first == c * longest)[:, None], begin + walk, total)
+        return total
+
+    def visited(self, exits: Tensor) -> Tensor:
+        """(B, C, K): the decisions that are reached if each node exits or not, `exits` (B, C, K) bool."""
+        exits = torch.where(self.possible.all(-1), exits, self.possible[..., EXIT])
+        candidates, longest = exits.shape[1:]
+        out = torch.zeros_like(exits)
+        walking = torch.zeros_like(self.first, dtype=torch.bool)
+        for c in range(candidates):
+            walking = walking | (self.first == c * longest)
+            out[:, c, 0] = walking
+            walking = walking & ~exits[:, c, 0]
+        chain = (out[:, :, 0] & exits[:, :, 0])[..., None] & (exits[:, :, 1:-1].cumprod(-1) > 0)
+        out[:, :, 1] = out[:, :, 0] & exits[:, :, 0]
+        out[:, :, 2:] = chain
+        return out & (torch.arange(longest) < self.most[:, None, None])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What decisions did to N texts; arrays are (N,). starts: of all rounds, R of them.
+
+    tokens, milliseconds, rounds; drafting: rounds with drafts; depth: sum of their exit layers; drafted: sum of their
+    drafts; accepted: of those, committed; paper: sum of the paper's rewards over walks (§3.1.3, undiscounted).
+    """
+
+    tokens: Float
+    milliseconds: Float
+    rounds: Float
+    drafting: Float
+    depth: Float
+    drafted: Float
+    accepted: Float
+    paper: Float
+    starts: Starts
+
+    @property
+    def rate(self) -> float:
+        """Tokens per millisecond over all texts."""
+        return float(self.tokens.sum() / self.milliseconds.sum())
+
+
+class Engine:
+    """Rounds of some texts under policies of one set of features.
+
+    features: names of the F inputs of a policy, as in `Columns.feature_names`; what they need is computed and charged,
+    and nothing else. bypass: at the last candidate a walk may go on: no draft, one token of the full model's.
+    max_drafts: per round.
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        costs: Costs,
+        features: tuple[str, ...],
+        *,
+        bypass: bool = False,
+        max_drafts: int = LONGEST,
+    ) -> None:
+        self.texts, self.features, self.bypass, self.longest = texts, features, bypass, max_drafts
+        self.prices = prices = prices_of(costs, features, texts.layers)
+        self._reach, self._draft = torch.from_numpy(prices.reach), torch.from_numpy(prices.draft)
+        self._finish = torch.from_numpy(prices.finish[:, 1 : max_drafts + 1])
+        self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
+        self._errs = torch.from_numpy(texts.copies.number >= 0)  # whether layer 0 drafts a wrong token there
+        self.runs, self._lengths = torch.from_numpy(accepted_runs(texts)), torch.from_numpy(texts.lengths)
+        self._k = torch.arange(max_drafts)
+
+    @property
+    def everywhere(self) -> tuple[Tensor, Tensor]:
+        """Every text and position at which a round may start."""
+        inside = torch.arange(self.runs.shape[1]) < self._lengths[:, None]
+        text, position = torch.nonzero(inside, as_tuple=True)
+        return text, position
+
+    def rounds(self, starts: Starts) -> Rounds:
+        """Lay out the rounds that start there."""
+        text, position, _ = starts
+        candidates, longest, k = len(self.texts.layers), self.longest, self._k
+        shape = (len(text), candidates, longest)
+        most = torch.clamp(self._lengths[text] - position - 1, 0, longest)
+        room = most[:, None, None]
+        hit = (self.runs[text, position][..., None] > k).double()
+        single, end = room <= 1, candidates * longest
+        numbers = torch.arange(end).reshape(candidates, longest)
+
+        tokens = torch.stack((hit + 1, hit), -1)
+        tokens[:, :, 0, CONTINUE] = 0.0
+        tokens[:, :, 0, EXIT] += single[:, :, 0]
+        stop, on = self._finish.expand(shape).clone(), self._draft[:, None].expand(shape).clone()
+        stop[:, :-1, 0], stop[:, -1, 0] = self._reach[1:], self.prices.finish[-1, 0]
+        tokens[:, -1, 0, CONTINUE] = 1.0
+        on[:, :, 0] = torch.where(single[:, :, 0], self._finish[:, 0], self._draft)
+
+        goes_on = k + 1 < room  # whether there is a decision behind the next draft
+        following = torch.full((*shape, 2), end)
+        following[:, :-1, 0, CONTINUE] = numbers[1:, 0]
+        following[..., EXIT] = torch.where(goes_on, numbers + 1, end)
+        possible = torch.ones((*shape, 2), dtype=torch.bool)
+        possible[..., EXIT] = goes_on | (k == 0)
+        possible[:, -1, 0, CONTINUE] = self.bypass
+
+        # a lookup without a guess is no candidate
+        absent = ~self._found[text, position, 0]
+        first = torch.where(absent, longest, 0)
+        spent = torch.where(absent, self.prices.lookup, self._reach[0])
+        if candidates > 1:
+            spent = torch.where(absent, spent + self._reach[1], spent)
+        nothing = (most == 0) | (first == end)
+        spent = torch.where(nothing, torch.where(most == 0, 0.0, spent) + self.prices.plain, spent)
+        return Rounds(
+            rows=self._rows(starts),
+            tokens=tokens,
+            milliseconds=torch.stack((stop, on), -1),
+            next=following,
+            possible=possible,
+            first=torch.where(nothing, end, first),
+            begin=torch.stack((nothing.double(), spent), -1),
+            most=most,
+        )
+
+    def _rows(self, starts: Starts) -> Tensor:
+        """(B, C, K, F): the features of every decision."""
+        text, start, accept = starts
+        layers, k = self.texts.layers, self._k
+        at = torch.minimum(start[:, None] + k, self._lengths[text][:, None] - 1)
+        seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 8)
+        if layers[0] == 0:
+            self._go_astray(seen[:, 0], text, start)
+        out = torch.empty((len(text), len(layers), self.longest, len(self.features)))
+        for column, name in enumerate(self.features):
+            to = out[..., column]
+            if name == "conf_trace":  # over committed tokens: a round's drafts leave it as it was
+                to[:] = self._states[text, start][..., SWEPT.index(name)][..., None]
+            elif name in SWEPT:
+                to[:] = seen[..., SWEPT.index(name)]
             elif name == "draft_logp":
-                out[:, column] = logp
+                logp = seen[..., SWEPT.index("top1_logp")]
+                to[:] = logp.cumsum(-1) - logp
             elif name == "accept_trace":
-                out[:, column] = trace
+                to[:] = accept[:, None, None]
             elif name == "draft_index":
-                out[:, column] = draft
+                to[:] = k + 1
             elif name == "phase":
-                out[:, column] = draft > 1
+                to[:] = k > 0
             else:  # layer=4
-                out[:, column] = np.array(texts.layers)[candidate] == int(name.removeprefix("layer="))
+                to[:] = torch.tensor([f"layer={layer}" == name for layer in layers])[:, None]
         return out
 
-    return rows
+    def _go_astray(self, seen: Tensor, text: Tensor, start: Tensor) -> None:
+        """Put into layer 0's states (B, K, 8) what it sees behind the first wrong draft of each round."""
+        good = self.runs[text, start, 0]
+        wrong = torch.minimum(start + good, self._lengths[text] - 1)
+        behind = self._k - good[:, None]
+        row, k = torch.nonzero((behind > 0) & self._errs[text, wrong][:, None], as_tuple=True)
+        copied = self.texts.copies.seen(text[row].numpy(), wrong[row].numpy(), behind[row, k].numpy())
+        seen[row, k, LOOKUPS] = torch.from_numpy(copied)
 
+    def gains(self, rounds: Rounds) -> tuple[Tensor, Tensor]:
+        """What a rollout adds up, for `Rounds.expected`: (B, C, K, 2, 5) and (B, 5).
 
-def _score(
-    tokens: Float,
-    spent: Float,
-    gained: Float,
-    rounds: Float,
-    drafting: Float,
-    drafted: Float,
-    accepted: Float,
-    depth: Float,
-) -> Score:
-    total = spent.sum()
-    achieved = tokens.sum() / total
-    spread = np.std(tokens - achieved * spent) * np.sqrt(len(tokens)) / total
-    reward = gained.sum() / rounds.sum()
-    return Score(
-        reward=float(reward),
-        reward_error=float(np.std(gained - reward * rounds) * np.sqrt(len(tokens)) / rounds.sum()),
-        rate=float(achieved),
-        rate_error=float(spread),
-        exit_layer=float(depth.sum() / drafting.sum()) if drafting.any() else float("nan"),
-        drafts=float(drafted.sum() / drafting.sum()) if drafting.any() else float("nan"),
-        acceptance=float(accepted.sum() / drafted.sum()) if drafted.any() else float("nan"),
-        effective=float(rounds.sum()),
-    )
+        Tokens, milliseconds, drafts, exit layer, and the paper's reward of a walk.
+        """
+        layers = torch.tensor(self.texts.layers, dtype=torch.float64)
+        out = torch.zeros((*rounds.tokens.shape, 5), dtype=torch.float64)
+        out[..., 0], out[..., 1] = rounds.tokens, rounds.milliseconds
+        out[:, :, 1:, CONTINUE, 2] = (self._k[1:] + 1).double()
+        out[:, :, 0, EXIT, 2] = (rounds.most == 1).double()[:, None]
+        out[:, :, 0, EXIT, 3] = layers
+        right = rounds.tokens[:, :, 0, EXIT] > (rounds.most <= 1).double()[:, None]
+        saved = (self.prices.layers - layers) / self.prices.layers
+        out[:, :, 0, EXIT, 4] = torch.where(right, 1.0, REJECTED) + saved
+        out[:, :, 0, CONTINUE, 4] = CONTINUE_PENALTY
+        out[:, -1, 0, CONTINUE, 4] += 1  # the full model's own token, as an exit at layer L
+        return out, torch.nn.functional.pad(rounds.begin, (0, 3))
 
+    def play(self, exits: Exits) -> Rollout:
+        """Write all texts with a policy, given as a function of its features."""
 
-def best_static(texts: Texts, costs: Costs) -> Static:
-    """The fixed (E, d) with the highest rate on these texts; with no drafts at all where none is faster."""
-    rules = [static(texts, costs, layer, drafts) for layer in texts.layers for drafts in range(1, MAX_DRAFTS + 1)]
-    return max([Static(0, 0, 1.0, 1 / costs.plain()), *rules], key=lambda rule: rule.rate)
+        def choose(starts: Starts, rounds: Rounds) -> Tensor:
+            rows = rounds.rows
+            return torch.from_numpy(exits(rows.reshape(-1, rows.shape[-1]).numpy())).reshape(rows.shape[:-1])
 
+        return self.rollout(choose)
 
-def static(texts: Texts, costs: Costs, layer: int, drafts: int) -> Static:
-    """What always drafting `drafts` tokens at `layer` gives on these texts.
-
-    A fixed rule reads no features and decides nothing, so it pays for neither.
-    """
-    if drafts == 0:
-        return Static(0, 0, 1.0, 1 / costs.plain())
-    c = texts.layers.index(layer)
-    spending = [costs.fixed(layer, count) for count in range(drafts + 1)]
-    spent, rounds = 0.0, 0
-    for n, length in enumerate(texts.lengths):
-        t = 0
-        while t < length:
-            most = min(drafts, int(length) - t - 1)
-            rounds += 1
-            if most == 0 or not texts.found[n, t, c]:
-                spent += spending[0]
-                t += 1
-                continue
-            hits = texts.right[n, t : t + most, c]
-            t += (most if hits.all() else int(hits.argmin())) + 1
-            spent += spending[most]
-    return Static(layer, drafts, float(texts.lengths.sum() / rounds), float(texts.lengths.sum() / spent))
+    @torch.no_grad()
+    def rollout(self, choose: Callable[[Starts, Rounds], Tensor]) -> Rollout:
+        """Write all texts, in step; `choose` gives the exits (B, C, K) bool of the rounds that are laid out."""
+        count = len(self.texts.lengths)
+        sums, rounds, drafting = np.zeros((count, 5)), np.zeros(count), np.zeros(count)
+        position, starts = torch.zeros(count, dtype=torch.int64), []
+        accepted, drafted = torch.full((count,), AcceptTrace().value).double(), torch.ones(count).double()
+        while len(active := torch.nonzero(position < self._lengths)[:, 0]):
+            starts.append(Starts(active, position[active], (accepted / drafted)[active].float()))
+            laid_out = self.rounds(starts[-1])
+            exits = choose(starts[-1], laid_out)
+            sum_of = laid_out.expected(exits.double(), *self.gains(laid_out))
+            tokens, made = sum_of[:, 0].round(), sum_of[:, 2].round()
+            sums[active.numpy()] += sum_of.numpy()
+            rounds[active.numpy()] += 1
+            drafting[active.numpy()] += (made > 0).numpy()
+            position[active] += tokens.long()
+            # `AcceptTrace.add` in closed form: the accepted drafts come first
+            decay, faded = ACCEPT_DECAY**made, ACCEPT_DECAY ** (made - tokens + 1)
+            accepted[active] = decay * accepted[active] + (faded - decay) / (1 - ACCEPT_DECAY)
+            drafted[active] = decay * drafted[active] + (1 - decay) / (1 - ACCEPT_DECAY)
+        every = Starts(*(torch.cat(part) for part in zip(*starts, strict=True)))
+        tokens_, milliseconds, made_, depth, paper = sums.T
+        return Rollout(tokens_, milliseconds, rounds, drafting, depth, made_, tokens_ - rounds, paper, every)

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 
-import numpy as np
-
 from lede.bench.errors import BenchError
 from lede.bench.tune import Budget, drawn, predicted_rate
 from lede.decode.rules import QPolicy
-from lede.learn.split import held_out
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
+from lede.replay.split import episode_splits
 from lede.serve.policy import Policy, check_fits
 from lede.simulate.costs import Costs
 from lede.simulate.evaluate import Rival
@@ -20,15 +18,14 @@ from lede.simulate.texts import Texts, read_texts
 TUNING = 40  # training texts that the rivals are tuned on: more change little, and each configuration reads them all
 
 
-def held_out_texts(dataset: Dataset, share: float) -> tuple[Texts, Texts]:
-    """Sweeps of the episodes that `lede learn` holds out, and of those that it trains on.
+def held_out_texts(dataset: Dataset) -> tuple[Texts, Texts]:
+    """Sweeps of the test episodes, and of those that `lede learn` trains on.
 
     Raises DatasetError for a dataset that was collected without sweeps.
     """
-    episodes = np.unique(dataset.columns().episodes)
-    held = held_out(episodes, share)
+    splits = episode_splits(dataset)
     layers = tuple(sorted({0, *dataset.layers}))  # lookups are compared with, also where none was collected
-    texts, training = read_texts(dataset, episodes[held], layers), read_texts(dataset, episodes[~held], layers)
+    texts, training = (read_texts(dataset, splits.numbers[splits.split == side], layers) for side in ("test", "train"))
     if not len(texts.lengths) or not len(training.lengths):
         raise DatasetError(
             f"{dataset.path} has no swept episodes on one side of the split, which exact replay needs: "

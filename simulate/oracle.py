@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lede.replay.schema import MAX_DRAFTS
-from lede.simulate.costs import Costs
+from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.texts import Texts
 
 Float = NDArray[np.float64]
@@ -58,7 +57,7 @@ def ceiling(
     costs: Costs,
     *,
     layers: Sequence[int] | None = None,
-    lengths: Sequence[int] = range(1, MAX_DRAFTS + 1),
+    lengths: Sequence[int] = range(1, MAX_ROWS),
     decisions: bool = False,
     keeps_last: bool = True,
     bypass: bool = False,
@@ -91,6 +90,44 @@ def ceiling(
         best[:, t] = total.argmin(1)
         left[:, t] = np.where(room > 0, total[every, best[:, t]], 0.0)
     return _follow(texts, table, best, left[:, 0])
+
+
+@dataclass(frozen=True)
+class Static:
+    """A fixed rule: `drafts` tokens at `layer` in every round, or plain decoding (0). rate: tokens per millisecond."""
+
+    layer: int
+    drafts: int
+    rate: float
+
+
+def best_static(texts: Texts, costs: Costs) -> Static:
+    """The fixed rule with the highest rate on these texts."""
+    tokens = texts.lengths.sum()
+    rules = [
+        Static(layer, d, float(tokens / spent))
+        for layer in texts.layers
+        for d, spent in enumerate(static_milliseconds(texts, costs, layer).sum(0))
+    ]
+    return max(rules, key=lambda rule: rule.rate)
+
+
+def static_milliseconds(texts: Texts, costs: Costs, layer: int) -> Float:
+    """(N, 32): milliseconds of each text if every round drafts 0, 1, …, 31 tokens at `layer`: nothing to choose.
+
+    A fixed rule reads no features and decides nothing, so it pays for neither.
+    """
+    table = _Table(texts, costs, (layer,), list(range(1, MAX_ROWS)), False, True, False, False)
+    count, longest = texts.right.shape[:2]
+    left = np.zeros((count, longest + MAX_ROWS + 1, MAX_ROWS - 1))
+    for t in range(longest - 1, -1, -1):
+        room = texts.lengths - t
+        spent, committed, _, _ = table.options(t, room)
+        drafts = np.isfinite(spent[:, :-1])
+        spent, committed = np.where(drafts, spent[:, :-1], spent[:, -1:]), np.where(drafts, committed[:, :-1], 1)
+        ahead = np.take_along_axis(left, t + committed[:, None], 1)[:, 0]
+        left[:, t] = np.where(room[:, None] > 0, spent + ahead, 0.0)
+    return np.concatenate([texts.lengths[:, None] * costs.plain(), left[:, 0]], 1)
 
 
 class _Table:

@@ -25,9 +25,6 @@ def evaluate(
         Path | None,
         typer.Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
     ] = None,
-    validation: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the episodes that is held out, as `lede learn` does.")
-    ] = 0.2,
     plot: Annotated[Path | None, typer.Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -38,11 +35,6 @@ def evaluate(
     [dim]lede evaluate --dataset data/llama2-7b --policy policies/llama2-7b[/]
     [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
     """
-    if not 0 < validation < 1:
-        raise typer.BadParameter(
-            f"--validation is a share between 0 and 1, not {validation:g}: some texts are held out"
-        )
-
     from lede.paths import policy_path
     from lede.terminal import bar, console, errors, print_json, say, warn, wide
 
@@ -69,7 +61,7 @@ def evaluate(
             else {name: folder for name, folder in usual.items() if folder.is_dir()}
         )  # fmt: skip
         policies = {name: load_policy(folder) for name, folder in folders.items()}
-        texts, training = held_out_texts(opened, validation)
+        texts, training = held_out_texts(opened)
     if not policies:
         warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")
     with bar("evaluating", 1000, quiet=json) as advance:
@@ -82,7 +74,7 @@ def evaluate(
     if plot is not None:
         from lede.simulate.evaluate_plot import draw
 
-        draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} held-out texts, {dataset}")
+        draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} test texts, {dataset}")
     if json:
         print_json({"dataset": str(dataset)} | found.to_json())
         return

@@ -16,25 +16,31 @@ def learn(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The policy's folder. [dim]Default: policies/<dataset>, with -paper for that preset, "
-            "-<name> for --variants NAME.toml[/]"
+            help="The policy's folder. [dim]Default: policies/<dataset>, with the preset and options that are given "
+            "behind it (-paper, -cql-bypass), or the name of --variants NAME.toml[/]"
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="fitted (from sweeps: what decodes fastest), dqn or paper (its recipe to the letter). "
-            "[dim]Default: fitted where the dataset has sweeps and no option asks for a Q-learner, else dqn[/]"
-        ),
+        typer.Option(help="paper (its recipe to the letter) or fitted (an upper bound). [dim]Default: double DQN[/]"),
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="dqn, double_dqn, cql, bcq, qr_dqn, iqn, or fitted (from sweeps).")
+        str | None, typer.Option(help="double_dqn, dqn or cql, all d3rlpy's; or fitted (from sweeps alone).")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="sweeps (both actions of every state are known) or log (what was tried). "
+            "[dim]Default: sweeps where there are any and no option needs the log[/]"
+        ),
     ] = None,
     reward: Annotated[
         str | None,
         typer.Option(help="paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."),
     ] = None,
-    features: Annotated[str | None, typer.Option(help="paper (three numbers) or extended.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="paper (three numbers), free (what costs nothing to know) or extended (all).")
+    ] = None,
     horizon: Annotated[str | None, typer.Option(help="walk (a layer walk is a chain) or round.")] = None,
     candidates: Annotated[
         str | None,
@@ -43,13 +49,20 @@ def learn(
     bypass: Annotated[
         bool | None, typer.Option("--bypass", help="Let a round draft nothing: go on to the full model.")
     ] = None,
-    max_drafts: Annotated[int | None, typer.Option(help="Drafts a round; the paper has 12.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Discount a decision.")] = None,
+    max_drafts: Annotated[int | None, typer.Option(help="Drafts per round; the paper has 12.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Discount per decision.")] = None,
     n_steps: Annotated[int | None, typer.Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     variants: Annotated[
         Path | None, typer.Option(help="A TOML file with lists of values of these options: learn and rank them all.")
+    ] = None,
+    write_transitions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Learn nothing: write transitions drawn from the sweeps, as exploration logs them, to a new dataset "
+            "there. [dim]With --candidates, --max-drafts, --seed[/]"
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -61,17 +74,48 @@ def learn(
     [dim]lede learn --variants docs/variants.toml[/]
     """
     options: dict[str, Any] = {
-        "algorithm": algorithm, "reward": reward, "features": features, "horizon": horizon,
-        "candidates": parse_layers(candidates), "bypass": bypass, "max_drafts": max_drafts, "gamma": gamma,
-        "n_steps": n_steps, "updates": updates, "seed": seed,
-    }  # fmt: skip
-    if variants is None:
-        _learn_one(dataset, out, preset, options, json)
-        return
-    given = [name for name, value in options.items() if value is not None] + ["preset"] * (preset is not None)
-    if given:
-        raise typer.BadParameter(f"with --variants, options are given in the file: write {', '.join(given)} there")
-    _learn_grid(dataset, out, variants, json)
+        "algorithm": algorithm,
+        "source": source,
+        "reward": reward,
+        "features": features,
+        "horizon": horizon,
+        "candidates": parse_layers(candidates),
+        "bypass": bypass,
+        "max_drafts": max_drafts,
+        "gamma": gamma,
+        "n_steps": n_steps,
+        "updates": updates,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if write_transitions is not None:
+        _only(given, {"candidates", "max_drafts", "seed"}, "--write-transitions takes none of")
+        _write(dataset, write_transitions, given, json)
+    elif variants is not None:
+        _only(given | ({"preset": preset} if preset else {}), set(), "with --variants, options are given in the file:")
+        _learn_grid(dataset, out, variants, json)
+    else:
+        _learn_one(dataset, out, preset, given, json)
+
+
+def _only(given: dict[str, Any], allowed: set[str], message: str) -> None:
+    if wrong := [name for name in given if name not in allowed]:
+        raise typer.BadParameter(f"{message} {', '.join(wrong)}")
+
+
+def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> None:
+    from lede.terminal import errors, print_json, say
+
+    with errors.status("drawing transitions"):
+        from lede.replay.reader import open_dataset
+        from lede.simulate.explore import write_transitions
+
+        layers = {"layers": options.pop("candidates")} if "candidates" in options else {}
+        rows = write_transitions(open_dataset(dataset), out, **layers, **options)
+    if json:
+        print_json({"folder": str(out), "transitions": rows})
+    else:
+        say(f"{rows:,} simulated transitions in {out}")
 
 
 def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
@@ -80,17 +124,17 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
 
     with errors.status("loading d3rlpy"):
         from lede.learn.config import preset as preset_config
-        from lede.learn.config import usual_preset
+        from lede.learn.data import Snapshot
+        from lede.learn.score import Score
         from lede.learn.train import learn as run
-        from lede.replay.reader import open_dataset
-    config = preset_config(preset or usual_preset(len(open_dataset(dataset).swept()) > 0, **options), **options)
-    out = out or policy_path(dataset, "paper" if preset == "paper" else "default")
+    config = preset_config(preset or "default", **options)
+    out = out or policy_path(dataset, _recipe(preset, options))
     with bar("learning", 1000, quiet=json) as advance:
 
-        def report(update: int, total: int, loss: float, mean_q: float, validation_reward: float) -> None:
-            known = {"loss": loss, "Q": mean_q, "validation": validation_reward}
-            words = "  ".join(f"{name} {value:.3f}" for name, value in known.items() if not math.isnan(value))
-            advance(round(update / total * 1000), f"update {update:,}/{total:,}  {words}")
+        def report(step: Snapshot, score: Score) -> None:
+            told = {"loss": step.loss, "validation tokens/ms": score.rate, "reward": score.reward}
+            words = "  ".join(f"{name} {value:.3f}" for name, value in told.items() if not math.isnan(value))
+            advance(round(step.update / step.total * 1000), f"update {step.update:,}/{step.total:,}  {words}")
 
         result = run(dataset, out, config, report)
     if json:
@@ -99,7 +143,24 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
     from lede.learning_tables import learning_table
 
     console.print(learning_table(result))
+    if result.data.source.costs_from:
+        say(result.data.source.costs_from)
     say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
+
+
+def _recipe(preset: str | None, options: dict[str, Any]) -> str:
+    """What sets a policy's folder apart from the default one's: nothing, or its preset and options."""
+    parts = [preset] if preset not in (None, "default") else []
+    for name, value in options.items():
+        if name in ("updates", "seed"):
+            continue
+        if isinstance(value, str):
+            parts.append(Path(value).stem)
+        elif isinstance(value, bool):
+            parts.append(name)
+        else:
+            parts.append(f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return "-".join(parts) or "default"
 
 
 def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None:

@@ -24,8 +24,8 @@ from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
-from lede.learn.split import held_out
 from lede.replay.reader import open_dataset
+from lede.replay.split import episode_splits
 from lede.serve.policy import Policy
 from lede.simulate.costs import MAX_ROWS, Costs
 from tests.learn.swept import made_up
@@ -181,34 +181,24 @@ def test_drift_is_of_ratios():
     assert 0.2 < drift([COSTS, dearer, slower, dearer]) < 0.3
 
 
-def test_prompts_of_a_dataset_are_split_as_in_learning(tmp_path):
-    write_dataset(tmp_path / "d", episodes=20, seed=1)
+def test_prompts_of_a_dataset_are_those_of_its_test_and_training_sides(tmp_path):
+    write_dataset(tmp_path / "d", episodes=40, seed=1)
+    write_dataset(tmp_path / "d", episodes=40, seed=1)  # the same prompts in a second run
     dataset = open_dataset(tmp_path / "d")
     test, training = dataset_prompts(dataset, 100, 100)
     assert not {p.tokens for p in test} & {p.tokens for p in training}
-    frame = dataset.episodes.sort("episode").collect()
-    run = int(frame["run"][0][1:], 16) << 32
-    held = held_out(np.array([run | e for e in frame["episode"].to_list()]), 0.2)
-    ids = frame["prompt_id"].to_numpy()
-    assert {p.id for p in test} <= set(ids[held])
-    assert {p.id for p in training} <= set(ids[~held])
-    assert len(test) + len(training) == 20
+    frame, splits = dataset.episodes.sort("run", "episode").collect(), episode_splits(dataset)
+    tokens = [tuple(row) for row in frame["prompt_tokens"]]
+    for side, prompts in (("test", test), ("train", training)):
+        expected = {mine for mine, its in zip(tokens, splits.split, strict=True) if its == side and mine}
+        assert {p.tokens for p in prompts} == expected and len(prompts) == len(expected) > 0
     assert [len(side) for side in dataset_prompts(dataset, 2, 3)] == [2, 3]
-    assert all(p.tokens == tuple(frame.filter(prompt_id=p.id)["prompt_tokens"][0]) for p in (*test, *training))
 
 
-def test_a_prompt_on_both_sides_is_on_neither(tmp_path):
-    for seed in (1, 1):
-        write_dataset(tmp_path / "d", episodes=8, seed=seed)
-    dataset = open_dataset(tmp_path / "d")
-    assert dataset.episodes.collect().height == 16  # every prompt in two runs
-    try:
-        test, training = dataset_prompts(dataset, 100, 100)
-    except BenchError as error:
-        assert "both sides" in str(error)
-    else:
-        assert not {p.tokens for p in test} & {p.tokens for p in training}
-        assert len({p.id for p in (*test, *training)}) == len(test) + len(training)
+def test_a_dataset_without_test_prompts_is_refused(tmp_path):
+    write_dataset(tmp_path / "d", episodes=1, seed=1)
+    with pytest.raises(BenchError, match=r"prompts to tune on and \d to measure on"):
+        dataset_prompts(open_dataset(tmp_path / "d"), 100, 100)
 
 
 def test_a_dataset_of_another_model_is_refused(model, tmp_path):

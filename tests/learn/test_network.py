@@ -1,17 +1,20 @@
 """The noisy network: its loss, its noise, and what is exported of it."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from lede.learn.buffer import ColumnBuffer
+from lede.learn.buffers import TableBuffer, logged_transitions
 from lede.learn.config import LearnConfig
+from lede.learn.dqn import make_algorithm
 from lede.learn.network import NoisyBody, NoisyLinear, NoisyQFunction, SquaredErrorForwarder, mean_weights
-from lede.learn.train import make_algorithm
 from lede.serve.policy import Policy
 from tests.learn.toy import random_columns
 
-CONFIG = LearnConfig(hidden=(16, 8), gamma=0.9, batch_size=32)
+CONFIG = LearnConfig(algorithm="dqn", hidden=(16, 8), gamma=0.9, batch_size=32, sigma0=0.1, anneal=False)
 
 
 def network(sigma0=0.1, inputs=4):
@@ -19,14 +22,15 @@ def network(sigma0=0.1, inputs=4):
 
 
 def algorithm(config=CONFIG):
-    made = make_algorithm(config)
+    made = make_algorithm(SimpleNamespace(config=config), updates=100)
     made.create_impl((4,), 2)
     return made
 
 
 def batch(config=CONFIG, size=32):
     data = random_columns(seed=0)
-    buffer = ColumnBuffer(data, data.observations, 3, config.gamma, np.random.default_rng(0))
+    buffer = TableBuffer(np.random.default_rng(0))
+    buffer.fill(logged_transitions(data, data.observations, 3, config.gamma))
     return buffer.sample_transition_batch(size)
 
 
@@ -73,7 +77,7 @@ def test_the_error_is_squared():
 
 
 def test_an_update_minimises_the_papers_loss():
-    config = LearnConfig(hidden=(16, 8), gamma=0.9, sigma0=0.0)
+    config = dataclasses.replace(CONFIG, sigma0=0.0)
     made, data = algorithm(config), batch(config)
     q_func = made.impl.q_function[0]
     with torch.no_grad():
@@ -112,6 +116,22 @@ def test_the_target_is_valued_on_the_draw_its_action_was_chosen_with():
     other = forwarder.compute_target(y := x.clone())  # another tensor is the first question of another update
     assert not torch.allclose(other, chosen) and torch.equal(forwarder.compute_target(y), other)
     assert not torch.equal(forwarder.compute_expected_q(x), chosen)
+
+
+def test_double_dqn_values_the_online_networks_choice_by_the_target():
+    config = dataclasses.replace(CONFIG, algorithm="double_dqn", sigma0=0.0)
+    made, data = algorithm(config), batch(config)
+    made.update(data)  # the first update copies
+    online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
+    with torch.no_grad():
+        target.head.bias.copy_(online.head.bias - torch.tensor([1.0, -1.0]))  # the two must not agree by chance
+        x, following = torch.tensor(data.observations), torch.tensor(data.next_observations)
+        now = online(x).q_value.gather(1, torch.tensor(data.actions).long())
+        chosen = online(following).q_value.argmax(1, keepdim=True)
+        assert not torch.equal(chosen, target(following).q_value.argmax(1, keepdim=True))
+        discount = torch.tensor(0.9**data.intervals * (1 - data.terminals))
+        y = torch.tensor(data.rewards) + discount * target(following).q_value.gather(1, chosen)
+    assert made.update(data)["loss"] == pytest.approx(float((y - now).square().mean()), rel=1e-5)
 
 
 def test_sigmas_are_learned_and_copied_to_the_target():

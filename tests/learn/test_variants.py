@@ -13,6 +13,7 @@ from lede.learn.train import learn
 from lede.learn.variants import Result, run_grid
 from lede.serve.policy import load_policy
 from tests.learn.toy import write_known
+from tests.replay.synthetic import write_dataset
 
 GRID = """
 seeds = [0, 1]
@@ -83,26 +84,24 @@ def test_an_interrupted_grid_goes_on(tmp_path, monkeypatch):
     write_known(tmp_path / "data", episodes=20)
     grid = read_grid(written(tmp_path / "g.toml", GRID))
     out = tmp_path / "out"
-    real, trained = running._Grid.train, []
+    real, trained = running.train, []
 
-    def interrupted(self, group):
-        trained.append([variant.folder for variant in group])
+    def interrupted(data, folder, progress):
+        trained.append(folder)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return real(self, group)
+        return real(data, folder, progress)
 
-    monkeypatch.setattr(running._Grid, "train", interrupted)
-    monkeypatch.setattr(running, "STACK", 3)
+    monkeypatch.setattr(running, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_grid(tmp_path / "data", grid, out, nothing)
     first = {path.parent: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    assert len(first) == 5  # two stacks, of three and of two: the networks of candidates 2 have another shape
+    assert len(first) == 2
     seen = []
     results = run_grid(tmp_path / "data", grid, out, lambda *now: seen.append(now))
     done = {path.parent: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     assert len(done) == len(grid) == len(results) == 8 and first.items() <= done.items()
-    assert seen[-1][0] == 1000 and seen == sorted(seen, key=lambda now: now[0])
-    assert not set(trained[0] + trained[1]) & {folder for group in trained[3:] for folder in group}
+    assert seen == sorted(seen, key=lambda now: now[0]) and not set(trained[:2]) & set(trained[3:])
 
     statuses = {result.name: result.status for result in results}
     assert sorted(statuses.values()) == ["diverged", "failed", "ok", "ok", "ok", "ok"]
@@ -110,7 +109,8 @@ def test_an_interrupted_grid_goes_on(tmp_path, monkeypatch):
     for result, variant in zip(results, grid, strict=True):
         assert (out / variant.folder / "policy.json").exists() == (result.status == "ok")
         if result.status == "ok":
-            assert load_policy(out / variant.folder).info["hyperparameters"] == variant.config.to_dict()
+            expected = variant.config.to_dict() | {"source": "log"}
+            assert load_policy(out / variant.folder).info["hyperparameters"] == expected
 
     rows = rank(results)
     write_ranking(out, rows, results)
@@ -134,32 +134,54 @@ def test_another_dataset_or_option_is_trained_anew(tmp_path):
     assert len(digests) == 3
 
 
-def test_a_single_variant_of_a_grid_is_what_learn_gives(tmp_path):
-    """What cannot be stacked goes the same way as `lede learn`."""
-    write_known(tmp_path / "data", episodes=20)
-    grid = read_grid(written(tmp_path / "g.toml", GRID))
-    variant = next(v for v in grid if v.config.algorithm == "cql")
-    run_grid(tmp_path / "data", [variant], tmp_path / "out", nothing)
-    learn(tmp_path / "data", tmp_path / "alone", variant.config)
-    files = [folder / "policy.safetensors" for folder in (tmp_path / "out" / variant.folder, tmp_path / "alone")]
+def test_a_variant_of_a_grid_is_what_learn_gives(tmp_path):
+    """What trained before it in the same process must not matter."""
+    write_dataset(tmp_path / "data", 30, seed=0, with_sweeps=True)
+    grid = read_grid(written(tmp_path / "g.toml", "n_steps = [1, 3]\nupdates = 40\nscore_every = 20\nhidden = [8]"))
+    results = run_grid(tmp_path / "data", grid, tmp_path / "out", nothing)
+    alone = learn(tmp_path / "data", tmp_path / "alone", grid[1].config)
+    files = [folder / "policy.safetensors" for folder in (tmp_path / "out" / grid[1].folder, tmp_path / "alone")]
     assert files[0].read_bytes() == files[1].read_bytes()
+    told = results[1].texts
+    assert sum(told["tokens"]) / sum(told["milliseconds"]) == pytest.approx(alone.score.rate)
+    assert sum(told["tokens"]) / sum(told["static"]) == pytest.approx(alone.static_validation[0])
 
 
-def made_up(name, seed, rate, status="ok"):
-    score = {"rate": rate, "rate_error": 0.1, "exit_layer": 2.0, "drafts": 3.0, "acceptance": 0.5, "reward": 1.0}
-    static = {"layer": 0, "drafts": 5, "tokens": 3.0, "rate": 2.0}
-    return Result(name, seed, status, "", {}, {}, score if status == "ok" else {}, 10, static, True)
+def made_up(name, seed, milliseconds, status="ok"):
+    """Two groups of two texts, 10 tokens and 4 ms of the static rule each; `milliseconds` of each group's."""
+    spent = [milliseconds[0]] * 2 + [milliseconds[1]] * 2 if status == "ok" else []
+    score = {"rate": 40 / sum(spent)} if spent else {}
+    score |= {"rate_error": 0.1, "exit_layer": 2.0, "drafts": 3.0, "acceptance": 0.5, "reward": 1.0, "effective": 9.0}
+    texts = {"group": [3, 3, 8, 8], "tokens": [10.0] * 4, "milliseconds": spent, "static": [4.0] * 4}
+    static = {"layer": 0, "drafts": 5, "rate": 2.5}
+    return Result(name, seed, status, "", {}, {}, score, 10, static, True, texts if spent else {})
 
 
-def test_the_ranking_is_by_the_mean_over_seeds():
+def test_the_ranking_is_by_the_mean_over_seeds_with_t_intervals():
     results = [
-        made_up("a", 0, 2.0), made_up("a", 1, 4.0), made_up("b", 0, 3.5), made_up("b", 1, 3.5),
-        made_up("c", 0, None, "diverged"), made_up("c", 1, 1.0),
-    ]  # fmt: skip
-    rows = rank(results)
-    assert [(row.name, row.rate, row.seeds, row.diverged) for row in rows] == [
-        ("b", 3.5, 2, 0), ("a", 3.0, 2, 0), ("c", 1.0, 1, 1),
-    ]  # fmt: skip
-    b, a, _ = rows
-    assert b.high - b.rate == pytest.approx(1.96 * 0.1) and b.over_static == pytest.approx(1.75)
-    assert a.high - a.rate == pytest.approx(1.96 * math.hypot(0.1, 1.0)) and a.folder == "a/seed=1"
+        made_up("steady", 0, (2.0, 2.0)),
+        made_up("steady", 1, (2.0, 2.0)),
+        made_up("seeds differ", 0, (2.0, 2.0)),
+        made_up("seeds differ", 1, (4.0, 4.0)),
+        made_up("texts differ", 0, (3.0, 5.0)),
+        made_up("lost", 0, None, "diverged"),
+        made_up("lost", 1, (8.0, 8.0)),
+    ]
+    rows = {row.name: row for row in rank(results)}
+    assert list(rows) == ["steady", "seeds differ", "texts differ", "lost"]
+    assert (rows["lost"].seeds, rows["lost"].diverged) == (1, 1)
+    steady, seeds, texts = (rows[name] for name in ("steady", "seeds differ", "texts differ"))
+    assert (steady.rate, steady.low, steady.high, steady.over_static) == (5, 5, 5, 2)
+    # two seeds: rates 5 and 2.5, t with one degree of freedom
+    assert seeds.rate == 3.75 and seeds.high - seeds.rate == pytest.approx(12.706 * 1.25, rel=1e-3)
+    # two groups: contributions ±5 / 16, t with one degree of freedom; their static rule took as long on both
+    assert texts.rate == 2.5 and texts.high - texts.rate == pytest.approx(12.706 * math.sqrt(4 * 5**2) / 16, rel=1e-3)
+    assert texts.over_static == 1 and texts.over_high - 1 == pytest.approx(12.706 * math.sqrt(4 * 2**2) / 16, rel=1e-3)
+
+
+def test_a_variant_as_fast_as_the_static_rule_on_every_text_has_no_doubt_about_it():
+    """Paired: texts that are slow for both say nothing of the difference."""
+    texts = {"group": [0, 1], "tokens": [10.0, 10.0], "milliseconds": [2.0, 8.0], "static": [4.0, 16.0]}
+    one = made_up("a", 0, (1.0, 1.0))
+    row = rank([Result(**(vars(one) | {"texts": texts}))])[0]
+    assert (row.over_static, row.over_low, row.over_high) == pytest.approx((2, 2, 2)) and row.high > row.rate + 1

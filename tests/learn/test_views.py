@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from lede.learn.errors import LearnError
-from lede.learn.offpolicy import Reweighted, complete
-from lede.learn.rate import tokens_and_time
-from lede.learn.rewards import rewarded
-from lede.learn.views import bypassed, walks, with_bypass, with_candidates, with_features
+from lede.learn.importance import Reweighted
+from lede.learn.rewards import rewarded, tokens_and_time
+from lede.learn.views import bypassed, complete, walks, with_bypass, with_candidates, with_features
 from lede.replay.reader import open_dataset
 from lede.replay.schema import CONTINUE, EXIT, WALK
+from lede.simulate.batched import prices_of
 from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
 from tests.replay.synthetic import write_dataset
 
@@ -30,8 +30,8 @@ def rounds(dataset):
 
 @pytest.mark.parametrize("features", ["paper", "extended"])
 def test_walks_and_features_are_what_the_reader_gives(dataset, rounds, features):
-    ours = with_features(walks(rounds), features)
     theirs = dataset.columns(horizon="walk", features=features)
+    ours = with_features(walks(rounds), theirs.feature_names)
     assert (ours.feature_names, ours.layers) == (theirs.feature_names, theirs.layers)
     for name in ("observations", "actions", "rewards", "terminals", "chain_starts", "truncated", "propensities"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
@@ -102,25 +102,26 @@ def test_a_bypass_makes_going_on_a_choice_at_the_last_candidate(rounds):
     starts = one.chain_starts[:-1]
     assert len({*zip(one.episodes[starts], one.raw["round"][starts], strict=True)}) == len(starts)
     # it commits one token, in the time that verifying nothing takes
-    tokens, milliseconds = tokens_and_time(both, COSTS)
+    prices = prices_of(COSTS, both.feature_names, both.layers)
+    tokens, milliseconds = tokens_and_time(both, prices)
     assert (tokens[passed] == 1).all()
-    np.testing.assert_allclose(milliseconds[passed], COSTS.finish(8, 0))
+    np.testing.assert_allclose(milliseconds[passed], COSTS.for_policy(both.feature_names, both.layers).finish(8, 0))
     assert len(walks(both).truncated) == len(both.truncated) and bypassed(walks(both)).sum() == passed.sum()
 
 
 def test_named_rewards(rounds):
     view = with_bypass(rounds, 16, both=True)
     passed = bypassed(view)
-    paper = rewarded(view, "paper", 16, COSTS).rewards
+    paper = rewarded(view, "paper", 16, COSTS, None, None).rewards
     np.testing.assert_allclose(paper[passed], 0.99, rtol=1e-6)
     np.testing.assert_array_equal(paper[: len(rounds.rewards)], rounds.rewards)
-    accepted = rewarded(rounds, "accepted", 16, COSTS).rewards
+    accepted = rewarded(rounds, "accepted", 16, COSTS, None, None).rewards
     drafts = (rounds.raw["phase"] != WALK) | (rounds.actions == EXIT)
     right = rounds.raw["accepted"].astype(bool)
     assert accepted.sum() == (drafts & right).sum() - (drafts & ~right).sum()
-    assert (accepted[~drafts] == 0).all() and not rewarded(view, "accepted", 16, COSTS).rewards[passed].any()
-    with pytest.raises(LearnError, match="costs"):
-        rewarded(rounds, "time", 16, None, 1.0)
+    assert (accepted[~drafts] == 0).all() and not rewarded(view, "accepted", 16, COSTS, None, None).rewards[
+        passed
+    ].any()
 
 
 def test_a_reward_of_ones_own(rounds, tmp_path):
@@ -132,7 +133,7 @@ def test_a_reward_of_ones_own(rounds, tmp_path):
         "    return np.where(columns['accepted'], costs.layers, -columns['draft_index']) * columns['last']\n"
     )
     before = rounds.observations.copy()
-    found = rewarded(rounds, str(file), 16, COSTS).rewards
+    found = rewarded(rounds, str(file), 16, COSTS, None, None).rewards
     np.testing.assert_array_equal(rounds.observations, before)
     last = np.zeros(len(found), bool)
     last[rounds.chain_starts[1:] - 1] = True
@@ -155,4 +156,4 @@ def test_what_is_wrong_with_a_reward_of_ones_own_is_said(rounds, tmp_path, sourc
     file = tmp_path / "mine.py"
     file.write_text(source)
     with pytest.raises(LearnError, match=complaint):
-        rewarded(rounds, str(file), 16, COSTS)
+        rewarded(rounds, str(file), 16, COSTS, None, None)

@@ -1,5 +1,6 @@
 """Columns made by hand, and a dataset whose best policy is known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ COSTS = Costs(
     lookup=0.005,
     round=2.0,  # dear, so that a draft that is likely right is worth its time at either layer
 )
+KNOWN_COSTS = replace(COSTS, autoregressive=3.0)  # plain decoding is no rival
 
 
 def columns(chains: list[dict[str, Any]], layers: tuple[int, ...] = LAYERS) -> Columns:
@@ -49,6 +51,7 @@ def columns(chains: list[dict[str, Any]], layers: tuple[int, ...] = LAYERS) -> C
         feature_names=tuple(f"f{number}" for number in range(observations.shape[1])),
         layers=layers,
         raw={
+            "round": np.repeat(np.arange(len(chains)), lengths),
             "forced": joined("forced", 0, bool),
             "phase": joined("phase", WALK, np.uint8),
             "layer": joined("layer", layers[0], np.uint8),
@@ -87,7 +90,7 @@ def write_known(path: Path, episodes: int = 40, rounds: int = 12, seed: int = 0,
     model = {"name": "known", "revision": None, "config_hash": "f" * 16, "layers": MODEL_LAYERS, "vocab": 10}
     header = {"model": model, "tokenizer_hash": "0" * 16, "layers": list(LAYERS), "top_k": 5, "trace": 20}
     open_for_writing(path, header)
-    facts = {"versions": {}, "device": {}, "behaviour": {}, "costs": COSTS.to_json()}
+    facts = {"versions": {}, "device": {}, "behaviour": {}, "costs": KNOWN_COSTS.to_json()}
     with EpisodeWriter(start_run(path, {"seed": seed}, facts)) as writer:
         for number in range(episodes):
             rows: list[dict[str, Any]] = []
@@ -99,7 +102,7 @@ def write_known(path: Path, episodes: int = 40, rounds: int = 12, seed: int = 0,
                 "episode": number,
                 "prompt_id": f"known:{number}",
                 "task": "toy",
-                "prompt_tokens": [1],
+                "prompt_tokens": [number],
                 "output_tokens": [1, 2],
                 "seed": number,
                 "rounds": rounds,

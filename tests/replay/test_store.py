@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lede import replay
-from lede.replay.reward import paper_reward, time_reward
+from lede.replay.reward import paper_reward
 from lede.replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
 from lede.simulate.costs import dataset_costs
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
@@ -216,14 +216,10 @@ def test_bad_rows_are_refused(tmp_path: Path, column: str, value: Any, complaint
             writer.add(episode, rows)
 
 
-def slow_columns(rows: list[dict[str, Any]], horizon: str, layers: tuple[int, ...], rate: float | None) -> list[Any]:
+def slow_columns(rows: list[dict[str, Any]], horizon: str, layers: tuple[int, ...]) -> list[Any]:
     """Chains of (state, action, reward, terminal) and whether they were truncated, said as plainly as possible."""
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    if rate is None:
-        rewards = paper_reward(arrays["action"], arrays["accepted"], arrays["layer"], 16)
-    else:
-        decisions = {name: arrays[name] for name in ("action", "accepted", "phase", "layer", "draft_index")}
-        rewards = time_reward(**decisions, last=arrays["terminal"] | arrays["truncated"], costs=COSTS, rate=rate)
+    rewards = paper_reward(arrays["action"], arrays["accepted"], arrays["layer"], 16)
     chains: dict[Any, list[Any]] = {}
     for row, reward in zip(rows, rewards, strict=True):
         if horizon == "walk" and row["phase"] != WALK:
@@ -236,12 +232,11 @@ def slow_columns(rows: list[dict[str, Any]], horizon: str, layers: tuple[int, ..
 
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("horizon", ["walk", "round"])
-@pytest.mark.parametrize("rate", [None, 0.4])
-def test_columns(tmp_path: Path, layers: tuple[int, ...], horizon: Any, rate: float | None) -> None:
+def test_columns(tmp_path: Path, layers: tuple[int, ...], horizon: Any) -> None:
     write_dataset(tmp_path / "data", 12, seed=5, layers=layers, flush_rows=50)
-    chains = slow_columns(expected_rows(list(range(12)), 5, layers), horizon, layers, rate)
+    chains = slow_columns(expected_rows(list(range(12)), 5, layers), horizon, layers)
     dataset = replay.open_dataset(tmp_path / "data")
-    columns = dataset.columns(horizon, "paper" if rate is None else "time", "extended", rate)
+    columns = dataset.columns(horizon, "extended")
 
     assert columns.feature_names == (*EXTENDED, *(f"layer={layer}" for layer in layers))
     assert columns.observations.dtype == columns.rewards.dtype == np.float32

@@ -17,7 +17,7 @@ from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip, LengthHeuristic, QPolicy, RandomRule, Rule
 from lede.decode.sampling import Settings
 from lede.decode.state import State
-from lede.simulate.batched import simulate
+from lede.simulate.batched import Engine
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.families import FAMILIES, make_rule
 from lede.simulate.scalar import Record, replay_rule
@@ -200,17 +200,20 @@ def test_all_texts_at_once_are_the_texts_one_by_one(layers, seed, most, without)
     if not columns:
         return
     own = {name: getattr(TEXTS, name)[:, :, columns] for name in ("states", "found", "right", "drafts")}
-    score = simulate(
-        replace(TEXTS, layers=tuple(columns), **own), value.features, lambda x: np.diff(value.values(x))[:, 0] > 0,
-        FLAT.for_policy(value.features, layers), None, bypass, most,
-    )  # fmt: skip
+    texts = replace(TEXTS, layers=tuple(columns), **own)
+    engine = Engine(texts, FLAT, value.features, bypass=bypass, max_drafts=most)
+    played = engine.play(lambda x: np.diff(value.values(x))[:, 0] > 0)
     mine = replay_rule(policy, TEXTS, FLAT)
-    drafting = sum(r.drafting_rounds for r in mine)
-    assert sum(r.tokens for r in mine) / sum(r.milliseconds for r in mine) == pytest.approx(score.rate)
-    assert sum(r.rounds for r in mine) == score.effective
-    if drafting:
-        assert sum(r.drafted for r in mine) / drafting == pytest.approx(score.drafts)
-        assert sum(r.exit_layers for r in mine) / drafting == pytest.approx(score.exit_layer)
+    for name, theirs in {
+        "tokens": "tokens",
+        "rounds": "rounds",
+        "drafting": "drafting_rounds",
+        "depth": "exit_layers",
+        "drafted": "drafted",
+        "accepted": "accepted",
+        "milliseconds": "milliseconds",
+    }.items():
+        assert getattr(played, name).tolist() == pytest.approx([getattr(r, theirs) for r in mine]), name
 
 
 def tuned_rules(family, count, **changes):

@@ -9,6 +9,7 @@ from lede.bench.errors import BenchError
 from lede.decode.rules import AdaptiveLookup, DraftVerify, LayerSkip, PromptLookup, QPolicy
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
+from lede.replay.split import episode_splits
 from lede.serve.errors import PolicyError
 from lede.serve.policy import Policy
 from lede.simulate.contenders import contenders, first, held_out_texts
@@ -41,7 +42,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(dataset):
-    return held_out_texts(dataset, 0.5)[0]
+    return held_out_texts(dataset)[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def found(texts):
 def test_lookups_are_evaluated_also_on_a_dataset_of_real_layers_only(tmp_path):
     write_dataset(tmp_path / "d", episodes=10, seed=1, layers=(4, 6), with_sweeps=True)
     dataset = open_dataset(tmp_path / "d")
-    held, training = held_out_texts(dataset, 0.5)
+    held, training = held_out_texts(dataset)
     assert held.layers == training.layers == LAYERS
     made = contenders(dataset, {"mine": policy()}, first(training, 1), PRICES)
     rows = {row.method: row for row in evaluate(held, PRICES, made).rows}
@@ -134,14 +135,15 @@ def test_the_picture_is_drawn(found, tmp_path):
     assert (tmp_path / "plots" / "e.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_texts_are_those_that_learning_holds_out(dataset):
-    held, training = held_out_texts(dataset, 0.5)
-    assert len(held.lengths) + len(training.lengths) == len(np.unique(dataset.columns().episodes))
-    assert 5 < len(held.lengths) < 25
+def test_texts_are_those_of_the_test_side_and_rivals_are_tuned_on_training(dataset):
+    held, training = held_out_texts(dataset)
+    splits = episode_splits(dataset)
+    for texts, side in ((held, "test"), (training, "train")):
+        assert texts.numbers.tolist() == splits.numbers[splits.split == side].tolist() != []
 
 
 def test_rivals_are_tuned_once_each_and_policies_come_last(dataset):
-    _, training = held_out_texts(dataset, 0.5)
+    _, training = held_out_texts(dataset)
     made = contenders(dataset, {"mine": policy()}, first(training, 2), PRICES)
     assert [rival.name for rival in made] == [
         "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup", "mine",
@@ -153,9 +155,9 @@ def test_rivals_are_tuned_once_each_and_policies_come_last(dataset):
 def test_what_cannot_be_evaluated_is_named(dataset, tmp_path):
     with pytest.raises(BenchError, match=r"policy p exits at layers 5, 7, .* swept at layers 0, 4, 6 only"):
         contenders(dataset, {"p": policy((0, 5, 7))}, None, PRICES)
-    with pytest.raises(PolicyError, match="config"):
+    with pytest.raises(PolicyError, match="another architecture"):
         contenders(dataset, {"p": policy(config_hash="f" * 16)}, None, PRICES)
     contenders(dataset, {"p": policy((0, 4, MODEL_LAYERS))}, None, PRICES)  # the full model needs no sweep
     write_dataset(tmp_path / "bare", episodes=4, seed=1, layers=LAYERS)
     with pytest.raises(DatasetError, match="no swept episodes"):
-        held_out_texts(open_dataset(tmp_path / "bare"), 0.5)
+        held_out_texts(open_dataset(tmp_path / "bare"))

@@ -1,0 +1,158 @@
+"""The learner: d3rlpy's n-step (double) DQN, or CQL, trained by d3rlpy's own fitter, purely offline.
+
+The time reward needs the rate to beat, which is what the best policy achieves and so not known in advance. As in
+Dinkelbach's method it starts at the best fixed rule's and is raised to what the policy achieves on the training texts,
+never lowered.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from lede.learn.buffers import TableBuffer, drawn_starts, logged_transitions, swept_transitions
+from lede.learn.data import Data, Snapshot, scaling
+from lede.learn.errors import Diverged, LearnError
+from lede.learn.library import d3rlpy
+from lede.learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, Weights, mean_weights
+from lede.serve.policy import Policy
+from lede.simulate.batched import Starts
+
+CQL_ALPHA = 1.0  # weight of the conservative term, d3rlpy's default
+REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average
+SAMPLE = 1000  # rounds from which the scale of inputs is taken
+DIVERGED = 1e4  # a loss that no reward in use comes near
+
+
+def learn_dqn(data: Data) -> Iterator[Snapshot]:
+    """Train on the training side's sweeps or log; yields a policy of averaged weights every so many updates."""
+    config = data.config
+    experience = _Sweeps(data) if config.source == "sweeps" else _Log(data)
+    total = config.updates_for(experience.rows)
+    algorithm = make_algorithm(data, total)
+    algorithm.create_impl((len(data.features),), 2)
+    q_func = algorithm.impl.q_function[0]
+    average = mean_weights(q_func)
+    experience.refresh(average)
+    if not experience.buffer.transition_count:
+        raise LearnError("the training episodes hold no complete transition; collect more episodes")
+    losses: list[float] = []
+    scored = 0
+    for done, loss in _slices(algorithm, experience.buffer, total, min(REFILL, config.score_every)):
+        losses.append(loss)
+        if not math.isfinite(loss) or loss > DIVERGED:
+            raise Diverged(
+                f"training diverged after {done} updates (loss {loss:.3g}); "
+                "lower the learning rate, raise the target interval, or use more steps (n_steps 3 or more)"
+            )
+        latest, past = mean_weights(q_func), config.averaging if scored or len(losses) > 1 else 0.0
+        average = tuple(
+            (past * w + (1 - past) * new_w, past * b + (1 - past) * new_b)
+            for (w, b), (new_w, new_b) in zip(average, latest, strict=True)
+        )
+        if score := done - scored >= config.score_every or done == total:
+            policy = experience.policy(average)
+            yield Snapshot(done, total, float(np.mean(losses)), policy, experience.achieved(policy))
+            scored, losses = done, []
+        if score or config.source == "sweeps":
+            experience.refresh(latest)
+
+
+def make_algorithm(data: Data, updates: int) -> Any:
+    """d3rlpy's algorithm with our network, Adam and a hard target copy, on the CPU."""
+    config, algos = data.config, d3rlpy.algos
+    anneal = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=updates) if config.anneal else None
+    settings: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "optim_factory": FusedAdamFactory(lr_scheduler_factory=anneal),
+        "encoder_factory": NoisyBodyFactory(widths=list(config.hidden), sigma0=config.sigma0),
+        "q_func_factory": NoisyQFunctionFactory(sigma0=config.sigma0),
+        "gamma": config.gamma,
+        "target_update_interval": config.target_interval,
+    }
+    if config.algorithm == "cql":
+        return algos.DiscreteCQLConfig(alpha=CQL_ALPHA, **settings).create(device=False)
+    kind = algos.DoubleDQNConfig if config.algorithm == "double_dqn" else algos.DQNConfig
+    return kind(**settings).create(device=False)
+
+
+def _slices(algorithm: Any, buffer: TableBuffer, total: int, every: int) -> Iterator[tuple[int, float]]:
+    """Train for so many updates; yields after every so many, and the rest, how many are done and their mean loss."""
+    done = 0
+    for length, epochs in ((every, total // every), (total % every, 1)):
+        if not length * epochs:  # d3rlpy trains nothing at all where there are fewer updates than an epoch has
+            continue
+        fitter = algorithm.fitter(
+            buffer,
+            n_steps=length * epochs,
+            n_steps_per_epoch=length,
+            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+            show_progress=False,
+        )
+        for _, metrics in fitter:
+            done += length
+            yield done, metrics["loss"]
+
+
+class _Sweeps:
+    """Transitions from sweeps, made anew for the network so far. rows: tokens of the training texts."""
+
+    def __init__(self, data: Data) -> None:
+        self._data, self._engine = data, data.engine("train")
+        self._rng = np.random.default_rng(data.config.seed)
+        assert data.static is not None
+        self._rate = data.static.rate
+        text, position = self._engine.everywhere
+        self.rows = len(text)
+        self._own = Starts(text, position, torch.full((len(text),), 0.5))  # before there is a policy: anywhere
+        sample = drawn_starts(self._engine, self._own, 1.0, SAMPLE, self._rng)
+        rows = self._engine.rounds(sample).rows
+        self._mean, self._scale = scaling(rows.reshape(-1, rows.shape[-1]).numpy())
+        self.buffer = TableBuffer(self._rng, paired=True)
+
+    def policy(self, weights: Weights) -> Policy:
+        return self._data.policy(weights, self._mean, self._scale)
+
+    def refresh(self, weights: Weights) -> None:
+        config = self._data.config
+        made = swept_transitions(
+            self._engine, self.policy(weights), self._own, self._rate, config.n_steps, config.gamma, self._rng
+        )
+        self.buffer.fill(made)
+
+    def achieved(self, policy: Policy) -> float:
+        rollout = self._engine.play(policy.exits)
+        self._own, self._rate = rollout.starts, max(self._rate, rollout.rate)
+        return self._rate
+
+
+class _Log:
+    """The logged transitions, priced anew where the rate to beat has risen. rows: of the training chains."""
+
+    def __init__(self, data: Data) -> None:
+        self._data, self._chains = data, data.log("train").chains
+        self.rows = len(self._chains.actions)
+        self._rate = data.static.rate if data.config.reward == "time" and data.static else None
+        self._seen = data.rewarded(self._chains, self._rate)
+        self._mean, self._scale = scaling(self._seen.observations)
+        self._observations = (self._seen.observations - self._mean) / self._scale
+        self.buffer = TableBuffer(np.random.default_rng(data.config.seed))
+
+    def policy(self, weights: Weights) -> Policy:
+        return self._data.policy(weights, self._mean, self._scale)
+
+    def refresh(self, weights: Weights) -> None:
+        config = self._data.config
+        greedy = self.policy(weights).exits(self._seen.observations) if config.watkins else None
+        columns = self._data.rewarded(self._chains, self._rate)
+        self.buffer.fill(logged_transitions(columns, self._observations, config.n_steps, config.gamma, greedy))
+
+    def achieved(self, policy: Policy) -> float | None:
+        """The rate to beat: what the policy achieves, less a standard error where that is estimated."""
+        if self._rate is not None:
+            enough, achieved = self._data.score(policy, "train", self._rate)[0].rank(by_rate=True)
+            self._rate = max(self._rate, achieved) if enough else self._rate
+        return self._rate

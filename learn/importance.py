@@ -1,0 +1,123 @@
+"""What a log says of policies that did not collect it: weighted per-decision importance sampling.
+
+A logged chain counts as far as the policy agrees with it: at each decision its weight is divided by the probability
+with which the behaviour took the logged action, or becomes 0 where the policy would have taken the other. Forced
+decisions leave it as it is. What happens at the t-th decision is estimated by the weighted mean over all chains, those
+that have ended keeping their last weight. Weights are normalised: the estimator is consistent, biased on little data,
+and far less noisy than the unbiased one. The states that rounds start from are those of the log. Chains of one episode
+are not independent: standard errors take whole episodes as the unit.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lede.learn.errors import LearnError
+from lede.replay.reader import Columns
+from lede.replay.schema import EXIT, WALK
+from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.oracle import Static
+
+# Under so many rows a conditional acceptance is taken to be that of the draft before.
+ENOUGH_ROWS = 20
+
+Array = NDArray[np.generic]
+Float = NDArray[np.float64]
+
+
+def reach_probability(columns: Columns) -> Float:
+    """Probability (N,) that the behaviour took every logged action of the chain before this row."""
+    logs = np.log(columns.propensities.astype(np.float64))
+    before = np.concatenate([[0.0], np.cumsum(logs)[:-1]])
+    starts = np.repeat(before[columns.chain_starts[:-1]], np.diff(columns.chain_starts))
+    return np.exp(before - starts)
+
+
+class Reweighted:
+    """Chains weighted as if the greedy policy had taken the decisions.
+
+    columns: N rows in C chains. exits: (N,), the policy's choice at each row.
+    step: (N,), the row's place in its chain. weights: (N,), of each row. final: (C,), of each whole chain.
+    """
+
+    def __init__(self, columns: Columns, exits: Array) -> None:
+        if len(columns.propensities) == 0:
+            raise LearnError("no complete chain is left to validate on; collect more episodes")
+        if not (columns.propensities > 0).all():
+            raise LearnError("the dataset logs an action of probability 0; see the integrity report (lede inspect)")
+        lengths = np.diff(columns.chain_starts)
+        first = np.repeat(columns.chain_starts[:-1], lengths)
+        differs = (np.asarray(exits, bool) != (columns.actions == EXIT)) & ~columns.raw["forced"].astype(bool)
+        # How often it differed since its chain began: 0 while the policy would have come this way.
+        strays = np.cumsum(differs) - (np.cumsum(differs) - differs)[first]
+        self._starts = columns.chain_starts[:-1]
+        self._episode = np.unique(columns.episodes[self._starts], return_inverse=True)[1]
+        self.step = np.arange(len(first)) - first
+        self.weights = (strays == 0) / (reach_probability(columns) * columns.propensities)
+        self.final = self.weights[columns.chain_starts[1:] - 1]
+        ended = np.cumsum(np.bincount(lengths, self.final))[: self.step.max() + 1]
+        totals = (np.bincount(self.step, self.weights) + ended)[self.step]
+        self._shares = np.divide(self.weights, totals, out=np.zeros_like(totals), where=totals > 0)
+
+    @property
+    def effective(self) -> float:
+        """Effective sample size: so many episodes of the policy's own would tell as much."""
+        by_episode = np.bincount(self._episode, self.final)
+        squares = float((by_episode**2).sum())
+        return float(by_episode.sum()) ** 2 / squares if squares else 0.0
+
+    def mean(self, values: Array) -> float:
+        """Expected sum over a chain of what each row contributes (N,); NaN if the policy agrees with no whole chain."""
+        return float((self._shares * values.astype(np.float64)).sum()) if self.final.any() else math.nan
+
+    def error(self, values: Array, centre: float = 0.0) -> float:
+        """Standard error of `mean(values)`, whose estimate is `centre`; infinite on a single episode's evidence."""
+        if self.effective <= 1:
+            return math.inf
+        sums = np.add.reduceat(values.astype(np.float64), self._starts)
+        by_episode = np.bincount(self._episode, self.final * (sums - centre))
+        spread = math.sqrt(float((by_episode**2).sum())) / float(self.final.sum())
+        return spread * math.sqrt(self.effective / (self.effective - 1))
+
+
+def best_static(rounds: Columns, costs: Costs) -> Static:
+    """The fixed rule with the highest rate, estimated from a log of whole rounds.
+
+    Its committed tokens per round are 1 + S_1 + … + S_d, where S_k is the chance that the first k drafts are all right,
+    a product of conditional acceptances. It reads no features and decides nothing, so it pays for neither. One at layer
+    0 that finds nothing to copy decodes a plain token instead.
+    """
+    rules = [Static(0, 0, 1 / costs.plain())]
+    starts = rounds.chain_starts[:-1]
+    found = float((rounds.raw["layer"][starts] == 0).mean()) if len(starts) else 0.0
+    for layer in rounds.layers:
+        tokens, copied = 1.0, found if layer == 0 else 1.0
+        survival = np.cumprod(acceptance(rounds, layer))
+        for drafts in range(1, len(survival) + 1):
+            tokens += float(survival[drafts - 1])
+            spent = copied * costs.fixed(layer, drafts) + (1 - copied) * costs.fixed(layer, 0)
+            rules.append(Static(layer, drafts, (copied * tokens + 1 - copied) / spent))
+    return max(rules, key=lambda rule: rule.rate)
+
+
+def acceptance(rounds: Columns, layer: int) -> Float:
+    """Chance (31,) that draft k = 1…31 at `layer` is right if all before it are; empty if the layer was never visited.
+
+    Each row is weighted by one over the probability that the behaviour came that far, so that a dataset explored around
+    a policy, which drafts on where it is sure, gives what a rule that is never unsure would see.
+    """
+    raw = rounds.raw
+    accepted = raw["accepted"].astype(bool)
+    # A row's `accepted` covers all drafts before it; the row before is the draft before, or the walk's exit.
+    alive = np.concatenate([[True], accepted[:-1]]) | (raw["phase"] == WALK)
+    here = (raw["layer"] == layer) & alive
+    weights = 1 / reach_probability(rounds)
+    chances: list[float] = []
+    for k in range(1, MAX_ROWS):
+        rows = here & (raw["draft_index"] == k)
+        if k == 1 and not rows.any():
+            break
+        enough = k == 1 or rows.sum() >= ENOUGH_ROWS
+        chances.append(float(np.average(accepted[rows], weights=weights[rows])) if enough else chances[-1])
+    return np.array(chances)
