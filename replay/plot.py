@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lede.replay.errors import DatasetError
-from lede.replay.inspect import inspect_dataset
 from lede.replay.pictures import figure, save
 
 if TYPE_CHECKING:
@@ -19,24 +18,19 @@ BLUE, GREEN, GREY, RED = "#4c72b0", "#2f9e6e", "#b8bec8", "#c44e52"
 FEATURES = ("conf_topk", "entropy", "conf_trace", "margin", "draft_logp", "accept_trace")
 
 
-def plot_dataset(dataset: Mapping[str, Any] | str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Draw exits and acceptance by layer, draft lengths, rewards and features of a dataset, and save them under `out`.
+def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
+    """Draw exits and acceptance by layer, draft lengths, rewards and features, and save them under `out`.
 
-    `dataset` is a folder, or what `inspect_dataset` returned for it. The suffix of `out` says the format (.png, .pdf,
-    .svg). Raises `DatasetError` if the dataset cannot be read or the format is unknown, `OSError`.
+    `report` is what `inspect_dataset` returned. The suffix of `out` says the format (.png, .pdf, .svg). Raises
+    `DatasetError` if the dataset could not be read or the format is unknown, `OSError`.
     """
-    report = dataset if isinstance(dataset, Mapping) else inspect_dataset(dataset)
     if "unreadable" in report:
         raise DatasetError(f"cannot plot a damaged dataset: {report['unreadable']}")
     picture = figure(14, 10.5)
     axes = picture.subplots(3, 3).flat
     counts, model = report["counts"], report["header"]["model"]
-    picture.suptitle(
-        f"{model['name']} · {counts['episodes']:,} episodes · {counts['rounds']:,} rounds · "
-        f"{counts['decisions']:,} decisions",
-        fontsize=14,
-        fontweight="bold",
-    )
+    title = f"{counts['episodes']:,} episodes · {counts['rounds']:,} rounds · {counts['decisions']:,} decisions"
+    picture.suptitle(f"{model['name']} · {title}", fontsize=14, fontweight="bold")
     _layers(next(axes), report["layers"])
     _draft_lengths(next(axes), report["draft_lengths"])
     _rewards(next(axes), report["rewards"])
@@ -57,41 +51,29 @@ def _layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
 
 def _draft_lengths(axes: Axes, lengths: list[int]) -> None:
     axes.bar(range(len(lengths)), lengths, color=BLUE)
-    mean = sum(length * count for length, count in enumerate(lengths)) / max(sum(lengths), 1)
-    axes.axvline(mean, color=RED, linewidth=1, linestyle="--")
-    axes.annotate(
-        f"mean {mean:.2f}", (mean, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points"
-    )
+    _mean(axes, sum(length * count for length, count in enumerate(lengths)) / max(sum(lengths), 1))
     axes.set_xlim(-0.6, len(lengths) - 0.4)
-    _style(axes, "Draft lengths", "drafts in a round", "rounds")
+    _style(axes, "Draft lengths", "drafts per round", "rounds")
 
 
 def _rewards(axes: Axes, rewards: dict[str, Any]) -> None:
     axes.stairs(rewards["counts"], rewards["edges"], fill=True, color=BLUE)
-    axes.axvline(rewards["mean"], color=RED, linewidth=1, linestyle="--")
-    label = f"mean {rewards['mean']:.2f}"
-    axes.annotate(label, (rewards["mean"], 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points")
+    _mean(axes, rewards["mean"])
     _style(axes, "Rewards (paper)", "reward", "decisions", top=1.1 * max(rewards["counts"]))
+
+
+def _mean(axes: Axes, mean: float) -> None:
+    axes.axvline(mean, color=RED, linewidth=1, linestyle="--")
+    where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(f"mean {mean:.2f}", (mean, 1), (4, -10), **where)
 
 
 def _feature(axes: Axes, name: str, feature: dict[str, Any]) -> None:
     edges, counts = feature["edges"], feature["counts"]
-    axes.stairs(counts, edges, fill=True, color=GREY)
-    tallest, second = sorted(counts)[:-3:-1]
-    hidden = tallest > 5 * second > 0  # one bin would flatten all the others: cut it
-    _style(axes, name, "", "decisions", top=1.4 * second if hidden else None)
-    if hidden:
-        bin_ = counts.index(tallest)
-        right = bin_ > len(counts) // 2
-        axes.annotate(
-            f"{tallest:,} ↑",
-            (edges[bin_ + (not right)], 1),
-            (-4 if right else 4, -10),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right" if right else "left",
-            fontsize=8,
-        )
+    axes.stairs(counts, edges, fill=True, color=GREY, baseline=0.5)
+    _style(axes, name, "", "decisions")
+    axes.set_yscale("log")  # a feature's most frequent value would flatten all the others
+    axes.set_ylim(0.5)
     share = axes.twinx()
     middles = [(lo + hi) / 2 for lo, hi in pairwise(edges)]
     # a share of a handful of rows is noise

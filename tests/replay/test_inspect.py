@@ -46,7 +46,7 @@ def test_picture(tmp_path: Path) -> None:
     write_dataset(tmp_path / "few", 1, seed=1, layers=(0, 16), max_new_tokens=5)
     replay.plot_dataset(replay.inspect_dataset(tmp_path / "few"), tmp_path / "few.svg")
     with pytest.raises(replay.DatasetError, match=r"must end in one of .*\.png"):
-        replay.plot_dataset(tmp_path / "few", tmp_path / "few.bmp2")
+        replay.plot_dataset(replay.inspect_dataset(tmp_path / "few"), tmp_path / "few.bmp2")
     start(tmp_path / "none")
     with pytest.raises(replay.DatasetError, match="no transitions yet"):
         replay.inspect_dataset(tmp_path / "none")
