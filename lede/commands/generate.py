@@ -87,14 +87,14 @@ def generate(
 
     def show(round_: Round) -> None:
         if trace:
-            console.print(tracer.round(round_), end="")
+            console.print(tracer.round(round_), end="", soft_wrap=True)
         elif not json:
             print(written.add(round_.committed), end="", flush=True)
 
     if trace:
         if learned is not None:
             console.print(tracer.legend(learned.layers), end="\n\n")
-        console.print(text, end="", style="dim")
+        console.print(text, end="", style="dim", soft_wrap=True)
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     done = run(loaded, ids, learned, seed=seed, stop_strings=stop or (), on_round=show, **options)
     if json:

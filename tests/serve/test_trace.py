@@ -1,7 +1,9 @@
 """A trace shows every token once, in the style of whoever wrote it."""
 
 import pytest
+from typer.testing import CliRunner
 
+from lede.cli import app
 from lede.decode.round import Round
 from lede.serve.stream import Decoder
 from lede.serve.trace import DEPTHS, LOOKUP, REJECTED, VERIFIER, Tracer
@@ -77,3 +79,9 @@ def test_the_legend_names_candidates_in_their_colours():
     shown = {legend.plain[span.start : span.end]: str(span.style) for span in legend.spans}
     assert shown["layer 8"] == TRACER.style(8)
     assert shown["lookup"] == LOOKUP
+
+
+def test_the_command_shows_long_lines_as_they_are(checkpoint):
+    prompt = "x" * 150 + "  def mean(values):"
+    arguments = ["--model", str(checkpoint), "--plain", "--trace", "--threads", "1", "--max-new-tokens", "2"]
+    assert CliRunner().invoke(app, ["generate", "-p", prompt, *arguments]).stdout.startswith(prompt)
