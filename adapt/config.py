@@ -24,7 +24,7 @@ class AdaptConfig:
     heads: int = 3
     vocabulary: int = 2048
     context: int = 512  # tokens in a training window, and a new model's longest context
-    batch: int = 8  # windows a step
+    batch: int = 8  # windows per step
     steps: int = 4000
     minutes: float | None = None  # where given, the schedule follows the clock instead of the step count
     matrix_lr: float = 4e-3  # Muon, scaled to AdamW's step size; weight matrices of the layers

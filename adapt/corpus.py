@@ -88,7 +88,7 @@ class Windows:
         self.per_epoch = (len(stream) - 1) // length - 1  # one less: every epoch starts at another offset
         if self.per_epoch < batch:
             raise AdaptError(
-                f"the text to train on has {len(stream)} tokens; a step of {batch} × {length} needs more than "
+                f"the text to train on has {len(stream)} tokens; one step of {batch} × {length} needs more than "
                 f"{(batch + 1) * length}: give more text, or a smaller --batch or --context"
             )
 

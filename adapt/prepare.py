@@ -104,16 +104,16 @@ def start_model(
     """
     if model is None:
         return new_model(config, end_of_text).to(device=device), torch.float16  # type: ignore[call-arg]
-    found = _opened(AutoConfig, model)
-    if found.model_type != "llama":
-        raise AdaptError(f"{model} is of type {found.model_type}; only Llama models can be trained to exit early")
+    sizes = _opened(AutoConfig, model)
+    if sizes.model_type != "llama":
+        raise AdaptError(f"{model} is of type {sizes.model_type}; only Llama models can be trained to exit early")
     for name, known in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if getattr(found, name, known) != known:
-            raise AdaptError(f"{model} has {name} = {getattr(found, name)}, which no released Llama has: not supported")
-    if config.context > found.max_position_embeddings:
-        raise AdaptError(f"context is {config.context}, but {model} knows {found.max_position_embeddings} positions")
+        if getattr(sizes, name, known) != known:
+            raise AdaptError(f"{model} has {name} = {getattr(sizes, name)}, which no released Llama has: not supported")
+    if config.context > sizes.max_position_embeddings:
+        raise AdaptError(f"context is {config.context}, but {model} knows {sizes.max_position_embeddings} positions")
     loaded = _opened(LlamaForCausalLM, model, dtype=torch.float32)
-    return loaded.to(device=device), found.dtype or torch.float32
+    return loaded.to(device=device), sizes.dtype or torch.float32
 
 
 def _opened(kind: Any, model: str, **settings: Any) -> Any:

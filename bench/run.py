@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a bench found: one table. `groups`: prompt id → what it shares with others, for intervals."""
+    """The result of a bench: one table. `groups`: prompt id → what it shares with others, for intervals."""
 
     rows: list[Row]
     samples: list[Sample]

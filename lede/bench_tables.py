@@ -131,8 +131,8 @@ def bench_words(report: "Report") -> Iterator[Text]:
 
 def _check_words(report: "Report") -> Iterator[Text]:
     """How good the predictions are, and how far to trust them."""
-    found = report.check
-    if found is None:
+    check = report.check
+    if check is None:
         return
     ratios = {row.method: row.speedup / row.predicted_speedup - 1 for row in report.rows if row.predicted_speedup}
     off = [f"{method} ({ratio:+.0%})" for method, ratio in ratios.items() if abs(ratio) > NEAR]
@@ -140,24 +140,24 @@ def _check_words(report: "Report") -> Iterator[Text]:
         yield Text(f"measured more than {NEAR:.0%} off what was predicted: {', '.join(off)}")
     else:
         yield Text(f"every measured speedup is within {NEAR:.0%} of the predicted one")
-    layers = ", ".join(map(str, found.oracle_layers))
+    layers = ", ".join(map(str, check.oracle_layers))
     yield Text(
         "predicted: replay of the same texts with costs measured here; bounds: if it did the worst and the best it "
-        f"could behind real layers' wrong drafts. oracle: {found.oracle_speedup:.2f}×, the best choice of layer (among "
+        f"could behind real layers' wrong drafts. oracle: {check.oracle_speedup:.2f}×, the best choice of layer (among "
         f"{layers}) and length in every round, decisions free",
         "dim",
     )
-    took = sum(s.seconds for s in report.samples if s.method == "autoregressive") / found.plain_seconds
+    took = sum(s.seconds for s in report.samples if s.method == "autoregressive") / check.plain_seconds
     if abs(took - 1) > NEAR:
         yield Text(
             f"plain decoding took {took:.2f}× what it takes by these costs: the machine was not the same while "
             "measuring and while calibrating",
             "yellow",
         )
-    if found.drift > NEAR:
+    if check.drift > NEAR:
         yield Text(
-            f"the machine was not steady: half of the {found.calibrations} calibrations in this run differ by "
-            f"{found.drift:.0%} or more in what a round costs over a plain token",
+            f"the machine was not steady: half of the {check.calibrations} calibrations in this run differ by "
+            f"{check.drift:.0%} or more in what a round costs over a plain token",
             "yellow",
         )
 

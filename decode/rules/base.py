@@ -12,7 +12,7 @@ from lede.decode.state import State
 if TYPE_CHECKING:
     from lede.decode.round import Round
 
-MAX_DRAFTS = 12  # a round, for rules that stop by themselves (paper §4.1)
+MAX_DRAFTS = 12  # per round, for rules that stop by themselves (paper §4.1)
 LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/notes/policies.md)
 
 

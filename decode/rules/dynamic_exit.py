@@ -2,7 +2,7 @@
 
 Source: DEL (Entezari Zarch et al., COLM 2025, arXiv 2504.05598). After each verification the token and its probability
 are taken at every eligible layer for the verified positions up to and including the first mismatch ("shadow tokens").
-Each layer keeps counts and summed probabilities of its matches and of its mismatches, decayed by 0.95 a round, and so
+Each layer keeps counts and summed probabilities of its matches and of its mismatches, decayed by 0.95 per round, and so
 an acceptance rate α. The next round takes the exit layer E and length d with the most tokens per layer run,
 
     TPL(E, d) = (1 - α^(d+1)) / (1 - α) / ((L - E) + (d + 1)·E),
@@ -10,7 +10,7 @@ an acceptance rate α. The next round takes the exit layer E and length d with t
 and drafts until d tokens or until a token's probability falls under the middle of the layer's mean matched and mean
 mismatched probability. A text's first round drafts one token.
 
-Deviations: at most 12 drafts, as the LEDE paper caps the dynamic rivals (§4.1); `max_drafts=18` is DEL's own. The token
+Deviations: at most 12 drafts, as in the LEDE paper's comparison (§4.1); `max_drafts=18` is DEL's own. The token
 under the threshold is still verified (`keeps_last=False` drops it), and a round's first draft is not judged. Where a
 layer has no mismatch yet, or no match, no token stops the drafting. The first round's exit layer is a parameter.
 

@@ -1,4 +1,4 @@
-"""LITE's dynamic confidence-based early exiting as a drafter: a threshold a layer, drafts of a fixed length.
+"""LITE's dynamic confidence-based early exiting as a drafter: a threshold per layer, drafts of a fixed length.
 
 Source: LITE (Varshney et al., arXiv 2310.18581): the layers that were tuned to be exits are tried from the shallowest
 on, and a token leaves at the first whose top probability reaches that layer's own threshold, the last layer being the

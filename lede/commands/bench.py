@@ -143,8 +143,8 @@ def bench(
             del loaded
     drawn = draw(plot, reports) if plot is not None else []
     if json:
-        found = [report.to_json() for report in reports]
-        print_json(found[0] if tables == 1 else found[0] | {"tables": found})
+        contents = [report.to_json() for report in reports]
+        print_json(contents[0] if tables == 1 else contents[0] | {"tables": contents})
         return
     for report_ in reports:
         show(report_)
