@@ -180,10 +180,8 @@ def processors(settings: Settings, model: Model, prompt: list[int], sampling: bo
     from transformers import GenerationConfig, LlamaConfig
     from transformers.generation.utils import GenerationMixin
 
-    asked = dict(settings.options) | {
-        "do_sample": sampling, "max_length": None, "max_new_tokens": settings.max_new_tokens,
-        "eos_token_id": sorted(settings.stops(model)) or None,
-    }  # fmt: skip
+    asked = dict(settings.options) | {"do_sample": sampling, "eos_token_id": sorted(settings.stops(model)) or None}
+    asked |= {"max_length": None, "max_new_tokens": settings.max_new_tokens}
     if sampling:
         asked |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     maker: Any = GenerationMixin()

@@ -11,7 +11,10 @@ from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOp
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
-    from lede.decode.round import Generation
+    from lede.decode.round import Generation, Round
+
+JSON_FIELDS = ["text", "token_ids", "finish", "seconds", "tokens_per_s"]
+JSON_FIELDS += ["exit_layer", "draft_length", "acceptance", "tokens_per_round"]
 
 
 @said_plainly
@@ -77,7 +80,6 @@ def generate(
     loaded = load(model, dtype, device, threads)
 
     from lede.decode.generate import encode
-    from lede.decode.round import Round
     from lede.serve.stream import Decoder
     from lede.serve.trace import Tracer
 
@@ -85,7 +87,7 @@ def generate(
     written = Decoder(loaded.tokenizer, ids if trace else (), skip_special_tokens=not trace)
     tracer = Tracer(written, loaded.layer_count)
 
-    def show(round_: Round) -> None:
+    def show(round_: "Round") -> None:
         if trace:
             console.print(tracer.round(round_), end="", soft_wrap=True)
         elif not json:
@@ -98,20 +100,7 @@ def generate(
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     done = run(loaded, ids, learned, seed=seed, stop_strings=stop or (), on_round=show, **options)
     if json:
-        print_json(
-            {
-                "text": done.text,
-                "token_ids": done.token_ids,
-                "finish": done.finish,
-                "seconds": done.seconds,
-                "tokens_per_s": done.tokens_per_s,
-                "exit_layer": done.exit_layer,
-                "draft_length": done.draft_length,
-                "acceptance": done.acceptance,
-                "tokens_per_round": done.tokens_per_round,
-                "rounds": len(done.rounds),
-            }
-        )
+        print_json({name: getattr(done, name) for name in JSON_FIELDS} | {"rounds": len(done.rounds)})
         return
     print(written.peek(), flush=True)
     warn(f"\n{closing_line(done)}", "dim")
