@@ -1,8 +1,6 @@
 """The ranking of a grid: each variant over its seeds, beside the best fixed rule, as rows, JSON and a picture."""
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.variants import Result
+from lede.replay.files import write_json
 
 Float = NDArray[np.float64]
 
@@ -125,9 +124,7 @@ def to_json(rows: Sequence[Ranked], results: Sequence[Result]) -> dict[str, obje
 
 def write_ranking(folder: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
     """ranking.json and ranking.png."""
-    temporary = folder / "ranking.json.tmp"
-    temporary.write_text(json.dumps(to_json(rows, results), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "ranking.json")
+    write_json(folder / "ranking.json", to_json(rows, results))
     known = [row for row in rows if not math.isnan(row.rate)]
     if known:
         draw_ranking(folder / "ranking.png", known, results)

@@ -18,6 +18,7 @@ from lede.learn.grid import Variant
 from lede.learn.rewards import NAMED
 from lede.learn.train import LearnResult, finite, train
 from lede.replay.errors import DatasetError
+from lede.replay.files import write_json
 from lede.replay.reader import open_dataset
 
 RESULT = "result.json"
@@ -96,9 +97,7 @@ def _write(
         exact=trained is not None and trained.exact,
         texts=_texts(trained) if trained is not None and trained.exact else {},
     )
-    temporary = target / (RESULT + ".tmp")
-    temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, target / RESULT)
+    write_json(target / RESULT, asdict(result))
     return result
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from lede.replay.files import (
     STAGING,
     encode,
     hold,
+    next_number,
     open_file,
     parts_of,
     read_columns,
@@ -79,7 +79,8 @@ def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
     groups = list(_groups(files, table, max_rows))
     if len(groups) == len(files):
         return
-    merged, number = work / table, _next_number(files)
+    # A name that no file of the run had before: one that a reader has listed never changes its meaning.
+    merged, number = work / table, next_number((path.stem for path in files), "merged-")
     try:
         for offset, group in enumerate(groups):
             rows = pa.concat_tables([read_columns(path, table, TABLES[table].names) for path in group])
@@ -115,12 +116,6 @@ def _groups(files: list[Path], table: str, max_rows: int) -> Iterator[list[Path]
         rows += count
     if group:
         yield group
-
-
-def _next_number(files: list[Path]) -> int:
-    """For merged files, a number that none has, so that a name never changes its meaning under a reader."""
-    matches = (re.fullmatch(r"merged-(\d+)", path.stem) for path in files)
-    return max((int(match[1]) for match in matches if match), default=-1) + 1
 
 
 def _exchange(one: Path, other: Path) -> None:

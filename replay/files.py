@@ -120,6 +120,12 @@ def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
     return pa.Table.from_arrays(rows.columns, schema=schema)
 
 
+def next_number(names: Iterable[str], prefix: str) -> int:
+    """One more than the number behind `prefix` in any of the names."""
+    numbers = [int(name.removeprefix(prefix)) for name in names if re.fullmatch(rf"{prefix}\d+", name)]
+    return max(numbers, default=-1) + 1
+
+
 def parts_of(path: Path, table: str) -> frozenset[str]:
     """The parts a file holds; a file that does not say (rewritten by other software) is its own part."""
     with open_file(path, table) as file:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 FORMAT = 1
 WALK, DRAFT = 0, 1  # phase
 CONTINUE, EXIT = 0, 1  # action
-MAX_DRAFTS = 12
 FIRST_REWARD = "paper"
 
 #: The state of a decision, in the order of every feature matrix built from it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from lede.replay.files import (
     encode,
     hold,
     live_files,
+    next_number,
     publish,
     read_columns,
     read_json,
@@ -197,8 +197,7 @@ class EpisodeWriter:
         root, run_id = self.run.path, self.run.id
         names = {path.stem for table in TABLES for path in table_files(root, table, run_id)}
         names |= committed_parts(root, run_id).keys()
-        matches = (re.fullmatch(rf"part-{self.worker}-(\d+)", name) for name in names)
-        return max((int(match[1]) for match in matches if match), default=-1) + 1
+        return next_number(names, f"part-{self.worker}-")
 
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.

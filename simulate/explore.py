@@ -122,9 +122,8 @@ def write_transitions(
     facts = {"simulated": True, "versions": {}, "device": {}, "behaviour": behaviour, "costs": costs}
     run = start_run(out, arguments, facts)
     text, columns = explored(texts, dataset.model_layers, max_drafts, seed)
-    frame = dataset.episodes.collect()
-    numbers = (int(run_id[1:], 16) << 32 | episode for run_id, episode in frame.select("run", "episode").iter_rows())
-    row_of = {number: row for row, number in enumerate(numbers)}
+    table, numbers = dataset.read("episodes", EPISODES.names[1:])  # all but the number
+    known = dict(zip(numbers.tolist(), table.to_pylist(), strict=True))
     done = run.committed()
     with EpisodeWriter(run) as writer:
         for number in range(len(texts.lengths)):
@@ -134,9 +133,7 @@ def write_transitions(
             rows = {name: values[here] for name, values in columns.items()}
             exits = rows["draft_index"][(rows["phase"] == DRAFT) | (rows["action"] == EXIT)]
             right = rows["accepted"][(rows["phase"] == DRAFT) | (rows["action"] == EXIT)]
-            known = frame.row(row_of[int(texts.numbers[number])], named=True)
-            episode = {name: known[name] for name in EPISODES.names}
-            episode |= {
+            episode = known[int(texts.numbers[number])] | {
                 "episode": number,
                 "rounds": int(rows["round"].max()) + 1,
                 "drafted": len(exits),

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
-from lede.replay.schema import STATE
+from lede.replay.schema import SWEPT
 from lede.simulate.rollouts import Copies, copies_of, guesses_of
 
-#: The state columns that a sweep has: those that do not depend on what was drafted before.
-SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
 #: Of these, what Copies.states has, in its order.
 LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)
 
@@ -57,21 +55,17 @@ def read_texts(dataset: Dataset, episodes: NDArray[np.int64], layers: tuple[int,
     a function of the tokens. None: the dataset's. A dataset does not say which tokens end a text: each text's own
     length is taken for its limit. Raises DatasetError for a layer that was not swept.
     """
-    import polars as pl  # not before it is needed: importing it changes the process's environment
-
     layers = layers or dataset.layers
     if missing := sorted({*layers} - {0, *dataset.layers}):
         raise DatasetError(
             f"{dataset.path} has nothing of layer {', '.join(map(str, missing))}: its candidates are "
             f"{', '.join(map(str, dataset.layers))} (and 0, which needs only the tokens)"
         )
-    number = pl.col("run").str.slice(1).str.to_integer(base=16).cast(pl.Int64) * 2**32 + pl.col("episode").cast(
-        pl.Int64
-    )
-    wanted = pl.DataFrame({"number": np.unique(episodes)}).lazy()
-    rows = dataset.sweeps.with_columns(number=number).join(wanted, on="number", how="semi").collect()
-    numbers, text = np.unique(rows["number"].to_numpy(), return_inverse=True)
-    columns = {name: rows[name].to_numpy() for name in ("position", "layer", *SWEPT, "draft_token", "target_token")}
+    names = ("position", "layer", *SWEPT, "draft_token", "target_token")
+    rows, episode = dataset.read("sweeps", names)
+    wanted = np.isin(episode, episodes)
+    numbers, text = np.unique(episode[wanted], return_inverse=True)
+    columns = {name: rows[name].to_numpy()[wanted] for name in names}
     prompts = prompts_of(dataset, numbers)
     texts = replace(_arrange(columns, text, prompts, dataset.layers), numbers=numbers)
     if 0 in layers and 0 not in texts.layers:
@@ -107,9 +101,8 @@ def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
 
 def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
     """Prompt tokens of these episodes. Raises DatasetError if any is not in the episodes table."""
-    frame = dataset.episodes.select("run", "episode", "prompt_tokens").collect()
-    number = [int(run[1:], 16) << 32 | episode for run, episode in zip(frame["run"], frame["episode"], strict=True)]
-    tokens = dict(zip(number, frame["prompt_tokens"].to_list(), strict=True))
+    rows, episodes = dataset.read("episodes", ["prompt_tokens"])
+    tokens = dict(zip(episodes.tolist(), rows["prompt_tokens"].to_pylist(), strict=True))
     missing = sum(episode not in tokens for episode in numbers.tolist())
     if missing:
         raise DatasetError(

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from lede.replay.reader import Columns
-from lede.replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
+from lede.replay.schema import CONTINUE, DRAFT, EXIT, STATE, WALK
 from lede.replay.writer import EpisodeWriter, open_for_writing, start_run
 from lede.simulate.costs import Costs
 
 LAYERS = (2, 4)
 MODEL_LAYERS = 8
+MAX_DRAFTS = 12
 COSTS = Costs(
     layers=MODEL_LAYERS,
     layer=tuple(0.1 + 0.005 * rows for rows in range(13)),

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lede.replay.schema import CONTINUE, DRAFT, EXIT, MAX_DRAFTS, STATE, WALK
+from lede.replay.schema import CONTINUE, DRAFT, EXIT, STATE, WALK
 from lede.replay.writer import EpisodeWriter, Run, open_for_writing, start_run
 from lede.simulate.costs import Costs
 
 VOCABULARY = 100
+MAX_DRAFTS = 12
 MODEL_LAYERS = 16
 COSTS = Costs(
     layers=MODEL_LAYERS,
