@@ -102,7 +102,8 @@ def combined(found: Sequence[Costs]) -> Costs:
     if len(found) == 1:
         return found[0]
     every = [costs.to_json() for costs in found]
-    mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in every[0]}
+    known = [name for name in every[0] if all(one[name] is not None for one in every)]
+    mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in known}
     return Costs.from_json(mean | {"layers": found[0].layers, "context": round(mean["context"])})
 
 

@@ -56,7 +56,7 @@ def summarise(
 ) -> list[Row]:
     """Rows in the order in which the methods first appear, over the prompts that all of them have.
 
-    `exact_library`: in this dtype ours must equal the library's. Without `costs` there are no limits. `groups`: see
+    `exact_library`: in this dtype ours must equal the library's. Without `costs` to be trusted there are no limits. `groups`: see
     `interval`; `rouge` and `parameters` are by method; `greedy` False: outputs are samples, and `identical` is None.
     """
     by_method = by_name(samples)
@@ -69,7 +69,7 @@ def summarise(
     rows = []
     for method, mine in runs.items():
         low, high = interval(mine, reference, groups)
-        bound = limit(costs, mine) if costs is not None else None
+        bound = limit(costs, mine) if costs is not None and not costs.doubt else None
         decoding = decoding_speed(mine) / decoding_speed(reference) if bound else None
         row = Row(
             method,

@@ -111,6 +111,8 @@ def bench_words(report: "Report") -> Iterator[Text]:
             "host's work free; reached: what it has of that",
             "dim",
         )
+    if report.costs.doubt:
+        yield Text(f"no limits: {report.costs.doubt}", "yellow")
     yield from _check_words(report)
     if parameters := [f"{row.method} ({said(row.parameters)})" for row in report.rows if row.parameters]:
         yield Text(f"tuned on {facts['training_prompts']} training prompts: {'; '.join(parameters)}", "dim")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lede.replay.reader import Dataset
 
 MAX_ROWS = 32  # the last committed token and up to 31 drafts
+OPTIONAL = ("autoregressive", "lookup_state", "error")
+TRUSTED, INTERRUPTED = 0.15, 0.2  # the largest error, and share of rounds, with which costs are taken at their word
 FORMER_ROWS = 13  # at least so many have costs stored by earlier versions
 
 
@@ -43,6 +45,8 @@ class Costs:
     autoregressive: float | None = None  # one token of plain decoding; None: as many layers over one row, and a head
     index: float = 0.0  # a round's keeping of the lookup index, for rules that use it
     trace: float = 0.0  # a round's keeping of what states remember, and its first look, for rules that see states
+    error: float | None = None  # of predicted speedups of rounds held out of the fit; None: not known
+    interrupted: float = 0.0  # share of the measured rounds during which another process took a core
     lookup_state: float | None = None  # the lookup columns of a state at a real layer; None: as one query
 
     def __post_init__(self) -> None:
@@ -53,6 +57,18 @@ class Costs:
             object.__setattr__(self, "autoregressive", self.layers * self.layer[0] + self.head[0])
         if self.lookup_state is None:
             object.__setattr__(self, "lookup_state", self.lookup)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why these costs cannot be trusted, in a line; None where nothing speaks against them."""
+        reasons = []
+        if (self.error or 0.0) > TRUSTED:
+            reasons.append(f"they are off by {self.error:.0%} for rounds held out of their fit")
+        if self.interrupted > INTERRUPTED:
+            reasons.append(f"other work interrupted {self.interrupted:.0%} of the rounds")
+        if not reasons:
+            return None
+        return f"these costs cannot be trusted: {' and '.join(reasons)}; measure again when the machine is idle"
 
     def for_policy(self, features: Collection[str], layers: Sequence[int]) -> Costs:
         """The costs of a network with these features (names as in `State`) and candidate layers."""
@@ -167,7 +183,7 @@ class Costs:
             if several and not isinstance(value, list | tuple):
                 raise DatasetError(f"costs have {name} = {value!r}, which is not a list: measure them again")
             for number in value if several else [value]:
-                if not _is_cost(number) and not (number is None and name in ("autoregressive", "lookup_state")):
+                if not _is_cost(number) and not (number is None and name in OPTIONAL):
                     raise DatasetError(f"costs have {name} = {value!r}, which is not a time: measure them again")
         return cls(**{**values, "layer": tuple(data["layer"]), "head": tuple(data["head"])})
 

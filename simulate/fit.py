@@ -1,13 +1,17 @@
 """From timed rounds to costs: what each layer, row, head, state, decision and round adds, fitted to all rounds at once.
 
-Each sample gives two sums of unknown costs, its drafting and its verification. What is least is the sum of the relative
-errors, so that the typical round is met whatever else the machine did during some; or, for averages, that of their
-squares, so that many rounds together take as long as they took. No cost is negative, and a pass over more rows never
-costs less: what is fitted for rows is the increments.
+Each sample gives two sums of unknown costs, its drafting and its verification, which are solved by least absolute
+relative deviations, so that the typical round is met whatever else the machine did during some. No cost is negative,
+and a pass over more rows never costs less: what is fitted for rows is the increments. Plain decoding, which speedups
+are relative to, is not left to the fit but taken from its own rounds.
+
+Rounds in which another process took a core are left out, and how well the costs of one half of the samples predict the
+other half is kept with them: `Costs.doubt`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +20,7 @@ from lede.simulate.costs import MAX_ROWS, Costs
 
 REWEIGHTINGS = 15  # on the way from squared to absolute errors
 FLOOR = 0.01  # relative errors below this weigh no more than this one
-FAR = 5.0  # times as long as typical: in averages a round counts as no longer than this
+FEWEST = 0.25  # share of undisturbed rounds with which a fit does without the others
 
 Float = NDArray[np.float64]
 
@@ -37,6 +41,7 @@ class Sample:
     draft: float
     verify: float
     rest: float
+    interrupted: bool = False  # another process took a core meanwhile
 
     @property
     def whole(self) -> float:
@@ -49,8 +54,19 @@ def fit(
 ) -> Costs:
     """The costs of a model of `layer_count` layers, of a typical round or of the average one.
 
-    prompts: tokens read, and milliseconds of each reading.
+    prompts: tokens read, and milliseconds of each reading. Averages are typical costs times how much longer rounds took
+    in all, those of plain decoding and the others apart, so that sums over many rounds are met.
     """
+    undisturbed = [s for s in samples if not s.interrupted]
+    used = undisturbed if len(undisturbed) >= FEWEST * len(samples) else samples
+    costs = replace(
+        _typical(used, prompts, layer_count), error=_held_out_error(used, layer_count),
+        interrupted=1 - len(undisturbed) / len(samples),
+    )  # fmt: skip
+    return _averages(costs, samples, prompts) if average else costs
+
+
+def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], layer_count: int) -> Costs:
     context = round(sum(s.position for s in samples) / len(samples))
     lengths = sorted({s.drafts for s in samples if s.drafts})
     equations, times = [], []
@@ -58,22 +74,20 @@ def fit(
         if s.drafts:
             equations += [_drafting(s, context, lengths), _verifying(s, context, lengths, layer_count)]
             times += [s.draft, s.verify]
-        elif not s.lookup and not s.states:
+        elif _bare(s):
             equations.append(_plain(s, context, lengths, layer_count))
             times.append(s.whole)
-    matrix, spent = np.array(equations), np.array(times)
-    found = typical(matrix, spent)
-    middle = _mean if average else _median
-    if average:
-        found = averages(matrix, spent, matrix @ found)
-    known = dict(zip(NAMES, found, strict=False))
-    increments = found[len(NAMES) :].reshape(2, len(lengths)).cumsum(axis=1)
+    solution = least_absolute(np.array(equations), np.array(times))
+    known = dict(zip(NAMES, solution, strict=False))
+    increments = solution[len(NAMES) :].reshape(2, len(lengths)).cumsum(axis=1)
     rows = np.arange(2, MAX_ROWS + 1)
     layer = known["first"] + _between(rows, np.array(lengths) + 1, increments[0])
     head = known["head"] + _between(rows, np.array(lengths) + 1, increments[1])
-    bare = middle([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
-    indexed = middle([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
-    traced = middle([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
+    bare = _median([s.rest for s in samples if s.drafts and not s.states and not s.lookup], 0.0)
+    indexed = _median([s.rest for s in samples if s.drafts and s.lookup and not s.states], bare)
+    traced = _median([s.rest for s in samples if s.drafts and s.lookup and s.states], indexed)
+    slope = layer_count * (known["cache"] + known["attention"])
+    plain = _median([s.whole - slope * (s.position - context) for s in samples if _bare(s) and not s.drafts], 0.0)
     return Costs(
         layers=layer_count,
         layer=(float(known["again"]), *map(float, layer)),
@@ -85,11 +99,54 @@ def fit(
         context=context,
         cache=float(known["cache"]),
         attention=float(known["attention"]),
-        prefill=_reading(prompts, middle),
-        autoregressive=float(layer_count * known["first"] + known["head"]),
+        prefill=_reading(prompts, np.median),
+        autoregressive=max(plain, float(known["head"])),
         index=max(indexed - bare, 0.0),
         trace=float(known["opening"]) + max(traced - indexed, 0.0),
     )
+
+
+def _bare(s: Sample) -> bool:
+    """Whether the round saw nothing but what it drafted: `_predicted` says what it takes."""
+    return not s.states and s.lookup == (s.drafts > 0 and s.exit_layer == 0)
+
+
+def _predicted(s: Sample, costs: Costs) -> float:
+    return costs.fixed(s.exit_layer, s.drafts, s.position) if s.drafts else costs.plain(s.position)
+
+
+def _averages(costs: Costs, samples: Sequence[Sample], prompts: Sequence[tuple[int, float]]) -> Costs:
+    """Plain decoding and the walk, which costs the same, take what plain rounds took; the rest of a round is scaled."""
+    alone = [s for s in samples if not s.drafts and _bare(s)]
+    rounds = [s for s in samples if s.drafts and _bare(s)]
+    slower = sum(s.whole for s in alone) / max(sum(_predicted(s, costs) for s in alone), 1e-9)
+    costs = replace(costs, autoregressive=costs.plain() * slower, prefill=_reading(prompts, np.mean))
+    walks = sum(s.exit_layer * costs.first(s.position) for s in rounds)
+    rest = sum(_predicted(s, costs) for s in rounds) - walks
+    factor = max(sum(s.whole for s in rounds) - walks, 0.0) / max(rest, 1e-9)
+    scaled = ("layer", "head", "features", "decision", "lookup", "round", "cache", "attention", "index", "trace")
+    values = {name: np.multiply(getattr(costs, name), factor).tolist() for name in scaled}
+    return Costs.from_json(costs.to_json() | values | {"lookup_state": None})
+
+
+def _held_out_error(samples: Sequence[Sample], layer_count: int) -> float | None:
+    """By how much fits to either half of the samples mispredict the speedups of rounds of the other half.
+
+    Of kinds of rounds (exit layer, about as many drafts): the relative error of round over plain token that three
+    quarters of them keep to. None for too few samples.
+    """
+    off = defaultdict(list)
+    for first in (0, 1):
+        half = samples[first::2]
+        if not any(s.drafts for s in half) or not any(not s.drafts and _bare(s) for s in half):
+            return None
+        costs = _typical(half, [], layer_count)
+        for s in samples[1 - first :: 2]:
+            if _bare(s):
+                off[s.exit_layer, s.drafts.bit_length()].append(s.whole / max(_predicted(s, costs), 1e-9))
+    plain = np.median(off.pop((0, 0), [1.0]))
+    errors = [abs(float(np.median(ratios) / plain) - 1) for ratios in off.values() if len(ratios) >= 4]
+    return float(np.quantile(errors, 0.75)) if errors else None
 
 
 def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:
@@ -116,8 +173,8 @@ def _plain(s: Sample, context: int, lengths: list[int], layer_count: int) -> Flo
     return np.array([layer_count, 0, 1, 0, reach, reach, 0, 0, 0, 0, *[0] * (2 * len(lengths))], float)
 
 
-def typical(equations: Float, values: Float) -> Float:
-    """Non-negative factors (K,) of `equations` (N, K) that give `values` (N,) with the least sum of relative errors."""
+def least_absolute(equations: Float, values: Float) -> Float:
+    """Non-negative factors (K,) of `equations` (N, K) with least absolute relative deviations from `values` (N,)."""
     relative = equations / values[:, None]
     scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)  # columns of one size; empty ones get 0
     relative, weights = relative / scale, np.ones(len(values))
@@ -126,14 +183,6 @@ def typical(equations: Float, values: Float) -> Float:
         found = nonnegative(relative * weights[:, None], weights)
         weights = np.maximum(np.abs(1 - relative @ found), FLOOR) ** -0.5
     return found / scale
-
-
-def averages(equations: Float, values: Float, expected: Float) -> Float:
-    """Likewise with the least sum of squares of errors over `expected` (N,): sums of many values are met."""
-    expected = np.maximum(expected, 1e-9)
-    relative = equations / expected[:, None]
-    scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)
-    return nonnegative(relative / scale, np.minimum(values / expected, FAR)) / scale
 
 
 def nonnegative(matrix: Float, values: Float) -> Float:
@@ -172,16 +221,12 @@ def _between(rows: NDArray[np.int64], known: NDArray[np.int64], values: Float) -
     return out
 
 
-def _reading(prompts: Sequence[tuple[int, float]], middle: Callable[[Sequence[float], float], float]) -> float:
-    """Milliseconds a token of prompts of every length in turn; the longer one's tokens see more others."""
+def _reading(prompts: Sequence[tuple[int, float]], middle: Callable[..., np.floating]) -> float:
+    """Milliseconds per token of prompts of every length in turn; the longer one's tokens see more others."""
     lengths = {tokens for tokens, _ in prompts}
-    spent = sum(middle([spent for tokens, spent in prompts if tokens == length], 0.0) for length in lengths)
+    spent = sum(float(middle([spent for tokens, spent in prompts if tokens == length])) for length in lengths)
     return spent / max(sum(lengths), 1)
 
 
 def _median(values: Sequence[float], otherwise: float) -> float:
     return float(np.median(values)) if values else otherwise
-
-
-def _mean(values: Sequence[float], otherwise: float) -> float:
-    return float(np.minimum(values, FAR * np.median(values)).mean()) if values else otherwise

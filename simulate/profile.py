@@ -26,6 +26,11 @@ from lede.decode.state import State
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.fit import Sample, fit
 
+try:
+    import resource  # POSIX only
+except ImportError:
+    resource = None  # type: ignore[assignment]
+
 SECONDS = 8.0  # how long to measure; longer only where one turn of all rules takes longer,
 TURNS = 24  # and shorter only where so many have been taken: every rule's plan was gone through more than once
 STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are met
@@ -174,22 +179,27 @@ def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]
     synchronise(model)
     if not rule.needs_lookup and start > 1:
         prompts.append((start, (time.perf_counter() - began) * 1e3))
-    before, planned = None, (*rule.layers, rule.max_drafts)
+    before, planned, earlier = None, (*rule.layers, rule.max_drafts), interruptions()
     for round_ in decoding.rounds():
         if before == planned and len(round_.drafts) == planned[-1]:
-            yield _sample(round_, rule)
-        before, planned = planned, (*rule.layers, rule.max_drafts)
+            yield _sample(round_, rule, interruptions() > earlier)
+        before, planned, earlier = planned, (*rule.layers, rule.max_drafts), interruptions()
 
 
-def _sample(round_: Round, rule: Rule) -> Sample:
+def _sample(round_: Round, rule: Rule, interrupted: bool) -> Sample:
     rest = round_.seconds - round_.draft_seconds - round_.verify_seconds
     thinks = isinstance(rule, QPolicy)
     return Sample(
         exit_layer=round_.exit_layer or 0, drafts=len(round_.drafts), position=round_.position,
         states=rule.needs_state, lookup=rule.needs_lookup,
         decisions=sum(not decision.forced for decision in round_.decisions) if thinks else 0,
-        draft=round_.draft_seconds * 1e3, verify=round_.verify_seconds * 1e3, rest=rest * 1e3,
+        draft=round_.draft_seconds * 1e3, verify=round_.verify_seconds * 1e3, rest=rest * 1e3, interrupted=interrupted,
     )  # fmt: skip
+
+
+def interruptions() -> int:
+    """How often the system took a core from this process's threads; always 0 where it does not tell."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
 def synchronise(model: Model) -> None:

@@ -1,6 +1,7 @@
 """The fit finds the costs that made-up rounds were timed with, in spite of noise that only ever slows."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,54 @@ def test_averages_are_of_all_that_the_machine_did(seed):
     told = sum(found.fixed(0, s.drafts, s.position) for s in copied)
     assert told == pytest.approx(slower * sum(TRUE.fixed(0, s.drafts, s.position) for s in copied), rel=0.1)
     assert found.read(300) == pytest.approx(slower * TRUE.read(300), rel=0.1)
+
+
+def test_plain_decoding_is_what_its_own_rounds_take():
+    """Were its layers cheaper than those of a walk, a fit of all rounds would tell the one by the other."""
+    samples, prompts = rounds()
+    samples = [replace(s, verify=0.8 * s.verify) if not s.drafts else s for s in samples]
+    found = fit(samples, prompts, LAYERS)
+    assert found.plain(CONTEXT) == pytest.approx(0.8 * TRUE.plain(CONTEXT), rel=0.01)
+    assert found.fixed(4, 5, CONTEXT) == pytest.approx(TRUE.fixed(4, 5, CONTEXT), rel=0.05)
+
+
+def test_interrupted_rounds_are_left_out_and_told():
+    """Six in ten rounds lose their core for long: the typical round is one of them."""
+    samples, prompts = rounds()
+    shown = [
+        replace(s, draft=4 * s.draft, verify=s.verify + 5, interrupted=True) if i % 10 < 6 else s
+        for i, s in enumerate(samples)
+    ]
+    found = fit(shown, prompts, LAYERS)
+    compare(found, 0.02)
+    assert found.interrupted == pytest.approx(0.6, abs=0.01)
+    assert "other work interrupted 60% of the rounds" in found.doubt
+    assert fit(samples, prompts, LAYERS).doubt is None
+
+
+def test_costs_that_do_not_predict_other_rounds_are_told():
+    samples, prompts = rounds(noise=0.1)
+    assert fit(samples, prompts, LAYERS).error < 0.05
+    # whatever the fit is made from, the other half's passes of many rows take twice as long
+    slow = [replace(s, verify=2 * s.verify) if i % 2 and s.drafts > 3 else s for i, s in enumerate(samples)]
+    found = fit(slow, prompts, LAYERS)
+    assert found.error > 0.15
+    assert "for rounds held out of their fit" in found.doubt
+
+
+def test_sums_are_met_where_plain_decoding_suffers_most():
+    """Two spinning threads on two cores with other work: a plain token loses more than a round of many drafts."""
+    samples, prompts = rounds()
+    shown = [
+        replace(s, verify=s.verify * (20 if s.drafts == 0 and i % 3 == 0 else 2 if i % 3 == 0 else 1))
+        for i, s in enumerate(samples)
+    ]
+    found = fit(shown, prompts, LAYERS, average=True)
+    plain = [s for s in shown if not s.drafts]
+    assert sum(found.plain(s.position) for s in plain) == pytest.approx(sum(s.whole for s in plain), rel=0.01)
+    bare = [s for s in shown if s.drafts and not s.states]
+    told = sum(found.fixed(s.exit_layer, s.drafts, s.position) for s in bare)
+    assert told == pytest.approx(sum(s.whole for s in bare), rel=0.05)
 
 
 def test_rows_that_were_not_tried_lie_between_those_that_were():
