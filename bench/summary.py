@@ -56,8 +56,9 @@ def summarise(
 ) -> list[Row]:
     """Rows in the order in which the methods first appear, over the prompts that all of them have.
 
-    `exact_library`: in this dtype ours must equal the library's. Without `costs` to be trusted there are no limits. `groups`: see
-    `interval`; `rouge` and `parameters` are by method; `greedy` False: outputs are samples, and `identical` is None.
+    `exact_library`: in this dtype ours must equal the library's. Without `costs` to be trusted there are no
+    limits. `groups`: see `interval`; `rouge` and `parameters` are by method; `greedy` False: outputs are samples, and
+    `identical` is None.
     """
     by_method = by_name(samples)
     shared = sorted(set.intersection(*(set(runs) for runs in by_method.values())))
