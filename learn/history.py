@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lede.learn.data import Snapshot
 from lede.learn.score import Score
+from lede.replay.pictures import figure, save
 from lede.simulate.oracle import Static
 
 
@@ -55,10 +56,8 @@ def draw(
 
     A curve of which nothing is known, as of the loss of a training that has none, leaves its panel empty.
     """
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    grid = figure.subplots(2, 3)
+    picture = figure(11, 6.5)
+    grid = picture.subplots(2, 3)
     panels: list[tuple[str, str]] = [
         ("validation_reward", "(a) reward, validation"),
         ("acceptance", "(b) acceptance rate"),
@@ -90,5 +89,5 @@ def draw(
     grid[1, 0].legend(fontsize=8)
     for axes in grid[1]:
         axes.set_xlabel("updates")
-    figure.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")
-    figure.savefig(path, dpi=120)
+    picture.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")
+    save(picture, path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lede.learn.variants import Result
 from lede.replay.files import write_json
+from lede.replay.pictures import figure, save
 
 Float = NDArray[np.float64]
 
@@ -132,10 +133,8 @@ def write_ranking(folder: Path, rows: Sequence[Ranked], results: Sequence[Result
 
 def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
     """A line a variant: the mean rate, its interval, each seed; and the best fixed rule."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    picture = figure(9, 1.2 + 0.32 * len(rows))
+    axes = picture.subplots()
     for y, row in enumerate(rows):
         axes.plot([row.low, row.high], [y, y], color="C0", linewidth=1.4)
         axes.plot([row.rate], [y], marker="o", color="C0", markersize=5)
@@ -151,4 +150,4 @@ def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) 
     axes.invert_yaxis()
     axes.set_xlabel("tokens / ms on validation texts: mean over seeds, 95 % interval, each seed")
     axes.grid(alpha=0.25, axis="x")
-    figure.savefig(path, dpi=120)
+    save(picture, path)
