@@ -155,13 +155,11 @@ def default_layers(layer_count: int, explore: Exploration = "uniform") -> tuple[
 
 def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: ValueFunction | None) -> Exploring:
     """The exploring rule of one episode."""
-    rule: Exploring
+    rule: Exploring = Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
     if config.explore == "epsilon":
         if policy is None:
             raise PromptError("--explore epsilon explores around a policy: name it with --policy")
         rule = Epsilon(policy, seed, config.epsilon)
-    else:
-        rule = Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
     rule.max_drafts = config.max_drafts or rule.max_drafts
     return rule
 

@@ -88,7 +88,9 @@ def _parse(line: bytes, default_id: str) -> Prompt:
     if "prompt" in row:
         text = _string(row["prompt"], "prompt")
     elif "turns" in row:
-        text = _string(_first(row["turns"], "turns"), "turns[0]")
+        if not isinstance(row["turns"], list) or not row["turns"]:
+            raise PromptError(f"`turns` must be a list with a string in it, not {_kind(row['turns'])}")
+        text = _string(row["turns"][0], "turns[0]")
     else:
         raise PromptError("has neither `prompt` nor `turns`")
     if not text.strip():
@@ -105,12 +107,6 @@ def _parse(line: bytes, default_id: str) -> Prompt:
         reference=None if reference is None else _string(reference, "reference"),
         group="" if group is None else _name(group, "group"),
     )
-
-
-def _first(value: Any, name: str) -> Any:
-    if not isinstance(value, list) or not value:
-        raise PromptError(f"`{name}` must be a list with a string in it, not {_kind(value)}")
-    return value[0]
 
 
 def _name(value: Any, name: str) -> str:
@@ -135,13 +131,12 @@ def _kind(value: Any) -> str:
 
 def interleaved(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Each side's prompts in their order, the sides mixed by their shares for as long as each lasts."""
-    place: Counter[Split] = Counter()
-    keys: dict[str, float] = {}
-    ordered = list(prompts)
-    for prompt in ordered:
-        place[prompt.split] += 1
-        keys[prompt.id] = place[prompt.split] / SHARES[prompt.split]
-    return sorted(ordered, key=lambda prompt: keys[prompt.id])
+    count: Counter[Split] = Counter()
+    placed: list[tuple[float, Prompt]] = []
+    for prompt in prompts:
+        count[prompt.split] += 1
+        placed.append((count[prompt.split] / SHARES[prompt.split], prompt))
+    return [prompt for _, prompt in sorted(placed, key=lambda pair: pair[0])]
 
 
 def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> list[Prompt]:

@@ -22,7 +22,6 @@ from lede.collect.stdlib import bucket
 from lede.replay.split import SPLITS, Split, group_of, split_of
 
 FOLDER = "LEDE_DATASETS"
-KINDS = ("parquet", "jsonl")
 LM_WORDS = 100  # of an article, to go on from
 SHOT_CHOICE = 50  # the example is the shortest of so many, so that it leaves room in the context
 
@@ -159,8 +158,7 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
         seen.add(mark)
         own = split_of(group) if task.divided else side
         if split in (own, "all"):
-            prompt_id = f"{name}:{task.source_split(side)}:{row}"
-            answer = reference if reference.strip() else None
+            answer, prompt_id = reference if reference.strip() else None, f"{name}:{task.source_split(side)}:{row}"
             prompts.append(Prompt(prompt_id, name, before + text, answer, group=group, split=own))
     if not prompts and limit != 0:
         raise PromptError(f"the task {name} has no prompts in its split {split}")
@@ -233,7 +231,9 @@ def _files(task: Task, split: Split) -> list[str]:
     folder, source = _folder(task), task.source_split(split)
     if folder is None:
         return []
-    kinds = ([*folder.glob(f"{source}.{kind}"), *sorted(folder.glob(f"{source}-*.{kind}"))] for kind in KINDS)
+    kinds = (
+        [*folder.glob(f"{source}.{kind}"), *sorted(folder.glob(f"{source}-*.{kind}"))] for kind in ("parquet", "jsonl")
+    )
     return [str(path) for path in next(filter(None, kinds), [])]
 
 
