@@ -111,21 +111,9 @@ class TableBuffer(d3rlpy.dataset.ReplayBufferBase):
             action_size=2,
         )
 
-    def _read_only(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError("this buffer is read-only and samples transitions")
 
-    append: Any = _read_only
-    append_episode: Any = _read_only
-    clip_episode: Any = _read_only
-    sample_trajectory: Any = _read_only
-    sample_trajectory_batch: Any = _read_only
-    dump: Any = _read_only
-    load: Any = _read_only
-    from_episode_generator: Any = _read_only
-    episodes: Any = property(_read_only)
-    buffer: Any = property(_read_only)
-    transition_picker: Any = property(_read_only)
-    trajectory_slicer: Any = property(_read_only)
+# The rest of the interface (appending, episodes, trajectories) is what d3rlpy's fitter does not ask for.
+TableBuffer.__abstractmethods__ = frozenset()
 
 
 def logged_transitions(

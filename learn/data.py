@@ -141,6 +141,12 @@ class Data:
         """The network as the artefact that is served."""
         return Policy(self.features, self.candidates, weights, mean, scale, {"max_drafts": self.limit})
 
+    @property
+    def rows(self) -> int:
+        """Training decisions of a log, or tokens of swept training texts."""
+        log = self.config.source == "log"
+        return len(self.log("train").chains.actions) if log else int(self.texts("train").lengths.sum())
+
     def texts(self, side: Split) -> Texts:
         return self.source.texts(self.layers, side)
 

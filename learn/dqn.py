@@ -30,7 +30,7 @@ def learn_dqn(data: Data) -> Iterator[Snapshot]:
     """Train on the training side's sweeps or log; yields a policy of averaged weights every so many updates."""
     config = data.config
     experience = _Sweeps(data) if config.source == "sweeps" else _Log(data)
-    total = config.updates_for(experience.rows)
+    total = config.updates_for(data.rows)
     algorithm = make_algorithm(data, total)
     algorithm.create_impl((len(data.features),), 2)
     q_func = algorithm.impl.q_function[0]
@@ -98,7 +98,7 @@ def _slices(algorithm: Any, buffer: TableBuffer, total: int, every: int) -> Iter
 
 
 class _Sweeps:
-    """Transitions from sweeps, made anew for the network so far. rows: tokens of the training texts."""
+    """Transitions from sweeps, made anew for the network so far."""
 
     def __init__(self, data: Data) -> None:
         self._data, self._engine = data, data.engine("train")
@@ -106,7 +106,6 @@ class _Sweeps:
         assert data.static is not None
         self._rate = data.static.rate
         text, position = self._engine.everywhere
-        self.rows = len(text)
         self._own = Starts(text, position, torch.full((len(text),), 0.5))  # before there is a policy: anywhere
         sample = drawn_starts(self._engine, self._own, 1.0, SAMPLE, self._rng)
         rows = self._engine.rounds(sample).rows
@@ -130,11 +129,10 @@ class _Sweeps:
 
 
 class _Log:
-    """The logged transitions, priced anew where the rate to beat has risen. rows: of the training chains."""
+    """The logged transitions, priced anew where the rate to beat has risen."""
 
     def __init__(self, data: Data) -> None:
         self._data, self._chains = data, data.log("train").chains
-        self.rows = len(self._chains.actions)
         self._rate = data.static.rate if data.config.reward == "time" and data.static else None
         self._seen = data.rewarded(self._chains, self._rate)
         self._mean, self._scale = scaling(self._seen.observations)

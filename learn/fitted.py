@@ -30,7 +30,7 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
     rng = np.random.default_rng(config.seed)
     text, position = engine.everywhere
     own = Starts(text, position, torch.full((len(text),), 0.5))
-    width, total = len(data.features), config.updates_for(len(text))
+    width, total = len(data.features), config.updates_for(data.rows)
     sample = engine.rounds(drawn_starts(engine, own, 1.0, SAMPLE, rng)).rows.reshape(-1, width).numpy()
     mean, scale = scaling(sample)
     network = _network(width, config.hidden)

@@ -82,15 +82,8 @@ def _config(choice: dict[str, Any]) -> LearnConfig:
     base = preset(options.pop("preset", "default"))
     for name, value in options.items():
         was = getattr(base, name)
-        kind = (
-            (int, float)
-            if isinstance(was, float)
-            else int
-            if name == "updates"
-            else str
-            if name == "source"
-            else type(was)
-        )
+        kind: Any = (int, float) if isinstance(was, float) else type(was)
+        kind = {"updates": int, "source": str}.get(name, kind)  # whose own may be None
         wrong = isinstance(value, bool) is not isinstance(was, bool) or not isinstance(value, kind)
         if name not in LISTS and wrong:
             raise LearnError(f"{name} = {value!r} is not what {name} takes, such as {was!r}")

@@ -53,41 +53,27 @@ def draw(
 ) -> None:
     """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
     length, rate and loss. kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
-
-    A curve of which nothing is known, as of the loss of a training that has none, leaves its panel empty.
     """
     picture = figure(11, 6.5)
-    grid = picture.subplots(2, 3)
-    panels: list[tuple[str, str]] = [
-        ("validation_reward", "(a) reward, validation"),
-        ("acceptance", "(b) acceptance rate"),
-        ("exit_layer", "(c) average exit layer"),
-        ("draft_length", "drafts per round"),
-        ("validation_rate", "tokens / ms, validation"),
-        ("loss", "loss"),
-    ]
-    updates = [point.update for point in points]
-    for axes, (name, title) in zip(grid.flat, panels, strict=True):
+    panels = {
+        "validation_reward": "(a) reward, validation",
+        "acceptance": "(b) acceptance rate",
+        "exit_layer": "(c) average exit layer",
+        "draft_length": "drafts per round",
+        "validation_rate": "tokens / ms, validation",
+        "loss": "loss",
+    }
+    for axes, (name, title) in zip(picture.subplots(2, 3).flat, panels.items(), strict=True):
         values = [getattr(point, name) for point in points]
-        axes.plot(updates, values, marker=".", linewidth=1.2)
+        axes.plot([point.update for point in points], values, marker=".", linewidth=1.2)
         axes.axvline(kept, color="0.7", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
-        axes.set_xlim(0, None)
-        if not any(math.isfinite(value) for value in values):
+        if not any(map(math.isfinite, values)):
             axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color="0.5")
-    losses = [point.loss for point in points if math.isfinite(point.loss)]
-    if losses and max(losses) > 10 * min(losses) > 0:
-        grid[1, 2].set_yscale("log")
-    if static is not None and achieved is not None:
-        label = f"best static, E={static.layer}, d={static.drafts}"
-        grid[1, 1].axhline(achieved[0], color="C1", linestyle="--", linewidth=1, label=label)
-        grid[1, 1].legend(fontsize=8)
-    accepted = [point.draft_length * point.acceptance for point in points]
-    grid[1, 0].lines[0].set_label("drafts")
-    grid[1, 0].plot(updates, accepted, marker=".", linewidth=1.2, color="C2", label="accepted")
-    grid[1, 0].legend(fontsize=8)
-    for axes in grid[1]:
-        axes.set_xlabel("updates")
-    picture.suptitle("grey line: the network that was kept", fontsize=9, color="0.4")
+        if name == "validation_rate" and static is not None and achieved is not None:
+            label = f"best static, E={static.layer}, d={static.drafts}"
+            axes.axhline(achieved[0], color="C1", linestyle="--", linewidth=1, label=label)
+            axes.legend(fontsize=8)
+    picture.suptitle("by updates; grey line: the network that was kept", fontsize=9, color="0.4")
     save(picture, path)

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-from lede.learn.errors import LearnError
-
 
 @contextlib.contextmanager
 def _untouched_process() -> Iterator[None]:
@@ -38,13 +36,10 @@ def _untouched_process() -> Iterator[None]:
         os.environ.update(environment)
 
 
-try:
-    with _untouched_process():
-        import d3rlpy
-        import structlog  # d3rlpy's logger
-        from threadpoolctl import threadpool_limits
-except ImportError as error:
-    raise LearnError(f"learning needs d3rlpy ({error}): pip install d3rlpy") from None
+with _untouched_process():
+    import d3rlpy
+    import structlog  # d3rlpy's logger
+    from threadpoolctl import threadpool_limits
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The ranking of a grid: each variant over its seeds, beside the best fixed rule, as rows, JSON and a picture."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def _ranked(name: str, results: Sequence[Result]) -> Ranked:
         known = [value for result in good if (value := result.score[what]) is not None]
         return fmean(known) if known else math.nan
 
-    rate, over = (math.nan,) * 3, (math.nan,) * 3
+    rate = over = (math.nan, math.nan, math.nan)
     if good and all(result.exact for result in good):
         rate, over = (_over_seeds(good, above) for above in ("tokens", "static"))
     elif not math.isnan(mean("rate")):
@@ -69,14 +70,11 @@ def _ranked(name: str, results: Sequence[Result]) -> Ranked:
         episodes = min(result.score["effective"] or 0.0 for result in good)
         rate = _interval(rates, mean("rate_error"), max(episodes - 1, 1.0))
     best = max(good, key=lambda result: result.score["rate"] or 0.0, default=None)
-    return Ranked(
-        name, *rate, mean("exit_layer"), mean("drafts"), mean("acceptance"), mean("reward"), *over,
-        seeds=len(good),
-        diverged=sum(result.status == "diverged" for result in results),
-        failed=sum(result.status == "failed" for result in results),
-        folder=f"{best.name}/seed={best.seed}" if best else "",
-        message=next((result.message for result in results if result.status == "failed"), ""),
-    )  # fmt: skip
+    counts = Counter(result.status for result in results)
+    folder = f"{best.name}/seed={best.seed}" if best else ""
+    message = next((result.message for result in results if result.status == "failed"), "")
+    means = mean("exit_layer"), mean("drafts"), mean("acceptance"), mean("reward")
+    return Ranked(name, *rate, *means, *over, len(good), counts["diverged"], counts["failed"], folder, message)
 
 
 def _over_seeds(results: Sequence[Result], above: str) -> tuple[float, float, float]:
@@ -116,10 +114,7 @@ def _interval(values: Float, error: float, freedom: float) -> tuple[float, float
 
 def to_json(rows: Sequence[Ranked], results: Sequence[Result]) -> dict[str, object]:
     """Ready for JSON: `ranking`, a row a variant, null where nothing is known; `exact`, whether all are from sweeps."""
-    plain = [
-        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(row).items()}
-        for row in rows
-    ]
+    plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
     return {"exact": all(result.exact for result in results if result.status == "ok"), "ranking": plain}
 
 
@@ -132,7 +127,7 @@ def write_ranking(folder: Path, rows: Sequence[Ranked], results: Sequence[Result
 
 
 def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
-    """A line a variant: the mean rate, its interval, each seed; and the best fixed rule."""
+    """A line a variant: the mean rate, its interval, each seed; dashed: the best fixed rule."""
     picture = figure(9, 1.2 + 0.32 * len(rows))
     axes = picture.subplots()
     for y, row in enumerate(rows):
@@ -140,14 +135,10 @@ def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) 
         axes.plot([row.rate], [y], marker="o", color="C0", markersize=5)
         seeds = [r.score["rate"] or math.nan for r in results if r.name == row.name and r.status == "ok"]
         axes.plot(seeds, [y] * len(seeds), marker="|", color="0.35", linestyle="none", markersize=9)
-    statics = sorted({sum(r.texts["tokens"]) / sum(r.texts["static"]) for r in results if r.texts})
-    for number, rate in enumerate(statics):
-        label = "best fixed rule" if number == 0 else None
-        axes.axvline(rate, color="C1", linestyle="--", linewidth=1, label=label)
-    if statics:
-        axes.legend(fontsize=8, loc="lower right")
+    for rate in {sum(r.texts["tokens"]) / sum(r.texts["static"]) for r in results if r.texts}:
+        axes.axvline(rate, color="C1", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("tokens / ms on validation texts: mean over seeds, 95 % interval, each seed")
+    axes.set_xlabel("validation tokens / ms: mean over seeds, 95 % interval, each seed; dashed: best fixed rule")
     axes.grid(alpha=0.25, axis="x")
     save(picture, path)

@@ -23,7 +23,6 @@ from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
 from lede.replay.reader import open_dataset
 from lede.serve.policy import Policy
-from lede.simulate.oracle import Static
 
 # A learner takes a view of a dataset, with its costs, and yields policies on the way.
 LEARNERS: dict[str, Callable[[Data], Iterator[Snapshot]]] = {"fitted": learn_fitted}
@@ -35,20 +34,17 @@ Progress = Callable[[Snapshot, Score], None]
 class LearnResult:
     """What a training run gave.
 
-    policy: the kept network, saved in `folder` beside learning.csv and learning.png. update: after how many of
-    `updates` it was kept. score: on the validation texts, which chose it; test: on the test texts, None without any.
-    exact: on sweeps, not estimated from the log. static: the best fixed rule of the training texts, None without costs;
-    static_validation, static_test: its rate there and the standard error, None where nothing is swept.
+    policy: the kept network, saved in `folder` beside learning.csv and learning.png. update: when it was kept.
+    score: on the validation texts, which chose it; test: on the test texts, None where none were swept.
+    static_validation, static_test: rate and standard error there of `data.static`, the best fixed rule of the training
+    texts; None where nothing is swept.
     """
 
     policy: Policy
     folder: Path
     update: int
-    updates: int
     score: Score
     test: Score | None
-    exact: bool
-    static: Static | None
     static_validation: tuple[float, float] | None
     static_test: tuple[float, float] | None
     history: tuple[Point, ...]
@@ -95,27 +91,24 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         assert best is not None  # a learner yields its last step
         kept, score = best
         test = data.score(kept.policy, "test", kept.rate)[0] if data.exact("test") else None
-    statics = [data.static_score(side) for side in ("validation", "test")]
+    on_validation, on_test = (data.static_score(side) for side in ("validation", "test"))
     training = {
-        "rows": len(data.source.columns.actions) if config.source == "log" else int(data.texts("train").lengths.sum()),
+        "rows": data.rows,
         "updates": history[-1].update,
         "kept": kept.update,
         "validation": _known(score),
         "test": _known(test) if test else None,
         "static": asdict(data.static) if data.static else None,
-        "static_validation": statics[0],
-        "static_test": statics[1],
+        "static_validation": on_validation,
+        "static_test": on_test,
         "rate": kept.rate,
         "costs": data.source.costs_from,
     }
     policy = replace(kept.policy, info=_info(data) | {"training": training})
     policy.save(folder)
     write_csv(folder / "learning.csv", history)
-    draw(folder / "learning.png", history, kept.update, data.static, statics[0])
-    return LearnResult(
-        policy, folder, kept.update, history[-1].update, score, test, data.exact("validation"), data.static, statics[0],
-        statics[1], tuple(history), data,
-    )  # fmt: skip
+    draw(folder / "learning.png", history, kept.update, data.static, on_validation)
+    return LearnResult(policy, folder, kept.update, score, test, on_validation, on_test, tuple(history), data)
 
 
 @contextmanager

@@ -93,9 +93,9 @@ def _write(
         data=identity,
         score={name: finite(value) for name, value in asdict(trained.score).items()} if trained else {},
         kept=trained.update if trained else 0,
-        static=asdict(trained.static) if trained and trained.static else None,
-        exact=trained is not None and trained.exact,
-        texts=_texts(trained) if trained is not None and trained.exact else {},
+        static=asdict(trained.data.static) if trained and trained.data.static else None,
+        exact=trained is not None and trained.data.exact("validation"),
+        texts=_texts(trained) if trained is not None and trained.data.exact("validation") else {},
     )
     write_json(target / RESULT, asdict(result))
     return result

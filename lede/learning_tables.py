@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 def learning_table(result: "LearnResult") -> Table:
     """What was learned, beside the best static rule of the training texts: where it was chosen, and on test texts."""
+    static, updates = result.data.static, result.history[-1].update
     table = Table(
-        title=f"{words(result.exact)}; ± standard errors over groups of texts",
+        title=words(result.data.exact("validation")) + "; ± standard errors over groups of texts",
         title_justify="left",
     )
     for heading in ("", "E", "d", "acceptance", "tokens/ms", "reward"):
         table.add_column(heading, justify="right" if heading else "left")
-    rows = [(f"policy, kept at update {result.update:,} of {result.updates:,}, on validation", result.score)]
+    rows = [(f"policy, kept at update {result.update:,} of {updates:,}, on validation", result.score)]
     rows += [("the same on test", result.test)] if result.test else []
     for name, score in rows:
         table.add_row(
@@ -35,8 +36,8 @@ def learning_table(result: "LearnResult") -> Table:
             style="bold",
         )
     for side, rate in (("validation", result.static_validation), ("test", result.static_test)):
-        if result.static is not None and rate is not None:
-            cells = (str(result.static.layer), str(result.static.drafts), "–")
+        if static is not None and rate is not None:
+            cells = (str(static.layer), str(static.drafts), "–")
             speed = f"{known(rate[0], 3)} ± {known(rate[1], 3)}"
             table.add_row(f"best static rule of the training texts, on {side}", *cells, speed, "–")
     return table
