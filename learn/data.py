@@ -99,7 +99,7 @@ class Source:
         fits = config.from_sweeps_only or (len(self.dataset.swept()) > 0 and config.fits_sweeps)
         source = config.source or ("sweeps" if fits else "log")
         if source == "sweeps" and not all(len(self.texts(layers, side).lengths) for side in ("train", "validation")):
-            if config.from_sweeps_only or layers != self.dataset.layers:
+            if config.from_sweeps_only or not {*layers} <= {*self.dataset.layers}:
                 raise LearnError(
                     f"{self.dataset.path} has no swept episodes on both sides of the split, which this needs: "
                     "collect greedily, without --no-sweep"
@@ -154,7 +154,7 @@ class Data:
         return self.source.log(self.layers, self.config.bypass, self.config.horizon, side)
 
     def engine(self, side: Split) -> Engine:
-        """Of one side's texts; raises LearnError where there are no costs."""
+        """Of one side's texts, for a dataset with costs."""
         assert self.costs is not None
         return Engine(self.texts(side), self.costs, self.features, bypass=self.config.bypass, max_drafts=self.limit)
 
@@ -188,10 +188,7 @@ class Data:
     def static_milliseconds(self, side: Split) -> NDArray[np.float64]:
         """Milliseconds (N,) of `static` on each of one side's texts."""
         assert self.static is not None and self.costs is not None
-        texts = self.texts(side)
-        if not self.static.drafts:
-            return np.asarray(texts.lengths * self.costs.plain(), np.float64)
-        return static_milliseconds(texts, self.costs, self.static.layer)[:, self.static.drafts]
+        return static_milliseconds(self.texts(side), self.costs, self.static.layer)[:, self.static.drafts]
 
     def groups(self, side: Split) -> NDArray[np.int64]:
         return self.source.groups(self.texts(side).numbers)

@@ -88,7 +88,7 @@ def best_static(rounds: Columns, costs: Costs) -> Static:
     a product of conditional acceptances. It reads no features and decides nothing, so it pays for neither. One at layer
     0 that finds nothing to copy decodes a plain token instead.
     """
-    rules = [Static(0, 0, 1 / costs.plain())]
+    rules = [Static(rounds.layers[0], 0, 1 / costs.plain())]
     starts = rounds.chain_starts[:-1]
     found = float((rounds.raw["layer"][starts] == 0).mean()) if len(starts) else 0.0
     for layer in rounds.layers:

@@ -18,36 +18,31 @@ def learning_table(result: "LearnResult") -> Table:
     """What was learned, beside the best static rule of the training texts: where it was chosen, and on test texts."""
     static, updates = result.data.static, result.history[-1].update
     table = Table(
-        title=words(result.data.exact("validation")) + "; ± standard errors over groups of texts",
+        title=f"{result.update:,} of {updates:,} updates, chosen on validation texts, "
+        + ("replayed exactly" if result.data.exact("validation") else "estimated from the log")
+        + "; ± standard errors",
         title_justify="left",
     )
     for heading in ("", "E", "d", "acceptance", "tokens/ms", "reward"):
         table.add_column(heading, justify="right" if heading else "left")
-    rows = [(f"policy, kept at update {result.update:,} of {updates:,}, on validation", result.score)]
-    rows += [("the same on test", result.test)] if result.test else []
-    for name, score in rows:
-        table.add_row(
-            name,
-            known(score.exit_layer),
-            known(score.drafts),
-            known(score.acceptance),
-            f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}",
-            known(score.reward, 3),
-            style="bold",
-        )
-    for side, rate in (("validation", result.static_validation), ("test", result.static_test)):
-        if static is not None and rate is not None:
-            cells = (str(static.layer), str(static.drafts), "–")
-            speed = f"{known(rate[0], 3)} ± {known(rate[1], 3)}"
-            table.add_row(f"best static rule of the training texts, on {side}", *cells, speed, "–")
+    for side, score in {"validation": result.score, "test": result.test}.items():
+        if score is not None:
+            shape = (known(score.exit_layer), known(score.drafts), known(score.acceptance))
+            rate = f"{known(score.rate, 3)} ± {known(score.rate_error, 3)}"
+            table.add_row(f"policy, {side}", *shape, rate, known(score.reward, 3), style="bold")
+    for side, achieved in {"validation": result.static_validation, "test": result.static_test}.items():
+        if static is not None and achieved is not None:
+            rate = f"{known(achieved[0], 3)} ± {known(achieved[1], 3)}"
+            table.add_row(f"best static, {side}", str(static.layer), str(static.drafts), "–", rate, "–")
     return table
 
 
 def ranking_table(rows: "Sequence[Ranked]", results: "Sequence[Result]") -> Table:
     """One row per variant, the fastest first."""
     table = Table(
-        title=f"{words(all(result.exact for result in results if result.status == 'ok'))}; "
-        "95 % t intervals over seeds and groups of texts, paired with the best static rule",
+        title="on validation texts, "
+        + ("replayed exactly" if all(r.exact for r in results if r.status == "ok") else "estimated from the log")
+        + "; 95 % t intervals over seeds and groups of texts, paired with the best static rule",
         title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
@@ -68,10 +63,6 @@ def ranking_table(rows: "Sequence[Ranked]", results: "Sequence[Result]") -> Tabl
             style="bold" if place == 0 else "",
         )
     return table
-
-
-def words(exact: bool) -> str:
-    return "on validation texts, " + ("replayed exactly" if exact else "estimated from the log")
 
 
 def between(value: float, low: float, high: float, digits: int) -> str:

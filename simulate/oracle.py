@@ -117,7 +117,7 @@ def static_milliseconds(texts: Texts, costs: Costs, layer: int) -> Float:
 
     A fixed rule reads no features and decides nothing, so it pays for neither.
     """
-    table = _Table(texts, costs, (layer,), list(range(1, MAX_ROWS)), False, True, False, False)
+    table = _Table(texts, costs, (layer,), list(range(1, MAX_ROWS)))
     count, longest = texts.right.shape[:2]
     left = np.zeros((count, longest + MAX_ROWS + 1, MAX_ROWS - 1))
     for t in range(longest - 1, -1, -1):
@@ -133,8 +133,17 @@ def static_milliseconds(texts: Texts, costs: Costs, layer: int) -> Float:
 class _Table:
     """What every option of a round costs and commits: all pairs of a candidate and a length, and drafting nothing."""
 
-    def __init__(self, texts: Texts, costs: Costs, layers: tuple[int, ...], lengths: list[int], decisions: bool,
-                 keeps_last: bool, bypass: bool, positions: bool):  # fmt: skip
+    def __init__(
+        self,
+        texts: Texts,
+        costs: Costs,
+        layers: tuple[int, ...],
+        lengths: list[int],
+        decisions: bool = False,
+        keeps_last: bool = True,
+        bypass: bool = False,
+        positions: bool = False,
+    ):
         columns = [texts.layers.index(layer) for layer in layers]
         self.layers, self.lengths = np.array(layers), np.array(lengths)
         self.runs, self.found = accepted_runs(texts)[:, :, columns], texts.found[:, :, columns]
@@ -144,9 +153,10 @@ class _Table:
         self._prompts = texts.prompt_lengths
         # what a round costs at position 0, or wherever the costs were measured, and what each position adds
         self._prices = self._priced(costs, 0 if positions else None)
-        self._rises = [
-            (far - near) / FAR for near, far in zip(self._prices, self._priced(costs, FAR), strict=True)
-        ] if positions else None  # fmt: skip
+        self._rises: list[Float] | None = None
+        if positions:
+            far = self._priced(costs, FAR)
+            self._rises = [(there - here) / FAR for here, there in zip(self._prices, far, strict=True)]
 
     def _priced(self, costs: Costs, position: int | None) -> list[Float]:
         """Milliseconds of rounds: with drafts, by (guess found, candidate, drafts, room for another); without, at a
