@@ -22,8 +22,8 @@ from lede.decode.model import Model
 from lede.decode.rules import LONG_DRAFTS, ExitRule
 from lede.decode.sampling import Settings
 from lede.serve.policy import load_policy
+from lede.simulate.baselines import real_layers
 from lede.simulate.costs import Costs
-from lede.simulate.families import real_layers
 from lede.simulate.oracle import ceiling
 from lede.simulate.profile import measure as measure_costs
 from lede.simulate.scalar import replay_rule

@@ -16,8 +16,8 @@ from lede.decode.rules import Autoregressive, ExitRule, FixedExit, FixedLength
 from lede.decode.sampling import Settings
 from lede.serve.generate import policy_rule
 from lede.serve.policy import Policy, check_fits, load_policy
+from lede.simulate.baselines import make_rule, real_layers
 from lede.simulate.costs import Costs
-from lede.simulate.families import make_rule, real_layers
 from lede.simulate.profile import measure as measure_costs
 
 Progress = Callable[[float, str], None]  # how much is done, 0…1, and what runs now

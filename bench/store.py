@@ -38,7 +38,7 @@ MEASURED_CODE = (
     "bench/methods.py",
     "bench/library.py",
     "bench/tune.py",
-    "simulate/families.py",
+    "simulate/baselines.py",
 )
 
 

@@ -1,17 +1,15 @@
 """Setting a method's parameters on training prompts, every family of rules with the same budget.
 
 The training prompts are decoded and swept once, for all families. Each family may have so many configurations scored
-by exact replay of those sweeps (`simulate.scalar`), drawn evenly and by a seed from its space (`simulate.families`),
+by exact replay of those sweeps (`simulate.scalar`), drawn evenly and by a seed from its space (`simulate.baselines`),
 and so many of the best timed for real, in turns; the fastest is kept. A space with fewer configurations is tried whole,
 and the rest of its budget is not used. Nothing here ever sees the prompts that are measured on.
 """
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from lede.bench.measure import Sample, measure, rule_method
@@ -20,9 +18,8 @@ from lede.decode.generate import generate
 from lede.decode.model import Model
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
+from lede.simulate.baselines import BASELINES, CONFIGURATIONS, Parameters, drawn, make_rule, predicted_rate, real_layers
 from lede.simulate.costs import Costs
-from lede.simulate.families import FAMILIES, Parameters, make_rule, real_layers
-from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import Texts, texts_of
 
 Progress = Callable[[int, int], None]
@@ -32,7 +29,7 @@ Progress = Callable[[int, int], None]
 class Budget:
     """What every family may use: configurations scored by replay, and of those the best so many timed for real."""
 
-    configurations: int = 120
+    configurations: int = CONFIGURATIONS
     finalists: int = 5
     seed: int = 0
 
@@ -62,7 +59,7 @@ class Tuned:
     prompts_hash: str
 
     def to_json(self) -> dict[str, Any]:
-        """What a bench stores; `simulate.families.make_rule(family, parameters)` gives the rule again."""
+        """What a bench stores; `simulate.baselines.make_rule(family, parameters)` gives the rule again."""
         return {
             "family": self.family, "parameters": self.parameters, "predicted": self.predicted,
             "measured": self.measured, "scored": self.scored, "finalists": [asdict(one) for one in self.finalists],
@@ -113,7 +110,7 @@ def tune(
     progress: Progress = lambda done, total: None,
 ) -> Tuned:
     """The fastest rule of a family on the training `prompts`, whose sweeps are `texts`."""
-    space = FAMILIES[family].space(texts, model.layer_count)
+    space = BASELINES[family].space(texts, model.layer_count)
     return search(
         model, family, space, lambda parameters: make_rule(family, parameters), texts, costs, prompts, settings,
         budget, progress,
@@ -153,22 +150,6 @@ def search(
         family, lambda: make(best.parameters), best.parameters, best.predicted, best.measured, len(chosen), finalists,
         budget, len(prompts), hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16],
     )  # fmt: skip
-
-
-def drawn(space: Sequence[Parameters], count: int, seed: int) -> list[Parameters]:
-    """`count` of the space, one at random from each of as many equal stretches of it; all of it where it is smaller."""
-    if len(space) <= count:
-        return list(space)
-    rng = random.Random(seed)
-    edges = [round(i * len(space) / count) for i in range(count + 1)]
-    return [space[rng.randrange(lo, hi)] for lo, hi in pairwise(edges)]
-
-
-def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
-    """Tokens a second by replay, reading the prompts included."""
-    found = replay_rule(rule, texts, costs)
-    spent = sum(one.milliseconds + one.prompt_milliseconds for one in found)
-    return 1e3 * sum(one.tokens for one in found) / spent
 
 
 def measured_rate(samples: Sequence[Sample], method: str) -> float:

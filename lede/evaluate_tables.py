@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from lede.bench.names import BASELINE, FAMILIES
+from lede.simulate.baselines import BASELINES
 from lede.tables import number
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ EXITS = 3  # exit layers told apart in a row, the most frequent ones
 def evaluation_table(found: "Evaluation", dataset: str) -> Table:
     """One row a rule."""
     read = "reading the prompts included" if found.prompts_included else "without reading the prompts: costs lack it"
-    title = f"{dataset}: replayed exactly on {found.texts} held-out texts, {read}"
+    title = f"{dataset}: replayed exactly on {found.texts} test texts of {found.groups} groups, {read}"
     table = _table(
         title, "rule", "E", "d", "accept", "tok/\nround", "tok\n/s", "speedup (95 %)", "bounds", "of\nbest",
         "worst\ntenth", "exits, %",
@@ -27,7 +27,7 @@ def evaluation_table(found: "Evaluation", dataset: str) -> Table:
             row.method, number(row.exit_layer, 1), number(row.draft_length, 1), number(row.acceptance),
             number(row.tokens_per_round), number(row.tokens_per_s, 0), _speedup(row),
             f"{row.bound_low:.2f}–{row.bound_high:.2f}", _share(row, found), f"{row.worst_decile:.2f}", _exits(row),
-            style="" if row.method in (BASELINE, *FAMILIES) else "bold",
+            style="" if row.method in ("autoregressive", *BASELINES) else "bold",
         )  # fmt: skip
     return table
 
@@ -51,7 +51,8 @@ def evaluation_words(found: "Evaluation") -> Iterator[str]:
     yield (
         "bounds: behind a real layer's first wrong draft the rule's states are not in the dataset; its "
         "speedup if it then did the worst and the best it could. exits: the rounds that draft, by layer. best: the "
-        "oracle, which chooses everything freely, decisions free"
+        "oracle, which chooses everything freely, decisions free. intervals: bootstrap over groups of texts (a module, "
+        "an article, a conversation), paired"
     )
 
 

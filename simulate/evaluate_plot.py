@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lede.bench.names import BASELINE, FAMILIES
 from lede.replay.pictures import INK, OTHERS, OURS, figure, save
+from lede.simulate.baselines import BASELINES
 from lede.simulate.evaluate import Evaluated, Evaluation
 
 CEILING = "#c98a2b"
@@ -22,7 +22,7 @@ def draw(path: Path, found: Evaluation, title: str) -> None:
 
 
 def _colour(row: Evaluated) -> str:
-    return OTHERS if row.method in (BASELINE, *FAMILIES) else OURS
+    return OTHERS if row.method in ("autoregressive", *BASELINES) else OURS
 
 
 def _bars(axes: Any, found: Evaluation) -> None:

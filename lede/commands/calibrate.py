@@ -65,6 +65,8 @@ def calibrate(
         f"{context} positions cached"
     )
     console.print(calibration_table(calibration))
+    if calibration.costs.doubt:
+        say(calibration.costs.doubt, "yellow")
     say(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
 
 

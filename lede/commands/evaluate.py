@@ -1,12 +1,18 @@
 """`lede evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lede.commands.options import JsonOption
 from lede.errors import said_plainly
+
+if TYPE_CHECKING:
+    from lede.replay.reader import Dataset
+    from lede.serve.policy import Policy
+    from lede.simulate.costs import Costs
+    from lede.simulate.evaluate import Method
 
 WIDTH = 110  # columns that the tables need
 
@@ -18,9 +24,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="A policy's folder; may be repeated. [dim]Default: policies/<dataset>, -paper and -exits[/]"),
     ] = None,
-    rivals: Annotated[
-        bool, typer.Option(help="Also tune the rivals on the training episodes, and score them.")
-    ] = True,
+    rivals: Annotated[bool, typer.Option(help="Also tune the baselines on training texts, and score them.")] = True,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
@@ -28,7 +32,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Score policies and rivals offline: exact replay over the sweeps of held-out episodes, beside the best possible.
+    """Score policies and baselines offline: exact replay over the sweeps of test texts, beside the best possible.
 
     Nothing is decoded and no model is loaded: what each rule would do is in the dataset, what it takes in the costs.
 
@@ -41,18 +45,11 @@ def evaluate(
     with errors.status("reading the sweeps"):
         from lede.replay.reader import open_dataset
         from lede.serve.policy import load_policy
-        from lede.simulate.contenders import contenders, held_out_texts
         from lede.simulate.evaluate import evaluate as run
+        from lede.simulate.evaluate import read_sides, tuned_baselines
 
         opened = open_dataset(dataset)
-        if calibration is not None:
-            from lede.simulate.calibration import load_calibration
-
-            costs = load_calibration(calibration, opened.header["model"]).costs
-        else:
-            from lede.simulate.costs import dataset_costs
-
-            costs, _ = dataset_costs(opened)
+        costs, whose = _costs(opened, calibration)
         presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
         usual = {name: policy_path(dataset, preset) for name, preset in presets.items()}
         alike = policy is not None and len({folder.name for folder in policy}) < len(policy)
@@ -60,8 +57,8 @@ def evaluate(
             {str(folder) if alike else folder.name: folder for folder in policy} if policy
             else {name: folder for name, folder in usual.items() if folder.is_dir()}
         )  # fmt: skip
-        policies = {name: load_policy(folder) for name, folder in folders.items()}
-        texts, training = held_out_texts(opened)
+        policies = policy_methods(opened, {name: load_policy(folder) for name, folder in folders.items()})
+        sides = read_sides(opened)
     if not policies:
         warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")
     with bar("evaluating", 1000, quiet=json) as advance:
@@ -69,14 +66,17 @@ def evaluate(
         def tuning(share: float, what: str) -> None:
             advance(round(share * 500), what)
 
-        methods = contenders(opened, policies, training if rivals else None, costs, tuning)
-        found = run(texts, costs, methods, lambda done, total: advance(500 + round(done / total * 500), "replaying"))
+        def replaying(done: int, total: int) -> None:
+            advance(500 + round(done / total * 500), "replaying")
+
+        baselines = tuned_baselines(sides.training, costs, tuning) if rivals else []
+        found = run(sides.test, costs, baselines + policies, sides.groups, replaying)
     if plot is not None:
         from lede.simulate.evaluate_plot import draw
 
         draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} test texts, {dataset}")
     if json:
-        print_json({"dataset": str(dataset)} | found.to_json())
+        print_json({"dataset": str(dataset), "costs": whose} | found.to_json())
         return
     from lede.evaluate_tables import ceiling_table, evaluation_table, evaluation_words
 
@@ -86,5 +86,37 @@ def evaluate(
     tables.print(ceiling_table(found))
     for line in evaluation_words(found):
         say(line, "dim")
+    say(whose, "dim")
+    if found.doubt:
+        say(found.doubt, "yellow")
     if plot is not None:
         say(f"drawn in {plot}")
+
+
+def _costs(dataset: "Dataset", calibration: Path | None) -> "tuple[Costs, str]":
+    """What to charge, and whose costs these are."""
+    if calibration is None:
+        from lede.simulate.costs import dataset_costs
+
+        return dataset_costs(dataset)
+    from lede.simulate.calibration import load_calibration
+
+    measured = load_calibration(calibration, dataset.header["model"])
+    return measured.costs, f"costs: {calibration}, {measured.device.get('name')}, {measured.dtype}, {measured.measured}"
+
+
+def policy_methods(dataset: "Dataset", policies: "dict[str, Policy]") -> "list[Method]":
+    """The policies as rules. Raises PolicyError for one of another model, or with layers that were not swept."""
+    from lede.decode.rules import QPolicy
+    from lede.serve.errors import PolicyError
+    from lede.serve.policy import check_fits
+    from lede.simulate.evaluate import Method
+
+    for name, policy in policies.items():
+        check_fits(policy, dataset.header["model"])
+        if unknown := sorted({*policy.layers} - {0, *dataset.layers, dataset.model_layers}):
+            raise PolicyError(
+                f"the policy {name} exits at layers {', '.join(map(str, unknown))}, but {dataset.path} was swept at "
+                f"layers {', '.join(map(str, dataset.layers))} only: evaluate it on the dataset it was learned from"
+            )
+    return [Method(name, QPolicy(policy, name)) for name, policy in policies.items()]

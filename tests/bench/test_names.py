@@ -2,11 +2,11 @@
 
 from lede.bench import names, paper
 from lede.bench.methods import ABLATIONS
-from lede.simulate import families
+from lede.simulate import baselines
 
 
 def test_every_name_has_its_maker():
-    assert tuple(families.FAMILIES) == names.FAMILIES
+    assert tuple(baselines.BASELINES) == names.FAMILIES
     assert ABLATIONS.keys() <= names.POLICY_OF.keys()
     assert set(paper.METHODS) <= set(names.METHODS)
     assert len(set(names.METHODS)) == len(names.METHODS)

@@ -8,8 +8,8 @@ from lede.bench.tune import Budget, drawn, predicted_rate, search, sweep_prompts
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
+from lede.simulate.baselines import BASELINES, ladders, make_rule, real_layers
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.families import FAMILIES, ladders, make_rule, real_layers
 from tests.models import ours
 
 MODEL = ours("grouped")
@@ -42,7 +42,7 @@ def test_sampling_is_tuned_on_greedy_texts(texts):
     assert warm.targets.tolist() == texts.targets[:1].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BASELINES)
 def test_a_family_is_tuned_and_stored(family, texts):
     seen = []
     tuned = tune(MODEL, family, texts, COSTS, PROMPTS, SETTINGS, BUDGET, progress=lambda *done: seen.append(done))
@@ -64,7 +64,7 @@ def test_a_family_is_tuned_and_stored(family, texts):
 
 
 def test_the_whole_of_a_space_can_be_made(texts):
-    for family, entry in FAMILIES.items():
+    for family, entry in BASELINES.items():
         space = entry.space(texts, MODEL.layer_count)
         assert len({json.dumps(parameters) for parameters in space}) == len(space)  # no configuration twice
         for parameters in space:

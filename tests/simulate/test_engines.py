@@ -11,15 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lede.bench.tune import drawn
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip, LengthHeuristic, QPolicy, RandomRule, Rule
 from lede.decode.sampling import Settings
 from lede.decode.state import State
+from lede.simulate.baselines import BASELINES, drawn, make_rule
 from lede.simulate.batched import Engine
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.families import FAMILIES, make_rule
 from lede.simulate.scalar import Record, replay_rule
 from lede.simulate.texts import texts_of
 from tests.models import FIXED, ours
@@ -218,7 +217,7 @@ def test_all_texts_at_once_are_the_texts_one_by_one(layers, seed, most, without)
 
 def tuned_rules(family, count, **changes):
     """A family's rules with parameters from all over its space."""
-    space = drawn(FAMILIES[family].space(TEXTS, 4), count, seed=1)
+    space = drawn(BASELINES[family].space(TEXTS, 4), count, seed=1)
     return [(family, parameters | changes) for parameters in space]
 
 

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from lede.bench.errors import BenchError
+from lede.commands.evaluate import policy_methods
 from lede.decode.rules import AdaptiveLookup, DraftVerify, LayerSkip, PromptLookup, QPolicy
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.replay.split import episode_splits
+from lede.replay.writer import EpisodeWriter, start_run
 from lede.serve.errors import PolicyError
 from lede.serve.policy import Policy
-from lede.simulate.contenders import contenders, first, held_out_texts
 from lede.simulate.costs import Costs
-from lede.simulate.evaluate import Rival, evaluate, worst
+from lede.simulate.evaluate import Method, chosen, evaluate, read_sides, tuned_baselines, worst
 from lede.simulate.evaluate_plot import draw
 from lede.simulate.scalar import replay_rule
-from tests.replay.synthetic import COSTS, MODEL_LAYERS, write_dataset
+from tests.replay.synthetic import COSTS, MODEL_LAYERS, facts, make_episode, write_dataset
 
 LAYERS = (0, 4, 6)
 # layers take longer as the text grows, which the ceilings must know as well
@@ -42,26 +42,26 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(dataset):
-    return held_out_texts(dataset)[0]
+    return read_sides(dataset).test
 
 
 @pytest.fixture(scope="module")
 def found(texts):
-    rivals = [
-        Rival("layerskip", LayerSkip(4, 3), {"exit_layer": 4, "draft_length": 3}), Rival("lookup", PromptLookup(31)),
-        Rival("adaptive", AdaptiveLookup(4, 1, 31)), Rival("draft-verify", DraftVerify(6, keeps_last=False)),
-        *(Rival(f"policy {seed}", QPolicy(policy(seed=seed))) for seed in range(4)),
+    methods = [
+        Method("layerskip", LayerSkip(4, 3), {"exit_layer": 4, "draft_length": 3}), Method("lookup", PromptLookup(31)),
+        Method("adaptive", AdaptiveLookup(4, 1, 31)), Method("draft-verify", DraftVerify(6, keeps_last=False)),
+        *(Method(f"policy {seed}", QPolicy(policy(seed=seed))) for seed in range(4)),
     ]  # fmt: skip
-    return evaluate(texts, PRICES, rivals)
+    return evaluate(texts, PRICES, methods)
 
 
 def test_lookups_are_evaluated_also_on_a_dataset_of_real_layers_only(tmp_path):
     write_dataset(tmp_path / "d", episodes=10, seed=1, layers=(4, 6), with_sweeps=True)
     dataset = open_dataset(tmp_path / "d")
-    held, training = held_out_texts(dataset)
-    assert held.layers == training.layers == LAYERS
-    made = contenders(dataset, {"mine": policy()}, first(training, 1), PRICES)
-    rows = {row.method: row for row in evaluate(held, PRICES, made).rows}
+    sides = read_sides(dataset)
+    assert sides.test.layers == sides.training.layers == LAYERS
+    made = [*tuned_baselines(chosen(sides.training, [0]), PRICES), Method("mine", QPolicy(policy()))]
+    rows = {row.method: row for row in evaluate(sides.test, PRICES, made).rows}
     assert rows["prompt-lookup"].exits.keys() <= {0} and rows["layerskip"].exits.keys() <= set(LAYERS)
     assert {"adaptive-lookup", "mine"} < rows.keys()
 
@@ -117,13 +117,14 @@ def test_the_worst_tenth_is_of_texts_not_of_a_mean():
 
 def test_the_report_is_json_of_a_known_shape(found):
     report = json.loads(json.dumps(found.to_json()))
-    assert report.keys() == {"texts", "prompts_included", "oracle_speedup", "rows", "ceilings"}
+    assert report.keys() == {"texts", "groups", "prompts_included", "doubt", "oracle_speedup", "rows", "ceilings"}
     keys = {
         "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "predicted_speedup",
         "predicted_low", "predicted_high", "bound_low", "bound_high", "regret", "worst_decile", "exits", "parameters",
     }  # fmt: skip
     assert all(row.keys() == keys for row in (*report["rows"], *report["ceilings"]))
-    assert (report["texts"], report["prompts_included"]) == (found.texts, True)
+    assert (report["texts"], report["groups"], report["doubt"]) == (found.texts, found.texts, None)
+    assert report["prompts_included"]
 
 
 def test_costs_without_prompts_are_told_apart(texts):
@@ -135,29 +136,57 @@ def test_the_picture_is_drawn(found, tmp_path):
     assert (tmp_path / "plots" / "e.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_texts_are_those_of_the_test_side_and_rivals_are_tuned_on_training(dataset):
-    held, training = held_out_texts(dataset)
-    splits = episode_splits(dataset)
-    for texts, side in ((held, "test"), (training, "train")):
+def test_texts_are_those_of_the_test_side_and_baselines_are_tuned_on_training(dataset):
+    sides, splits = read_sides(dataset), episode_splits(dataset)
+    for texts, side in ((sides.test, "test"), (sides.training, "train")):
         assert texts.numbers.tolist() == splits.numbers[splits.split == side].tolist() != []
+    assert sides.groups.tolist() == splits.group[splits.split == "test"].tolist()
 
 
-def test_rivals_are_tuned_once_each_and_policies_come_last(dataset):
-    _, training = held_out_texts(dataset)
-    made = contenders(dataset, {"mine": policy()}, first(training, 2), PRICES)
-    assert [rival.name for rival in made] == [
-        "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup", "mine",
+def test_a_prompt_that_two_runs_decoded_counts_once_and_unswept_episodes_do_not(tmp_path):
+    write_dataset(tmp_path / "d", episodes=30, seed=1, layers=LAYERS, with_sweeps=True)
+    once = read_sides(open_dataset(tmp_path / "d"))
+    run = start_run(tmp_path / "d", {"again": True}, facts(), new_run=True)
+    with EpisodeWriter(run) as writer:
+        for number in range(30):
+            writer.add(*make_episode(number, 1, LAYERS, True))
+    run = start_run(tmp_path / "d", {"sampled": True}, facts(), new_run=True)
+    with EpisodeWriter(run) as writer:
+        for number in range(30):
+            writer.add(*make_episode(number, 2, LAYERS, False))
+    twice = read_sides(open_dataset(tmp_path / "d"))
+    for before, now in ((once.test, twice.test), (once.training, twice.training)):
+        assert sorted(map(tuple, before.targets.tolist())) == sorted(map(tuple, now.targets.tolist()))
+
+
+def test_intervals_resample_groups(texts):
+    """Texts of one group are alike: four copies of each text say no more than the text."""
+    several = chosen(texts, np.repeat(np.arange(len(texts.lengths)), 4).tolist())
+    groups = np.repeat(np.arange(len(texts.lengths)), 4)
+    method = [Method("layerskip", LayerSkip(4, 3))]
+    alone = evaluate(texts, PRICES, method).rows[1]
+    told, untold = (evaluate(several, PRICES, method, given) for given in (groups, None))
+    row = told.rows[1]
+    assert (told.texts, told.groups) == (4 * len(texts.lengths), len(texts.lengths))
+    assert (row.predicted_low, row.predicted_high) == pytest.approx((alone.predicted_low, alone.predicted_high))
+    row = untold.rows[1]
+    assert row.predicted_high - row.predicted_low < 0.7 * (alone.predicted_high - alone.predicted_low)
+
+
+def test_baselines_are_tuned_once_each(dataset):
+    made = tuned_baselines(chosen(read_sides(dataset).training, [0, 1]), PRICES)
+    assert [method.name for method in made] == [
+        "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup",
     ]  # fmt: skip
     assert set(made[0].rule.layers) < set(LAYERS)
-    assert [rival.name for rival in contenders(dataset, {}, None, PRICES)] == []
 
 
 def test_what_cannot_be_evaluated_is_named(dataset, tmp_path):
-    with pytest.raises(BenchError, match=r"policy p exits at layers 5, 7, .* swept at layers 0, 4, 6 only"):
-        contenders(dataset, {"p": policy((0, 5, 7))}, None, PRICES)
+    with pytest.raises(PolicyError, match=r"policy p exits at layers 5, 7, .* swept at layers 0, 4, 6 only"):
+        policy_methods(dataset, {"p": policy((0, 5, 7))})
     with pytest.raises(PolicyError, match="another architecture"):
-        contenders(dataset, {"p": policy(config_hash="f" * 16)}, None, PRICES)
-    contenders(dataset, {"p": policy((0, 4, MODEL_LAYERS))}, None, PRICES)  # the full model needs no sweep
+        policy_methods(dataset, {"p": policy(config_hash="f" * 16)})
+    policy_methods(dataset, {"p": policy((0, 4, MODEL_LAYERS))})  # the full model needs no sweep
     write_dataset(tmp_path / "bare", episodes=4, seed=1, layers=LAYERS)
-    with pytest.raises(DatasetError, match="no swept episodes"):
-        held_out_texts(open_dataset(tmp_path / "bare"))
+    with pytest.raises(DatasetError, match="no swept episodes on the test side"):
+        read_sides(open_dataset(tmp_path / "bare"))

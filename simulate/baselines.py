@@ -1,11 +1,12 @@
-"""The families of rival rules, and the configurations that tuning may try of each: small spaces, all stated here.
+"""The baselines, and the search space of each one's parameters: small spaces, all stated here.
 
-Early-exit families try the real layers 1 … 3L/4 only, prompt lookup only layer 0. Parameters can be stored as JSON.
+Early-exit baselines try the real layers 1 … 3L/4 only, prompt lookup only layer 0. Parameters can be stored as JSON.
 """
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,17 @@ from lede.decode.rules import (
     Lite,
     PromptLookup,
 )  # fmt: skip
+from lede.simulate.costs import Costs
+from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import SWEPT, Texts
 
 Parameters = dict[str, Any]
+CONFIGURATIONS = 120  # that tuning may score of each baseline
 TOP1 = SWEPT.index("top1_logp")
 
 
 @dataclass(frozen=True)
-class Family:
+class Baseline:
     """A kind of rule: the configurations to draw from, in an order in which neighbours are alike, and how one is made.
 
     space: what the texts are swept at (real layers are tried) and the model's layer count → parameters.
@@ -39,9 +43,32 @@ class Family:
     make: Callable[..., ExitRule]
 
 
-def make_rule(family: str, parameters: Parameters) -> ExitRule:
-    """The rule that `bench.tune` found, or one read back from JSON. Raises KeyError for an unknown family."""
-    return FAMILIES[family].make(**parameters)
+def make_rule(name: str, parameters: Parameters) -> ExitRule:
+    """A baseline's rule, with parameters from its search space or read back from JSON. Raises KeyError."""
+    return BASELINES[name].make(**parameters)
+
+
+def best_by_replay(name: str, texts: Texts, costs: Costs) -> tuple[ExitRule, Parameters]:
+    """The rule with the highest predicted rate among the drawn configurations, and its parameters."""
+    space = drawn(BASELINES[name].space(texts, costs.layers))
+    best = max(space, key=lambda parameters: predicted_rate(make_rule(name, parameters), texts, costs))
+    return make_rule(name, best), best
+
+
+def drawn(space: Sequence[Parameters], count: int = CONFIGURATIONS, seed: int = 0) -> list[Parameters]:
+    """`count` of the space, one at random from each of as many equal stretches of it; all of it where it is smaller."""
+    if len(space) <= count:
+        return list(space)
+    rng = random.Random(seed)
+    edges = [round(i * len(space) / count) for i in range(count + 1)]
+    return [space[rng.randrange(lo, hi)] for lo, hi in pairwise(edges)]
+
+
+def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
+    """Tokens per second by replay, reading the prompts included."""
+    replayed = replay_rule(rule, texts, costs)
+    spent = sum(one.milliseconds + one.prompt_milliseconds for one in replayed)
+    return 1e3 * sum(one.tokens for one in replayed) / spent
 
 
 def real_layers(layer_count: int) -> tuple[int, ...]:
@@ -136,12 +163,12 @@ def _make_del(layers: Sequence[int], **others: Any) -> Del:
     return Del(tuple(layers), **others)
 
 
-FAMILIES = {
-    "layerskip": Family(_layerskip, LayerSkip),
-    "lite": Family(_lite, _make_lite),
-    "draft-verify": Family(_draft_verify, DraftVerify),
-    "length-heuristic": Family(_length_heuristic, LengthHeuristic),
-    "del": Family(_del, _make_del),
-    "prompt-lookup": Family(_prompt_lookup, PromptLookup),
-    "adaptive-lookup": Family(_adaptive_lookup, AdaptiveLookup),
+BASELINES = {
+    "layerskip": Baseline(_layerskip, LayerSkip),
+    "lite": Baseline(_lite, _make_lite),
+    "draft-verify": Baseline(_draft_verify, DraftVerify),
+    "length-heuristic": Baseline(_length_heuristic, LengthHeuristic),
+    "del": Baseline(_del, _make_del),
+    "prompt-lookup": Baseline(_prompt_lookup, PromptLookup),
+    "adaptive-lookup": Baseline(_adaptive_lookup, AdaptiveLookup),
 }
