@@ -37,8 +37,8 @@ class Evaluated:
 
     predicted_speedup: over plain decoding, with its 95 % bootstrap interval over groups of texts. bound_low,
     bound_high: the same if, behind every first wrong draft, the rule did the worst and the best it could (what replay
-    cannot see). regret: share of the oracle's speedup that is missed. worst_decile: speedup on the tenth of the texts where it is lowest.
-    exits: rounds by exit layer; None for a ceiling.
+    cannot see). regret: share of the oracle's speedup that is missed. worst_decile: speedup on the tenth of the texts
+    where it is lowest. exits: rounds by exit layer; None for a ceiling.
     """
 
     method: str
