@@ -82,7 +82,7 @@ class Source:
         chains = self.columns.episodes[self.columns.chain_starts[:-1]]
         rounds = with_candidates(take(self.columns, np.isin(chains, here)), layers)
         if bypass:
-            rounds = with_bypass(rounds, self.dataset.model_layers, both=side == "train")
+            rounds = with_bypass(rounds, self.dataset.model_layers)
         return Log(walks(rounds) if horizon == "walk" else rounds, rounds)
 
     def view(self, config: LearnConfig) -> "Data":

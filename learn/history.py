@@ -3,7 +3,6 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from lede.learn.data import Snapshot
@@ -12,44 +11,36 @@ from lede.replay.pictures import figure, save
 from lede.simulate.oracle import Static
 
 
-@dataclass(frozen=True)
-class Point:
-    """One scored moment. loss: mean since the last one. rate: the one to beat. The others: a `Score` on validation."""
-
-    update: int
-    loss: float
-    rate: float
-    validation_reward: float
-    validation_rate: float
-    exit_layer: float
-    draft_length: float
-    acceptance: float
-    effective: float
-
-    @classmethod
-    def of(cls, step: Snapshot, score: Score) -> "Point":
-        rate = math.nan if step.rate is None else step.rate
-        parts = (score.reward, score.rate, score.exit_layer, score.drafts, score.acceptance, score.effective)
-        return cls(step.update, step.loss, rate, *parts)
+def point(step: Snapshot, score: Score) -> dict[str, float]:
+    """One scored moment, by the columns of learning.csv; what is not known is NaN. See `Snapshot` and `Score`."""
+    return {
+        "update": step.update,
+        "loss": step.loss,
+        "rate": math.nan if step.rate is None else step.rate,
+        "validation_reward": score.reward,
+        "validation_rate": score.rate,
+        "exit_layer": score.exit_layer,
+        "draft_length": score.drafts,
+        "acceptance": score.acceptance,
+        "effective": score.effective,
+    }
 
 
-def write_csv(path: Path, points: Sequence[Point]) -> None:
+def write_csv(path: Path, points: Sequence[dict[str, float]]) -> None:
     """One line per point; an empty cell where nothing is known."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Point))
-        for point in points:
-            writer.writerow(_cell(value) for value in astuple(point))
-
-
-def _cell(value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.6g}" if math.isfinite(value) else ""
+        writer.writerow(points[0])
+        for values in points:
+            writer.writerow(f"{value:.6g}" if math.isfinite(value) else "" for value in values.values())
 
 
 def draw(
-    path: Path, points: Sequence[Point], kept: int, static: Static | None, achieved: tuple[float, float] | None
+    path: Path,
+    points: Sequence[dict[str, float]],
+    kept: int,
+    static: Static | None,
+    achieved: tuple[float, float] | None,
 ) -> None:
     """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
     length, rate and loss. kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
@@ -64,12 +55,12 @@ def draw(
         "loss": "loss",
     }
     for axes, (name, title) in zip(picture.subplots(2, 3).flat, panels.items(), strict=True):
-        values = [getattr(point, name) for point in points]
-        axes.plot([point.update for point in points], values, marker=".", linewidth=1.2)
+        curve = [values[name] for values in points]
+        axes.plot([values["update"] for values in points], curve, marker=".", linewidth=1.2)
         axes.axvline(kept, color="0.7", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
-        if not any(map(math.isfinite, values)):
+        if not any(map(math.isfinite, curve)):
             axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color="0.5")
         if name == "validation_rate" and static is not None and achieved is not None:
             label = f"best static, E={static.layer}, d={static.drafts}"

@@ -18,7 +18,7 @@ from lede.learn.config import LearnConfig
 from lede.learn.data import Data, Snapshot, Source
 from lede.learn.dqn import learn_dqn
 from lede.learn.fitted import learn_fitted
-from lede.learn.history import Point, draw, write_csv
+from lede.learn.history import draw, point, write_csv
 from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
 from lede.replay.reader import open_dataset
@@ -47,7 +47,7 @@ class LearnResult:
     test: Score | None
     static_validation: tuple[float, float] | None
     static_test: tuple[float, float] | None
-    history: tuple[Point, ...]
+    history: tuple[dict[str, float], ...]
     data: Data
 
     def summary(self) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
 
     Raises LearnError if training diverges.
     """
-    config, history = data.config, []
+    config = data.config
+    history: list[dict[str, float]] = []
     by_rate = config.reward != "paper" and data.costs is not None  # the paper's recipe is to be had to the letter
     best: tuple[Snapshot, Score] | None = None
     with _alone(config.seed), quiet():
@@ -85,7 +86,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
             score, _ = data.score(step.policy, "validation", step.rate)
             if best is None or score.rank(by_rate) > best[1].rank(by_rate):
                 best = step, score
-            history.append(Point.of(step, score))
+            history.append(point(step, score))
             if progress is not None:
                 progress(step, score)
         assert best is not None  # a learner yields its last step
@@ -94,7 +95,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
     on_validation, on_test = (data.static_score(side) for side in ("validation", "test"))
     training = {
         "rows": data.rows,
-        "updates": history[-1].update,
+        "updates": history[-1]["update"],
         "kept": kept.update,
         "validation": _known(score),
         "test": _known(test) if test else None,

@@ -70,22 +70,20 @@ def bypassed(columns: Columns) -> Mask:
     return (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == CONTINUE)
 
 
-def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
+def with_bypass(columns: Columns, layers: int) -> Columns:
     """One more candidate, the full model of so many `layers`: at the last real one going on becomes a choice.
 
     What it leads to is known without having been logged: one token, at the cost of the upper layers. So each round that
-    reached the last candidate stands for two, one that exits there, as logged, and one that goes on: both=True has
-    both, for training; both=False one of them, drawn once, which is a log of fair coins, for estimates.
+    reached the last candidate becomes two, one that exits there, as logged, and one that goes on. Propensities are such
+    that each weighs half until the two part, and all where a policy agrees with it: estimates count the round once.
     """
     raw, starts = columns.raw, columns.chain_starts
     lengths = np.diff(starts)
     choice = (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == EXIT)
     reached = np.logical_or.reduceat(choice, starts[:-1])
-    heads = np.random.default_rng(0).random(len(lengths)) < 0.5
-    stay = np.repeat(~reached | both | heads, lengths)
-    copied = np.repeat(reached & (both | ~heads), lengths) & (raw["phase"] == WALK)
-    rows = np.concatenate([np.flatnonzero(stay), np.flatnonzero(copied)])
-    is_copy = np.arange(len(rows)) >= stay.sum()
+    copied = np.repeat(reached, lengths) & (raw["phase"] == WALK)
+    rows = np.concatenate([np.arange(len(copied)), np.flatnonzero(copied)])
+    is_copy = np.arange(len(rows)) >= len(copied)
     goes_on = is_copy & choice[rows]
     chain = np.repeat(np.arange(len(lengths)), lengths)[rows] + is_copy * len(lengths)
     firsts = np.flatnonzero(np.diff(chain, prepend=-1))
@@ -98,6 +96,8 @@ def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
         observations = np.concatenate([observations, np.zeros((len(rows), 1), np.float32)], axis=1)
         names = (*names, f"layer={layers}")
     chosen = {name: values[rows] for name, values in raw.items()}
+    propensities = np.where(choice[rows], np.float32(0.5), np.float32(1)) * columns.propensities[rows]
+    propensities[firsts[reached[chain[firsts] % len(lengths)]]] *= 2
     return replace(
         columns,
         observations=observations,
@@ -106,7 +106,7 @@ def with_bypass(columns: Columns, layers: int, both: bool) -> Columns:
         terminals=terminals,
         chain_starts=np.append(firsts, len(rows)).astype(np.int64),
         truncated=truncated,
-        propensities=columns.propensities[rows] * np.where(choice[rows], np.float32(0.5), np.float32(1)),
+        propensities=propensities,
         episodes=columns.episodes[rows],
         feature_names=names,
         raw=chosen | {"forced": chosen["forced"].astype(bool) & ~choice[rows]},

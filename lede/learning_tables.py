@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def learning_table(result: "LearnResult") -> Table:
     """What was learned, beside the best static rule of the training texts: where it was chosen, and on test texts."""
-    static, updates = result.data.static, result.history[-1].update
+    static, updates = result.data.static, result.history[-1]["update"]
     table = Table(
         title=f"{result.update:,} of {updates:,} updates, chosen on validation texts, "
         + ("replayed exactly" if result.data.exact("validation") else "estimated from the log")
