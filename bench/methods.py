@@ -1,6 +1,7 @@
 """Methods ready to be measured: their parameters are set on training prompts, and remembered."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from lede.bench.library import Library
 from lede.bench.measure import Method, rule_method
 from lede.bench.names import BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF
 from lede.bench.store import Store
-from lede.bench.tune import Budget, search, sweep_prompts, tune
+from lede.bench.tune import Budget, sweep_prompts, tune
 from lede.decode.facts import model_facts
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, ExitRule, FixedExit, FixedLength
 from lede.decode.sampling import Settings
 from lede.serve.generate import policy_rule
 from lede.serve.policy import Policy, check_fits, load_policy
-from lede.simulate.baselines import make_rule, real_layers
+from lede.simulate.baselines import BASELINES, make_rule, real_layers
 from lede.simulate.costs import Costs
 from lede.simulate.profile import measure as measure_costs
 
@@ -62,12 +63,14 @@ def prepare(
             report = step(number, f"tuning {name}")
             if name == EARLY_EXIT and library is not None:
                 store.remember(name, library.tune(training, report))
-            elif name in FAMILIES:
-                store.remember(name, tune(model, name, *given, report).to_json())
-            elif name in ABLATIONS:
-                space = ABLATIONS[name][0](loaded[POLICY_OF[name]], model)
+            elif name in FAMILIES or name in ABLATIONS:
+                space = (
+                    BASELINES[name].space(texts, model.layer_count)
+                    if name in FAMILIES
+                    else ABLATIONS[name][0](loaded[POLICY_OF[name]], model)
+                )
                 rule_for = partial(rule_of, model, name, policies=loaded)
-                store.remember(name, search(model, name, space, rule_for, *given, report).to_json())
+                store.remember(name, asdict(tune(model, space, rule_for, *given, report)))
         parameters = store.tuned().get(name, {}).get("parameters", {})
         if name in (LIBRARY, EARLY_EXIT) and library is not None:
             methods.append(library.method(name, **parameters))

@@ -6,11 +6,8 @@ and so many of the best timed for real, in turns; the fastest is kept. A space w
 and the rest of its budget is not used. Nothing here ever sees the prompts that are measured on.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lede.bench.measure import Sample, measure, rule_method
 from lede.collect.sweep import sweep
@@ -18,7 +15,7 @@ from lede.decode.generate import generate
 from lede.decode.model import Model
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
-from lede.simulate.baselines import BASELINES, CONFIGURATIONS, Parameters, drawn, make_rule, predicted_rate, real_layers
+from lede.simulate.baselines import CONFIGURATIONS, Parameters, drawn, predicted_rate, real_layers
 from lede.simulate.costs import Costs
 from lede.simulate.texts import Texts, texts_of
 
@@ -45,26 +42,14 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The fastest configuration of a family, and what was tried for it. `rule` makes a new rule object."""
+    """The fastest configuration of a method, and what was tried for it; rates as in Finalist."""
 
-    family: str
-    rule: Callable[[], ExitRule]
     parameters: Parameters
-    predicted: float  # tokens a second by replay, reading the prompts included
-    measured: float  # and timed
+    predicted: float
+    measured: float
     scored: int  # configurations; fewer than the budget's where the space is smaller
     finalists: tuple[Finalist, ...]
     budget: Budget
-    prompts: int
-    prompts_hash: str
-
-    def to_json(self) -> dict[str, Any]:
-        """What a bench stores; `simulate.baselines.make_rule(family, parameters)` gives the rule again."""
-        return {
-            "family": self.family, "parameters": self.parameters, "predicted": self.predicted,
-            "measured": self.measured, "scored": self.scored, "finalists": [asdict(one) for one in self.finalists],
-            "budget": asdict(self.budget), "prompts": self.prompts, "prompts_hash": self.prompts_hash,
-        }  # fmt: skip
 
 
 def sweep_prompts(
@@ -95,31 +80,11 @@ def sweep_texts(
         sweeps.append(sweep(model, wanted, number, tuple(ids), output))
         progress(number + 1, len(prompts))
     limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
-    stops = model.stop_tokens if settings.stop_tokens is None else settings.stop_tokens
-    return texts_of(sweeps, prompts, wanted, limits, stops)
+    return texts_of(sweeps, prompts, wanted, limits, settings.stops(model))
 
 
 def tune(
     model: Model,
-    family: str,
-    texts: Texts,
-    costs: Costs,
-    prompts: Sequence[list[int]],
-    settings: Settings,
-    budget: Budget | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Tuned:
-    """The fastest rule of a family on the training `prompts`, whose sweeps are `texts`."""
-    space = BASELINES[family].space(texts, model.layer_count)
-    return search(
-        model, family, space, lambda parameters: make_rule(family, parameters), texts, costs, prompts, settings,
-        budget, progress,
-    )  # fmt: skip
-
-
-def search(
-    model: Model,
-    family: str,
     space: Sequence[Parameters],
     make: Callable[[Parameters], ExitRule],
     texts: Texts,
@@ -129,7 +94,7 @@ def search(
     budget: Budget | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Tuned:
-    """The same over any list of parameters: score by replay, time the best, keep the fastest."""
+    """Score configurations of a search space by replay of `texts`, the sweeps of `prompts`; time the best of them."""
     budget = budget or Budget()
     chosen = drawn(space, budget.configurations, budget.seed)
     most = min(budget.finalists, len(chosen))
@@ -146,10 +111,7 @@ def search(
         progress(len(chosen) + len(samples), total)
     finalists = tuple(Finalist(chosen[i], predicted[i], measured_rate(samples, str(i))) for i in order)
     best = max(finalists, key=lambda one: one.measured)
-    return Tuned(
-        family, lambda: make(best.parameters), best.parameters, best.predicted, best.measured, len(chosen), finalists,
-        budget, len(prompts), hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16],
-    )  # fmt: skip
+    return Tuned(best.parameters, best.predicted, best.measured, len(chosen), finalists, budget)
 
 
 def measured_rate(samples: Sequence[Sample], method: str) -> float:

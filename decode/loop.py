@@ -13,8 +13,9 @@ of a text that is already written, with measured costs for a clock (`simulate.sc
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Protocol
+
+import torch
 
 from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
@@ -86,9 +87,6 @@ class Source(Protocol):
     def attempt(self, most: int) -> Attempt:
         """A new round, with room for so many drafts."""
 
-    def computing(self) -> AbstractContextManager[object]:
-        """What a round runs in."""
-
 
 class Decoding:
     """One generation under way. `rounds()` yields each round as it is committed; `tokens` is the text so far."""
@@ -103,7 +101,7 @@ class Decoding:
     def rounds(self) -> Iterator[Round]:
         """Decode until a stop; every Round has already been committed to `tokens`."""
         while self.finish is None:
-            with self.source.computing():  # not around the loop: a generator must not leave its mode to its caller
+            with torch.inference_mode():  # not around the loop: a generator must not leave its mode to its caller
                 round_ = self._round()
             yield round_
 

@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import AbstractContextManager
 from itertools import pairwise
 
 import torch
@@ -40,7 +39,7 @@ class ModelSource:
         self.finish_at_limit = "length" if self.limit == wanted else "context"
         self.lookup = Lookup(text) if rule.needs_lookup or 0 in rule.layers else None
         self.cache = self.model.cache(self.limit, len(text))
-        with self.computing():
+        with torch.inference_mode():
             for begin in range(0, len(text) - 1, LONGEST_BLOCK):
                 x = self.model.embed(text[begin : min(begin + LONGEST_BLOCK, len(text) - 1)])
                 self.model.read(x, begin, self.cache)
@@ -48,10 +47,6 @@ class ModelSource:
     def attempt(self, most: int) -> "ModelAttempt":
         """A new round."""
         return ModelAttempt(self, most)
-
-    def computing(self) -> AbstractContextManager[object]:
-        """No gradients."""
-        return torch.inference_mode()
 
 
 class ModelAttempt(Attempt):
@@ -70,7 +65,6 @@ class ModelAttempt(Attempt):
         self._kept: dict[int, list[Tensor]] = {layer: [] for layer in source.rule.shadow_layers}
 
     def reach(self, layer: int) -> bool:
-        """See Attempt."""
         if layer == 0:
             return self._guess is not None
         x = self._states[0] if self._states else self._model.embed(self._source.text[-1:])
@@ -79,7 +73,6 @@ class ModelAttempt(Attempt):
         return True
 
     def look(self, layer: int) -> Look:
-        """See Attempt."""
         if layer == 0:
             guess = self._copy()
             return guess.token, 0.0, 0.0, 0.0, 0.0, guess.length, guess.agreement, 1.0
@@ -97,7 +90,6 @@ class ModelAttempt(Attempt):
         return token, conf_topk, entropy, margin, top1_logp, guess.length, guess.agreement, float(guess.token == token)
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
-        """See Attempt."""
         choose, seen = self._source.choose, self._source.rule.needs_state
         q = None
         if layer == 0:
@@ -114,13 +106,11 @@ class ModelAttempt(Attempt):
         return token, logp
 
     def extend(self, layer: int) -> None:
-        """See Attempt."""
         if layer > 0:
             x = self._model.embed(self.drafts[-1:])
             self._states.append(self._run(0, layer, x, self.position + len(self.drafts)))
 
     def verify(self) -> tuple[int, list[int]]:
-        """See Attempt."""
         x = torch.cat(self._states) if self._reached > 0 else self._model.embed(self._source.text[-1:] + self.drafts)
         x = self._run(self._reached, self._model.layer_count, x, self.position)
         self._logits = self._model.head(x)
@@ -135,7 +125,6 @@ class ModelAttempt(Attempt):
         return seen
 
     def commit(self, tokens: list[int]) -> None:
-        """See Attempt."""
         source, rule = self._source, self._source.rule
         if source.lookup is not None:
             source.lookup.truncate(self.position + 1)

@@ -123,15 +123,12 @@ class Costs:
         """One layer over one row right after it ran: that of a draft behind a round's first."""
         return self.layer[0] + self.further(1, position)
 
-    def finish(
-        self, exit_layer: int, drafts: int, position: int | None = None, *, states: bool = True, lookup: bool = True
-    ) -> float:
+    def finish(self, exit_layer: int, drafts: int, position: int | None = None) -> float:
         """Verify up to 31 `drafts`: the bonus token's early pass, and the upper layers over drafts + 1 rows.
 
-        No drafts are the upper layers over the row that a walk left at `exit_layer`. A rule that sees no states, or
-        does not use the lookup, has less to keep from round to round: say so with `states`, `lookup`.
+        No drafts are the upper layers over the row that a walk left at `exit_layer`.
         """
-        kept = (self.trace if states else 0.0) + (self.index if lookup else 0.0)
+        kept = self.trace + self.index
         if drafts == 0:
             return self.plain(position) - exit_layer * self.first(position) + kept
         upper = (self.layers - exit_layer) * (self.layer[drafts] + self.further(drafts + 1, position))
@@ -149,7 +146,7 @@ class Costs:
             made = drafts * self.lookup
         else:
             made = exit_layer * (self.first(position) + (drafts - 1) * self.again(position)) + drafts * self.head[0]
-        return made + self.finish(exit_layer, drafts, position, states=False, lookup=copies)
+        return made + self.finish(exit_layer, drafts, position) - self.trace - (0.0 if copies else self.index)
 
     def plain(self, position: int | None = None) -> float:
         """One token of autoregressive decoding."""

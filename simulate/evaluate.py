@@ -76,15 +76,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As `lede evaluate --json` prints it."""
-        return {
-            "texts": self.texts,
-            "groups": self.groups,
-            "prompts_included": self.prompts_included,
-            "doubt": self.doubt,
-            "oracle_speedup": self.oracle_speedup,
-            "rows": [asdict(row) for row in self.rows],
-            "ceilings": [asdict(row) for row in self.ceilings],
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ accept_trace of a network) may go another way than here; its bounds are those of
 import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -97,7 +96,6 @@ class Record:
         return list(Decoding(self, [UNKNOWN] * self.prompt, rule).rounds())
 
     def start(self, text: list[int], rule: ExitRule) -> None:
-        """See Source."""
         self.text, self.rule = text, rule
 
     def clock(self) -> float:
@@ -114,10 +112,6 @@ class Record:
             raise ValueError(f"a rule may draft up to {most} tokens per round, and costs are known for {MAX_ROWS - 1}")
         return RecordedAttempt(self, most)
 
-    def computing(self) -> AbstractContextManager[object]:
-        """Nothing computes."""
-        return nullcontext()
-
 
 class RecordedAttempt(Attempt):
     """A round read from a record. See `decode.loop.Attempt`."""
@@ -132,7 +126,6 @@ class RecordedAttempt(Attempt):
         self._column: _Column | None = None
 
     def reach(self, layer: int) -> bool:
-        """See Attempt."""
         source = self._source
         column = self._column = _column(source.texts, layer)
         if self._rule.needs_trace:  # over committed tokens: the round's drafts leave it as it was
@@ -145,7 +138,6 @@ class RecordedAttempt(Attempt):
         return True
 
     def look(self, layer: int) -> Look:
-        """See Attempt."""
         source = self._source
         if self.drafts:
             self._looks += 1
@@ -155,7 +147,6 @@ class RecordedAttempt(Attempt):
         return token, row[0], row[1], row[3], row[4], *lookups
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
-        """See Attempt."""
         source, column, at = self._source, self._column, self._at + len(self.drafts)
         assert column is not None
         token = state.token
@@ -167,7 +158,6 @@ class RecordedAttempt(Attempt):
         return token, state.top1_logp
 
     def extend(self, layer: int) -> None:
-        """See Attempt."""
         source = self._source
         source.spent += layer * (source.again + source.rise * (self.position + len(self.drafts)))
 
@@ -184,7 +174,6 @@ class RecordedAttempt(Attempt):
         return self.wrong - 1 if self.wrong else count, source.targets[self._at : self._at + count + 1]
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
-        """See Attempt."""
         source, number = self._source, self._source.number
         source.spent += len(self._rule.shadow_layers) * (source.costs.head[rows - 1] + rows * source.costs.features)
         span = range(self._at, min(self._at + rows, source.length))
@@ -195,7 +184,7 @@ class RecordedAttempt(Attempt):
         }
 
     def commit(self, tokens: list[int]) -> None:
-        """See Attempt."""
+        """Nothing is kept."""
 
     def _read(self, layer: int) -> tuple[int, list[float]]:
         """The token that `layer` would draft next, and the columns SWEPT of its state."""

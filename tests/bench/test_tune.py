@@ -1,14 +1,16 @@
 """Tuning: equal budgets, real rules, and what it says of them can be used again."""
 
 import json
+from dataclasses import asdict
+from functools import partial
 
 import pytest
 
-from lede.bench.tune import Budget, drawn, predicted_rate, search, sweep_prompts, tune
+from lede.bench.tune import Budget, sweep_prompts, tune
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
-from lede.simulate.baselines import BASELINES, ladders, make_rule, real_layers
+from lede.simulate.baselines import BASELINES, drawn, ladders, make_rule, predicted_rate, real_layers
 from lede.simulate.costs import MAX_ROWS, Costs
 from tests.models import ours
 
@@ -45,18 +47,19 @@ def test_sampling_is_tuned_on_greedy_texts(texts):
 @pytest.mark.parametrize("family", BASELINES)
 def test_a_family_is_tuned_and_stored(family, texts):
     seen = []
-    tuned = tune(MODEL, family, texts, COSTS, PROMPTS, SETTINGS, BUDGET, progress=lambda *done: seen.append(done))
+    space = BASELINES[family].space(texts, MODEL.layer_count)
+    tuned = tune(
+        MODEL, space, partial(make_rule, family), texts, COSTS, PROMPTS, SETTINGS, BUDGET,
+        progress=lambda *done: seen.append(done),
+    )  # fmt: skip
     assert tuned.scored == 9
     assert len(tuned.finalists) == 3
     assert [one.predicted for one in tuned.finalists] == sorted((f.predicted for f in tuned.finalists), reverse=True)
     assert tuned.measured == max(one.measured for one in tuned.finalists) > 0
     assert seen == [(i + 1, 9 + 9) for i in range(18)]
-    stored = json.loads(json.dumps(tuned.to_json()))
-    assert stored["family"] == family
+    stored = json.loads(json.dumps(asdict(tuned)))
     again = make_rule(family, stored["parameters"])
     assert predicted_rate(again, texts, COSTS) == pytest.approx(tuned.predicted, rel=0.05)  # decisions are timed anew
-    assert tuned.rule().name == family
-    assert tuned.rule() is not tuned.rule()
     real = [layer for layer in again.layers if layer < MODEL.layer_count]
     assert real == [0] if family.endswith("-lookup") else 0 not in real
     for prompt in PROMPTS:
@@ -75,9 +78,7 @@ def test_the_whole_of_a_space_can_be_made(texts):
 def test_the_best_of_a_list_is_found_by_replay(texts):
     space = [{"exit_layer": e, "draft_length": d} for e in (1, 3) for d in (1, 4, 12)]
     best = max((predicted_rate(LayerSkip(**p), texts, COSTS), i) for i, p in enumerate(space))[1]
-    found = search(
-        MODEL, "mine", space, lambda p: LayerSkip(**p), texts, COSTS, PROMPTS, SETTINGS, Budget(finalists=1)
-    )  # fmt: skip
+    found = tune(MODEL, space, lambda p: LayerSkip(**p), texts, COSTS, PROMPTS, SETTINGS, Budget(finalists=1))
     assert found.parameters == space[best]
     assert found.scored == 6
 

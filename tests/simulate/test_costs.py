@@ -46,7 +46,7 @@ def test_each_operation():
     assert MEASURED.draft(5, 300) == pytest.approx(5 * (0.1 + far) + 0.2 + 0.03 + 0.01 + 0.02)
     upper = 3 * (MEASURED.layer[3] + 100 * (1e-4 + 4 * 2e-5))
     round_ = 5 * (0.1 + far) + upper + MEASURED.head[3] + 0.05
-    assert MEASURED.finish(5, 3, 300, states=False, lookup=False) == pytest.approx(round_)
+    assert replace(MEASURED, trace=0.0, index=0.0).finish(5, 3, 300) == pytest.approx(round_)
     assert MEASURED.finish(5, 3, 300) == pytest.approx(round_ + 0.015 + 0.04)
     assert MEASURED.plain(300) == pytest.approx(1.16 + 8 * far)
     assert MEASURED.read(300) == pytest.approx(21)
@@ -72,7 +72,9 @@ def test_going_on_without_a_draft_is_plain_decoding_and_the_looks(exit_layer, at
     """A walk to a layer, and the upper layers from there: every layer ran once."""
     looked = MEASURED.head[0] + MEASURED.features + MEASURED.decision
     walked = MEASURED.step(0, exit_layer, at) - looked
-    assert walked + MEASURED.finish(exit_layer, 0, at, states=False, lookup=False) == pytest.approx(MEASURED.plain(at))
+    assert walked + replace(MEASURED, trace=0.0, index=0.0).finish(exit_layer, 0, at) == pytest.approx(
+        MEASURED.plain(at)
+    )
 
 
 @given(exit_layer=st.integers(0, 7), drafts=st.integers(1, MAX_ROWS - 1))
