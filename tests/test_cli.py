@@ -277,10 +277,10 @@ def test_a_policy_of_another_model_is_refused(work, folder):
     byte_llama(num_hidden_layers=5).save_pretrained(folder / "other")
     byte_tokenizer().save_pretrained(folder / "other")
     message = complaint(*generate(work, "--policy", work["policy"], model=folder / "other"))
-    assert "4 layers" in message
-    assert "has 5" in message
+    assert "number of layers (4)" in message
+    assert "has (5)" in message
     explore = ("--policy", work["policy"], "--explore", "epsilon")
-    assert "4 layers" in complaint(*collect(work, folder / "new", *explore, model=folder / "other"))
+    assert "number of layers (4)" in complaint(*collect(work, folder / "new", *explore, model=folder / "other"))
     assert "layers is 4 there, 5 here" in complaint(*collect(work, folder / "data", model=folder / "other"))
 
 
