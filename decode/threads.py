@@ -1,42 +1,76 @@
 """How many CPU threads decode a model fastest: for small layers one, as handing work over costs more than it saves."""
 
-from statistics import median
+import contextlib
+import os
+import time
 
 import torch
 
-from lede.decode.loop import Decoding
+from lede.decode.backends.compile import FOLDER, cache_folder, cache_name
+from lede.decode.device import cpu_features
+from lede.decode.facts import config_hash_v2
 from lede.decode.model import Model
-from lede.decode.rules import LayerSkip
-from lede.decode.sampling import Settings
-from lede.decode.source import ModelSource
 
-TOKENS = 40
+SECONDS = 0.3  # of trying
+PASS = 0.05  # seconds of a pass; of models that take longer only some layers are tried, still more than caches hold
+DRAFTS = 4  # of the round that is timed: a pass over one row, and one over the drafts and the token before them
+BEFORE = 32  # positions in the cache
 
 
 def use_threads(model: Model, threads: int = 0) -> int:
-    """Set torch's threads to `threads`, or for 0 to the fastest of 1, 2, 4 … up to the default. Returns the number."""
+    """Set torch's threads to `threads`, or for 0 to the fastest of 1, 2, 4 … up to the default. Returns the number.
+
+    The fastest is kept in the user's cache folder, and tried anew for another machine, model, dtype or version.
+    """
     if threads == 0 and model.device.type == "cpu":
         most = torch.get_num_threads()
-        choices = sorted({2**i for i in range(most.bit_length())} | {most})
-        threads = fastest(model, [n for n in choices if n <= most])
+        choices = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
+        threads = kept(model, choices) if len(choices) > 1 else choices[0]
     if threads:
         model.use_threads(threads)
     return torch.get_num_threads()
 
 
+def kept(model: Model, choices: list[int]) -> int:
+    """`fastest`, from the cache folder where it was tried before."""
+    name = cache_name(
+        "threads", choices, cpu_features(), os.cpu_count(), config_hash_v2(model.config), model.weights_hash,
+        str(model.dtype), model.native, torch.__version__, (FOLDER / "native.c").read_text(),
+    )  # fmt: skip
+    folder = cache_folder()
+    with contextlib.suppress(OSError, ValueError):
+        if folder is not None and (threads := int((folder / name).read_text())) in choices:
+            return threads
+    threads = fastest(model, choices)
+    with contextlib.suppress(OSError):
+        if folder is not None:
+            (folder / name).write_text(str(threads))
+    return threads
+
+
+@torch.inference_mode()
 def fastest(model: Model, choices: list[int]) -> int:
-    """The number of threads with the smallest median time of a drafted and verified round; they take turns."""
-    if len(choices) == 1:
-        return choices[0]
-    seconds: dict[int, list[float]] = {n: [] for n in choices}
-    rule, prompt = LayerSkip(max(model.layer_count // 4, 1), 3), [0] * min(64, model.context // 2)
-    for _ in range(3):
+    """The number of threads with the shortest round; they take turns."""
+    x, cache = model.embed([0] * (BEFORE + 1 + DRAFTS)), model.cache(BEFORE + 1 + DRAFTS)
+    layers = model.layer_count
+    model.read(x[:BEFORE], 0, cache)
+
+    def round_seconds() -> float:
+        began = time.perf_counter()
+        for rows in (x[BEFORE : BEFORE + 1], x[BEFORE:]):
+            out = model.run(0, layers, rows, BEFORE, cache)
+            if layers == model.layer_count:
+                model.head(out)
+        return time.perf_counter() - began
+
+    model.use_threads(choices[-1])
+    round_seconds()
+    layers = min(layers, max(1, int(layers * PASS / round_seconds())))
+    seconds = dict.fromkeys(choices, float("inf"))
+    until = time.perf_counter() + SECONDS
+    while time.perf_counter() < until:
         for n in choices:
             model.use_threads(n)
-            settings = Settings(max_new_tokens=TOKENS, stop_tokens=frozenset())
-            rounds = [
-                round_.seconds / len(round_.committed)
-                for round_ in Decoding(ModelSource(model, settings), prompt, rule).rounds()
-            ]
-            seconds[n] += rounds[1:]
-    return min(choices, key=lambda n: median(seconds[n]))
+            round_seconds()  # the first has to wake the threads
+            seconds[n] = min(seconds[n], round_seconds())
+    return min(choices, key=seconds.__getitem__)

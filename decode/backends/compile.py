@@ -1,5 +1,6 @@
 """Building C files with the machine's compiler, once for each CPU and version; kept in the user's cache folder."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -27,33 +28,55 @@ def library(name: str = "native") -> ctypes.CDLL | None:
     if compiler is None:
         return None
     for flags in ((*FLAGS, "-fopenmp"), FLAGS):  # without OpenMP where the compiler has none: one thread
-        path = built(FOLDER / f"{name}.c", compiler, flags)
-        if path is not None:
-            return ctypes.CDLL(str(path))
+        loaded = load(FOLDER / f"{name}.c", compiler, flags)
+        if loaded is not None:
+            return loaded
     return None
 
 
-def built(source: Path, compiler: str, flags: tuple[str, ...]) -> Path | None:
-    """The library's file, compiled now or before; None where the compiler fails."""
-    described = [source.read_text(), compiler, *flags, cpu_features()]
-    name = f"{source.stem}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
-    folder = cache_folder()
-    path = folder / name
-    if path.exists():
-        return path
+def load(source: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
+    """A C file as a library, compiled before or now; None where the compiler fails.
+
+    A file in the cache is named after what it was compiled from and for, and after its content, so that one cut short
+    is not loaded (which can end the process). One that does not load here is compiled anew.
+    """
+    folder, prefix = cache_folder(), cache_name(source.stem, source.read_text(), compiler, flags, cpu_features())
+    for kept in folder.glob(f"{prefix}-*.so") if folder is not None else ():
+        with contextlib.suppress(OSError):
+            if kept.name == f"{prefix}-{digest(kept.read_bytes())}.so":
+                return ctypes.CDLL(str(kept))
+    for parent in dict.fromkeys((folder, None)):  # None: the system's folder for temporary files
+        try:
+            with tempfile.TemporaryDirectory(dir=parent) as scratch:
+                fresh = Path(scratch) / f"{prefix}.so"
+                command = [compiler, *flags, "-o", str(fresh), str(source), "-lm"]
+                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                loaded = ctypes.CDLL(str(fresh))
+                if parent is not None:
+                    fresh.replace(parent / f"{prefix}-{digest(fresh.read_bytes())}.so")
+                return loaded
+        except subprocess.SubprocessError:
+            return None
+        except OSError:  # a folder that cannot be written, or not be run from
+            continue
+    return None
+
+
+def cache_folder() -> Path | None:
+    """$XDG_CACHE_HOME/lede or ~/.cache/lede; None where there can be no such folder."""
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lede"
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fresh = Path(scratch) / name
-            command = [compiler, *flags, "-o", str(fresh), str(source), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-            ctypes.CDLL(str(fresh))  # a library that does not load is not kept
-            fresh.replace(path)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
-    return path
+    return folder
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/lede or ~/.cache/lede."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lede"
+def cache_name(kind: str, *described: object) -> str:
+    """The name of a file in the cache that depends on what is described."""
+    return f"{kind}-{digest(repr(described).encode())}"
+
+
+def digest(content: bytes) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """The compiled backend: a row has the same bits however the code was compiled and the work was split."""
 
-import ctypes
 import platform
 import shutil
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 import lede.decode.backends.native
-from lede.decode.backends.compile import FLAGS, FOLDER, built
+from lede.decode.backends.compile import FLAGS, FOLDER, load
 from lede.decode.device import cpu_features
 from lede.decode.load import from_transformers
 from lede.decode.model import Model
@@ -33,9 +32,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], dtype: tor
     """A model whose backend was compiled with `flags`."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None
-    path = built(FOLDER / "native.c", compiler, flags)
-    assert path is not None, f"native.c does not compile with {flags}"
-    monkeypatch.setattr(lede.decode.backends.native, "library", lambda: ctypes.CDLL(str(path)))
+    loaded = load(FOLDER / "native.c", compiler, flags)
+    assert loaded is not None, f"native.c does not compile with {flags}"
+    monkeypatch.setattr(lede.decode.backends.native, "library", lambda: loaded)
     return from_transformers(variant("one-key-head, tied"), dtype)
 
 
