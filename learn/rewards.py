@@ -14,7 +14,7 @@ over whole rounds, or walks: `COLUMNS` of the transitions table (data/README.md)
 import runpy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ from lede.learn.views import bypassed
 from lede.replay.reader import Columns
 from lede.replay.reward import paper_reward
 from lede.replay.schema import EXIT, STATE, WALK
-from lede.simulate.batched import Prices
 from lede.simulate.costs import Costs
+
+if TYPE_CHECKING:
+    from lede.simulate.batched import Prices
 
 NAMED = ("paper", "accepted", "time")
 COLUMNS = (
@@ -46,7 +48,7 @@ def check_reward(reward: str) -> None:
 
 
 def rewarded(
-    columns: Columns, reward: str, layers: int, costs: Costs | None, prices: Prices | None, rate: float | None
+    columns: Columns, reward: str, layers: int, costs: Costs | None, prices: "Prices | None", rate: float | None
 ) -> Columns:
     """The columns with another reward. columns: with `extended` features, which a file's reward may look at.
 
@@ -69,7 +71,7 @@ def rewarded(
     return replace(columns, rewards=values.astype(np.float32))
 
 
-def tokens_and_time(rounds: Columns, prices: Prices) -> tuple[Float, Float]:
+def tokens_and_time(rounds: Columns, prices: "Prices") -> tuple[Float, Float]:
     """What each row of the `round` horizon adds to the tokens committed and to the milliseconds spent, (N,) each.
 
     Less the time to reach the first candidate, which no decision can change: see `first_step`.
@@ -83,7 +85,7 @@ def tokens_and_time(rounds: Columns, prices: Prices) -> tuple[Float, Float]:
     return tokens, np.where(last, finish, on)
 
 
-def first_step(rounds: Columns, prices: Prices) -> Float:
+def first_step(rounds: Columns, prices: "Prices") -> Float:
     """Milliseconds (N,) to reach the first candidate visited, on each round's first row; 0 on all others."""
     starts = rounds.chain_starts[:-1]
     at = np.searchsorted(rounds.layers, rounds.raw["layer"][starts])

@@ -100,10 +100,13 @@ def bench(
     if len(models) > 1 and dataset is not None:
         raise typer.BadParameter("--dataset is one model's: leave out the other models")
 
+    from lede.commands.loading import check_model, load
     from lede.replay.pictures import check_format
     from lede.replay.reader import open_dataset
     from lede.terminal import bar, print_json, say, warn
 
+    for name in models:
+        check_model(name, dtype, device)
     plans = [plan(name, methods.split(",") if methods else None, given) for name in models]  # before all that is slow
     if plot is not None and plot.suffix:
         check_format(plot)
@@ -121,7 +124,6 @@ def bench(
     from lede.bench.plot import draw
     from lede.bench.run import Job
     from lede.bench.run import bench as run
-    from lede.commands.loading import load
     from lede.decode.facts import model_facts
     from lede.paths import model_name, model_path
 
@@ -217,18 +219,20 @@ def held_out_episodes(dataset: "Dataset", limit: int, tuning: int, max_new_token
 def given_prompts(prompts: Path, training: Path, limit: int, tuning: int, max_new_tokens: int | None) -> "Workload":
     """The beginnings of two files of prompts."""
     from lede.collect.prompts import load_prompts
-    from lede.decode.sampling import Settings
 
     test, train = load_prompts(prompts)[:limit], load_prompts(training)[:tuning]
+    from lede.decode.sampling import Settings
+
     return prompts.stem, test, train, Settings(max_new_tokens or USUAL_TOKENS)
 
 
 def named_task(task: str, limit: int, tuning: int, seed: int, max_new_tokens: int | None) -> "Workload":
     """Test and training prompts of one of `collect.tasks`."""
     from lede.collect.tasks import TASKS, load_task
-    from lede.decode.sampling import Settings
 
     test, train = load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed)
+    from lede.decode.sampling import Settings
+
     return task, test, train, Settings(max_new_tokens or TASKS[task].max_new_tokens, TASKS[task].temperature)
 
 

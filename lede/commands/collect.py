@@ -82,7 +82,10 @@ def collect(
     """
     from lede.collect.prompts import load_prompts
     from lede.collect.tasks import TASKS, load_task
+    from lede.commands.loading import check_model, load
     from lede.paths import dataset_path
+    from lede.serve.policy import check_fits, load_policy
+    from lede.terminal import bar, print_json, say
 
     side = one_of("--split", split, "train", "validation", "test", "all")
     exploration = one_of("--explore", explore, "uniform", "noisy", "epsilon")
@@ -94,6 +97,8 @@ def collect(
     if policy is not None and layers is not None:
         raise typer.BadParameter("--candidates are the policy's own with --policy")
     out = out or dataset_path(model)
+    check_model(model, dtype, device)
+    learned = load_policy(policy) if policy else None
 
     # As many whatever the number of episodes, so that more of them continue a run.
     chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, seed)
@@ -101,11 +106,7 @@ def collect(
 
     from lede.collect.collector import CollectConfig, Collected, describe_source
     from lede.collect.collector import collect as run
-    from lede.commands.loading import load
-    from lede.serve.policy import check_fits, load_policy
-    from lede.terminal import bar, print_json, say
 
-    learned = load_policy(policy) if policy else None
     loaded = load(model, dtype, device, threads)
     if learned is not None:
         from lede.decode.facts import model_facts

@@ -45,8 +45,6 @@ def evaluate(
     with errors.status("reading the sweeps"):
         from lede.replay.reader import open_dataset
         from lede.serve.policy import load_policy
-        from lede.simulate.evaluate import evaluate as run
-        from lede.simulate.evaluate import read_sides, tuned_baselines
 
         opened = open_dataset(dataset)
         costs, whose = _costs(opened, calibration)
@@ -57,7 +55,12 @@ def evaluate(
             {str(folder) if alike else folder.name: folder for folder in policy} if policy
             else {name: folder for name, folder in usual.items() if folder.is_dir()}
         )  # fmt: skip
-        policies = policy_methods(opened, {name: load_policy(folder) for name, folder in folders.items()})
+        loaded = {name: load_policy(folder) for name, folder in folders.items()}
+
+        from lede.simulate.evaluate import evaluate as run
+        from lede.simulate.evaluate import read_sides, tuned_baselines
+
+        policies = policy_methods(opened, loaded)
         sides = read_sides(opened)
     if not policies:
         warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")

@@ -1,6 +1,5 @@
 """`lede generate`."""
 
-from inspect import signature
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
 
 JSON_FIELDS = ["text", "token_ids", "finish", "seconds", "tokens_per_s"]
 JSON_FIELDS += ["exit_layer", "draft_length", "acceptance", "tokens_per_round"]
+
+# Of `serve.generate.generate`: no names of a GenerationConfig that --option may give.
+PARAMETERS = {"model", "prompt", "policy", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop_strings"}
+PARAMETERS |= {"logits_processor", "on_round"}
 
 
 @said_plainly
@@ -63,13 +66,13 @@ def generate(
     options = dict(generation_option(given) for given in option or ())
     text = parse_text(prompt)
 
-    from lede.commands.loading import load
+    from lede.commands.loading import check_model, load
     from lede.paths import dataset_path, policy_path
-    from lede.serve.generate import generate as run
     from lede.serve.policy import load_policy
     from lede.terminal import console, print_json, warn
 
-    for name in signature(run).parameters.keys() & options.keys():
+    check_model(model, dtype, device)
+    for name in PARAMETERS & options.keys():
         raise typer.BadParameter(f"--option {name}: this has an option of its own, see --help")
     if policy is None and not plain:
         usual = policy_path(dataset_path(model))
@@ -80,6 +83,7 @@ def generate(
     loaded = load(model, dtype, device, threads)
 
     from lede.decode.generate import encode
+    from lede.serve.generate import generate as run
     from lede.serve.stream import Decoder
     from lede.serve.trace import Tracer
 

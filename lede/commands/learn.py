@@ -119,15 +119,17 @@ def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> Non
 
 
 def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
+    from lede.learn.config import preset as preset_config
     from lede.paths import policy_path
+    from lede.replay.reader import open_dataset
     from lede.terminal import bar, console, errors, print_json, say
 
+    config = preset_config(preset or "default", **options)
+    open_dataset(dataset)  # so that what is wrong with it is said before what is slow is imported
     with errors.status("loading d3rlpy"):
-        from lede.learn.config import preset as preset_config
         from lede.learn.data import Snapshot
         from lede.learn.score import Score
         from lede.learn.train import learn as run
-    config = preset_config(preset or "default", **options)
     out = out or policy_path(dataset, _recipe(preset, options))
     with bar("learning", 1000, quiet=json) as advance:
 
@@ -164,14 +166,16 @@ def _recipe(preset: str | None, options: dict[str, Any]) -> str:
 
 
 def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None:
+    from lede.learn.grid import read_grid
     from lede.paths import policy_path
+    from lede.replay.reader import open_dataset
     from lede.terminal import bar, console, errors, print_json, say
 
+    grid = read_grid(file)
+    open_dataset(dataset)  # as above
     with errors.status("loading d3rlpy"):
-        from lede.learn.grid import read_grid
         from lede.learn.ranking import rank, to_json, write_ranking
         from lede.learn.variants import run_grid
-    grid = read_grid(file)
     out = out or policy_path(dataset, file.stem)
     with bar("learning", 1000, quiet=json) as advance:
         results = run_grid(dataset, grid, out, advance)

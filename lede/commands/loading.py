@@ -1,6 +1,7 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
 import gc
+import os
 from typing import TYPE_CHECKING
 
 from lede.paths import model_path
@@ -11,20 +12,26 @@ if TYPE_CHECKING:
 
 
 def quiet_transformers() -> None:
-    """The library's own bars and warnings are for its direct users: the commands say what their users need to know."""
-    from transformers.utils import logging
+    """Before it is imported: its bars and warnings are for its direct users; commands say what theirs need to know."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+
+def check_model(model: str | None, dtype: str = "auto", device: str = "auto") -> None:
+    """Raise ModelError for what can be known to be wrong before torch is imported, which takes seconds."""
+    from lede.decode.config import check_request
+
+    check_request(model_path(model), dtype, device)
 
 
 def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
     """The model, on the device, with the number of CPU threads set."""
+    check_model(model, dtype, device)
+    quiet_transformers()
     with errors.status("loading torch and the model"):
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
 
-        quiet_transformers()
         loaded = load_model(model_path(model), dtype, device)
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
