@@ -36,12 +36,10 @@ def save_calibration(path: str | os.PathLike[str], calibration: Calibration) -> 
     write_json(Path(path), calibration.to_json())
 
 
-def load_calibration(
-    path: str | os.PathLike[str], model: Mapping[str, Any] | None = None, dtype: str | None = None
-) -> Calibration:
-    """Read what `save_calibration` wrote. model, dtype: what the costs are wanted for; None: whatever they are of.
+def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any] | None = None) -> Calibration:
+    """Read what `save_calibration` wrote. model: what the costs are wanted for; None: whatever they are of.
 
-    Raises `DatasetError` if there is no such file, it is not a calibration, or it is another model's or dtype's.
+    Raises `DatasetError` if there is no such file, it is not a calibration, or it is another model's.
     """
     path, again = Path(path), "measure again with `lede calibrate`"
     if not path.is_file():
@@ -65,8 +63,6 @@ def load_calibration(
             f"{path} is of the model {found.model.get('name')}, not of {model.get('name')} ({', '.join(other)} "
             "differ): measure with `lede calibrate --model`, or name another file"
         )
-    if dtype is not None and dtype != found.dtype:
-        raise DatasetError(f"{path} was measured in {found.dtype}, not in {dtype}: {again}")
     return found
 
 

@@ -75,7 +75,7 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
             equations += [_drafting(s, context, lengths), _verifying(s, context, lengths, layer_count)]
             times += [s.draft, s.verify]
         elif _bare(s):
-            equations.append(_plain(s, context, lengths, layer_count))
+            equations.append(_verifying(s, context, lengths, layer_count))
             times.append(s.whole)
     solution = least_absolute(np.array(equations), np.array(times))
     known = dict(zip(NAMES, solution, strict=False))
@@ -160,17 +160,11 @@ def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:
 
 
 def _verifying(s: Sample, context: int, lengths: list[int], layer_count: int) -> Float:
-    """The upper layers over the drafts' rows, and the head."""
+    """The upper layers over the drafts' rows, and the head; without drafts, a token of plain decoding."""
     upper, further = layer_count - s.exit_layer, s.position - context
     up_to = [float(length <= s.drafts) for length in lengths]
     row = [upper, 0, 1, 0, upper * further, upper * (s.drafts + 1) * further, 0, 0, 0, 0]
     return np.array([*row, *(upper * on for on in up_to), *up_to], float)
-
-
-def _plain(s: Sample, context: int, lengths: list[int], layer_count: int) -> Float:
-    """All layers over one row, and the head."""
-    reach = layer_count * (s.position - context)
-    return np.array([layer_count, 0, 1, 0, reach, reach, 0, 0, 0, 0, *[0] * (2 * len(lengths))], float)
 
 
 def least_absolute(equations: Float, values: Float) -> Float:

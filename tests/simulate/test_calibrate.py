@@ -29,7 +29,7 @@ def test_the_command_writes_prints_and_draws(checkpoint, tmp_path, monkeypatch):
     assert "a token of plain decoding" in shown.output
     assert default.name in shown.output
     model = model_facts(load_model(str(checkpoint), "float32", "cpu"))
-    assert load_calibration(default, model, "float32").costs.plain() > 0
+    assert load_calibration(default, model).costs.plain() > 0
     out, picture = tmp_path / "own.json", tmp_path / "own.png"
     printed = CliRunner().invoke(app, [*arguments, "--json", "--out", str(out), "--plot", str(picture)])
     assert json.loads(printed.stdout) == json.loads(out.read_text())
