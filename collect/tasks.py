@@ -9,6 +9,7 @@ What the paper does not say is chosen here: the summary gets one solved example 
 setting), the other tasks none.
 """
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,7 +199,9 @@ def _load(task: Task, split: Split) -> Any:
         if files:
             datasets.disable_progress_bars()
             kind = "json" if files[0].endswith(".jsonl") else "parquet"
-            rows = datasets.load_dataset(kind, data_files=files, split="train")  # what the library calls plain files
+            rows = datasets.load_dataset(
+                kind, data_files=[*map(glob.escape, files)], split="train"
+            )  # what the library calls plain files
         else:
             rows = datasets.load_dataset(*task.dataset, split=source)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -108,7 +108,7 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = error.name.split(".")[0]
         if package in EXTRAS:
-            return f"this needs the package {package}: install it with  pip install 'lede[{EXTRAS[package]}]'"
+            return f"this needs the package {package}: install it with pip install 'lede[{EXTRAS[package]}]'"
     if isinstance(error, UnicodeEncodeError):
         return f"{error.object[:60]!r} holds bytes that are not UTF-8 text: rename it, or give other text"
     if isinstance(error, OSError):

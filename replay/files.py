@@ -39,14 +39,19 @@ def table_folder(root: Path, table: str, run: str) -> Path:
     return root / table / f"run={run}"
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder, sorted by name, without names that begin with a dot: macOS leaves a `._x` beside any x."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def table_files(root: Path, table: str, run: str) -> list[Path]:
     """Published files of a run in a table, sorted by name."""
-    return sorted(table_folder(root, table, run).glob("*.parquet"))
+    return visible(table_folder(root, table, run), "*.parquet")
 
 
 def run_ids(root: Path) -> list[str]:
     """Ids of the runs that have committed something, sorted. Raises `DatasetError` about any other folder there."""
-    folders = sorted((root / "transitions").glob("run=*"))
+    folders = visible(root / "transitions", "run=*")
     for folder in folders:
         if not RUN_FOLDER.fullmatch(folder.name):
             raise DatasetError(f"{folder} is not a run of this library: move it out of the dataset")
@@ -126,6 +131,12 @@ def next_number(names: Iterable[str], prefix: str) -> int:
     return max(numbers, default=-1) + 1
 
 
+def not_finite(rows: pa.Table) -> list[str]:
+    """Columns that hold a NaN or an infinite number."""
+    floats = [name for name in rows.column_names if pa.types.is_floating(rows[name].type)]
+    return [name for name in floats if not np.isfinite(rows[name].to_numpy()).all()]
+
+
 def parts_of(path: Path, table: str) -> frozenset[str]:
     """The parts a file holds; a file that does not say (rewritten by other software) is its own part."""
     with open_file(path, table) as file:
@@ -199,13 +210,14 @@ def write_json(path: Path, content: object) -> None:
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises `DatasetError` if it is damaged or lacks one of `keys`."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path} is not JSON ({error}): restore it from a copy") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path} does not hold a JSON object: restore it from a copy")
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise DatasetError(f"{path} is not a JSON object with {', '.join(keys)}: restore it from a copy")
     return content
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import RUN_FOLDER, STAGING, parts_of, read_columns, read_json, table_files
+from lede.replay.files import RUN_FOLDER, STAGING, not_finite, parts_of, read_columns, read_json, table_files, visible
 from lede.replay.schema import TABLES, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.writer import derive, is_sorted, load_header, run_file
@@ -47,7 +47,7 @@ def verify(path: str | os.PathLike[str]) -> list[Finding]:
     root = Path(path)
     layers = int(load_header(root)["model"]["layers"])
     findings = list(_strangers(root))
-    runs = sorted({folder.name.removeprefix("run=") for table in TABLES for folder in (root / table).glob("run=*")})
+    runs = sorted({folder.name.removeprefix("run=") for table in TABLES for folder in visible(root / table, "run=*")})
     for run in runs:
         findings += _check_run(root, run, layers)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
@@ -61,8 +61,8 @@ def _strangers(root: Path) -> Iterator[Finding]:
                 yield Finding(folder, "foreign", f"not a run of this library, move it out of {table}/")
                 continue
             for entry in folder.iterdir():
-                if entry.suffix != ".parquet" or not entry.is_file():
-                    yield Finding(entry, "foreign", "not a Parquet file, move it away")
+                if entry.suffix != ".parquet" or entry.name.startswith(".") or not entry.is_file():
+                    yield Finding(entry, "foreign", "not a Parquet file of this library, move it away")
     for entry in (root / STAGING).glob("*"):
         yield Finding(entry, "leftover", "of a writer at work or one that died; resuming or compacting removes it")
 
@@ -114,9 +114,8 @@ def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator
         return
     if not is_sorted(rows, table, strict=True):
         yield Finding(path, "duplicate", "has a row twice: it was rewritten by other software, restore it")
-    for name in rows.column_names:
-        if pa.types.is_floating(rows[name].type) and not np.isfinite(rows[name].to_numpy()).all():
-            yield Finding(path, "values", f"{name} is not finite somewhere: collect these episodes again")
+    for name in not_finite(rows):
+        yield Finding(path, "values", f"{name} is NaN or infinite somewhere: collect these episodes again")
     if table == "episodes" and (strange := set(rows["split"].unique().to_pylist()) - {"", *SPLITS}):
         yield Finding(path, "values", f"{min(strange)!r} is no split: it was rewritten by other software, restore it")
     if table == "transitions" and rows.num_rows:

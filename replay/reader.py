@@ -13,7 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import committed_parts, described, episode_numbers, live_files, read_columns, run_ids
+from lede.replay.files import (
+    committed_parts,
+    described,
+    episode_numbers,
+    live_files,
+    not_finite,
+    read_columns,
+    run_ids,
+)
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK, ascending, last_rows
 from lede.replay.writer import load_header, load_runs
@@ -102,13 +110,18 @@ class Dataset:
     def read(self, table: str, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
         """Columns of all committed rows of a table, and the number of each row's episode; checksums are verified.
 
-        Raises `DatasetError` if a file is damaged.
+        Raises `DatasetError` if a file is damaged, or a number in it is NaN or infinite.
         """
         tables = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
         numbers = [np.empty(0, np.int64)]
         for run, files in self.files(table).items():
             for path in files:
                 rows = read_columns(path, table, ["episode", *columns])
+                if wrong := not_finite(rows):
+                    raise DatasetError(
+                        f"{path} holds NaN or infinite numbers in {', '.join(wrong)}: move it away, then collect "
+                        "again with the same arguments to replace its rows"
+                    )
                 tables.append(rows.select(list(columns)))
                 numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
         return pa.concat_tables(tables), np.concatenate(numbers)
@@ -126,6 +139,7 @@ class Dataset:
                     extra_columns="ignore",
                     missing_columns="insert",
                     hive_partitioning=False,
+                    glob=False,
                 )
                 added = [pl.col(name).fill_null(ADDED[name]) for name in empty.columns if name in ADDED]
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))

@@ -34,10 +34,13 @@ from lede.replay.files import (
     stage,
     table_files,
     table_folder,
+    visible,
     write_json,
 )
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
+
+FIRST_FLUSH = 5.0  # seconds
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -71,6 +74,8 @@ def load_header(root: Path) -> dict[str, Any]:
     version = header.get("format")
     if version != FORMAT:
         raise DatasetError(f"{root / HEADER} has format {version}, this version reads {FORMAT}: update lede")
+    if "layers" not in header or not isinstance(header.get("model"), dict):
+        raise DatasetError(f"{root / HEADER} lacks model or layers: restore it from a copy")
     return header
 
 
@@ -145,7 +150,7 @@ def run_file(root: Path, run_id: str) -> Path:
 
 def load_runs(root: Path) -> list[dict[str, Any]]:
     """What `runs/*.json` say, oldest run first."""
-    runs = [read_json(path) for path in (root / "runs").glob("*.json")]
+    runs = [read_json(path, "id", "arguments") for path in visible(root / "runs", "*.json")]
     return sorted(runs, key=lambda run: (str(run.get("started")), str(run.get("id"))))
 
 
@@ -154,23 +159,27 @@ class _Part:
     """What the next flush will publish."""
 
     number: int
-    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
-    rows: int = 0  # decisions
+    episodes: list[dict[str, pa.Table]] = field(default_factory=list)
     opened: float = 0.0  # when its first episode came, in seconds of the monotonic clock
+
+    @property
+    def rows(self) -> int:
+        return sum(tables["transitions"].num_rows for tables in self.episodes)
 
 
 class EpisodeWriter:
     """Buffers the episodes of one worker of a run, and publishes them as a part when there are enough.
 
     Files are named after run and worker, so any number of workers may write at the same time. `add` flushes when
-    `flush_rows` decisions are buffered or the oldest has waited `flush_seconds`; leaving the context flushes the rest.
-    A flush that fails raises an `OSError` naming the file, leaves nothing visible, and keeps its rows: `flush` again.
-    Raises `DatasetError` if a writer with this number is at work on the run.
+    `flush_rows` decisions are buffered or the oldest has waited `flush_seconds` (at first less, so that a disk that
+    cannot be written is known soon); leaving the context flushes the rest, and raises a `DatasetError` that says how
+    much could not be written. Raises `DatasetError` if a writer with this number is at work on the run.
     """
 
     def __init__(self, run: Run, worker: int = 0, flush_rows: int = 100_000, flush_seconds: float = 60.0) -> None:
         self.run, self.worker = run, worker
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
+        self._wait = min(FIRST_FLUSH, flush_seconds)
         self._locks: list[int] = []
         try:
             self._lock(None, exclusive=False)  # waits for compaction
@@ -218,26 +227,37 @@ class EpisodeWriter:
         for name, table in tables.items():
             _check_rows(table, name, number)
         part = self._part
-        if not part.tables:
+        if not part.episodes:
             part.opened = time.monotonic()
-        for name, table in tables.items():
-            part.tables.setdefault(name, []).append(table)
-        part.rows += tables["transitions"].num_rows
-        if part.rows >= self.flush_rows or time.monotonic() - part.opened >= self.flush_seconds:
+        part.episodes.append(tables)
+        if part.rows >= self.flush_rows or time.monotonic() - part.opened >= self._wait:
             self.flush()
+            self._wait = min(2 * self._wait, self.flush_seconds)
 
     def flush(self) -> None:
-        """Publish what is buffered as one part. Nothing happens if that is nothing."""
-        if not self._part.tables:
-            return
+        """Publish what is buffered, as one part; where that fails, as smaller ones, as much as the disk takes.
+
+        Raises an `OSError` that names the file if something stays buffered: `flush` again.
+        """
+        count = len(self._part.episodes)
+        while self._part.episodes:
+            try:
+                self._publish(count)
+            except OSError:
+                if count == 1:
+                    raise
+                count //= 2
+
+    def _publish(self, count: int) -> None:
+        """Publish the first `count` buffered episodes as one part, or nothing of them."""
         name = f"part-{self.worker}-{self._part.number:05d}"
-        root, run_id, buffered = self.run.path, self.run.id, self._part.tables
-        tables = [table for table in TABLES if table in buffered]
+        root, run_id, episodes = self.run.path, self.run.id, self._part.episodes[:count]
+        tables = [table for table in TABLES if any(table in episode for episode in episodes)]
         staged = {table: root / STAGING / f"{run_id}.{name}.{table}.tmp" for table in tables}
         paths = {table: table_folder(root, table, run_id) / f"{name}.parquet" for table in tables}
         try:
             for table in tables:
-                rows = pa.concat_tables(buffered[table])
+                rows = pa.concat_tables([episode[table] for episode in episodes if table in episode])
                 order = np.argsort(rows["episode"].to_numpy(), kind="stable")
                 stage(staged[table], encode(rows.take(order), table, [name]))
             for table in tables:  # the transitions are last: they commit the part
@@ -249,7 +269,7 @@ class EpisodeWriter:
                     path.unlink(missing_ok=True)
             raise
         # One assignment: an interrupt comes before it, and the part is published again as it is, or after it.
-        self._part = _Part(self._part.number + 1)
+        self._part = _Part(self._part.number + 1, self._part.episodes[count:], self._part.opened)
 
     def close(self) -> None:
         """Flush, and let another writer have this number. If the flush fails the writer stays open."""
@@ -262,14 +282,21 @@ class EpisodeWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whole episodes are good whatever happened, an interrupt included; but a failed flush must not hide the cause.
+        # Whole episodes are good whatever happened, an interrupt included; but a failed flush must not hide a fault.
+        failure = error
         try:
             self.flush()
-        except OSError:
-            if error is None:
-                raise
+        except OSError as another:
+            failure = another if error is None or isinstance(error, KeyboardInterrupt) else error
         finally:
             self._unlock()
+        if isinstance(failure, OSError):
+            lost = len(self._part.episodes)
+            saved = f"{lost} finished episodes could not be saved, all others are" if lost else "what is finished is"
+            raise DatasetError(
+                f"{failure.strerror}: {failure.filename}. {saved} in {self.run.path}: make room, and collect again "
+                "with the same arguments"
+            ) from failure
 
 
 def derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:

@@ -44,5 +44,5 @@ def parse_text(argument: str | None) -> str:
         if any("\ud800" <= c <= "\udfff" for c in argument):  # bytes that the locale's encoding lacks
             return os.fsencode(argument).decode()
     except UnicodeError:
-        raise typer.BadParameter("the text is not UTF-8: convert it first, as with  iconv -t UTF-8") from None
+        raise typer.BadParameter("the text is not UTF-8: convert it first, as with iconv -t UTF-8") from None
     return argument
