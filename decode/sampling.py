@@ -135,9 +135,9 @@ class Sampler:
         """See Chooser."""
         p = torch.softmax(processed(logits, prefix, drafts, self._processors), -1)
         targets = p.argmax(-1).tolist()  # rows behind the first rejection are not drawn: their most likely token stands
+        kept = self._kept(p, drafts, distributions)
         for i, (token, q) in enumerate(zip(drafts, distributions, strict=True)):
-            chance = float(p[i, token]) / (1.0 if q is None else float(q[token]))
-            if float(torch.rand((), generator=self._generator, device=p.device)) < chance:
+            if kept[i]:
                 targets[i] = token
                 continue
             rest = p[i].clone() if q is None else (p[i] - q).clamp_(min=0)
@@ -149,6 +149,16 @@ class Sampler:
             return i, targets
         targets[len(drafts)] = self._draw(p[len(drafts)])
         return len(drafts), targets
+
+    def _kept(self, p: Tensor, drafts: list[int], distributions: list[Tensor | None]) -> list[bool]:
+        """Whether each draft is kept; a single transfer from the device for all."""
+        if not drafts:
+            return []
+        drawn = torch.rand(len(drafts), generator=self._generator, device=p.device)
+        q_x = [p.new_ones(()) if q is None else q[x] for x, q in zip(drafts, distributions, strict=True)]
+        p_x = [p[i, x] for i, x in enumerate(drafts)]
+        kept: list[bool] = (drawn * torch.stack(q_x) < torch.stack(p_x)).tolist()
+        return kept
 
     def _draw(self, weights: Tensor) -> int:
         return int(torch.multinomial(weights, 1, generator=self._generator))

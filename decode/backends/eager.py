@@ -74,7 +74,10 @@ class Eager:
 
     def embed(self, tokens: list[int]) -> Tensor:
         """(rows, hidden) of the residual dtype."""
-        return self._embedding[tokens].to(self.residual_dtype)
+        if len(tokens) == 1:  # a view: on a GPU a list of indices is a copy that waits for all work before it
+            return self._embedding[tokens[0]].unsqueeze(0).to(self.residual_dtype)
+        index = torch.tensor(tokens).to(self.device, non_blocking=True)
+        return self._embedding[index].to(self.residual_dtype)
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
         """See Model.run."""

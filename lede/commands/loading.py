@@ -36,6 +36,5 @@ def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.
-    gc.collect()
     gc.freeze()
     return loaded

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import lede.decode.source
@@ -165,3 +166,26 @@ def test_where_p_and_q_differ_by_rounding_alone_a_rejection_draws_from_p():
 def test_settings_that_cannot_be_are_refused_by_name(options, message):
     with pytest.raises(ModelError, match=message):
         Settings(**options)
+
+
+class Transfers(TorchDispatchMode):
+    """Counts single numbers that are fetched from the device, each of which waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_judging_drafts_fetches_as_many_numbers_for_eight_as_for_one():
+    counts = set()
+    for drafts in (1, 8):
+        sampler = Sampler(LogitsProcessorList(), 0, torch.device("cpu"))
+        logits = torch.zeros(drafts + 1, VOCABULARY)
+        certain = torch.nn.functional.one_hot(torch.tensor(3), VOCABULARY).float()
+        logits[:, 3] = 50.0  # all are kept
+        with Transfers() as transfers:
+            assert sampler.verify(logits, PROMPT, [3] * drafts, [certain, None] * (drafts // 2) or [None])[0] == drafts
+        counts.add(transfers.count)
+    assert len(counts) == 1
