@@ -9,6 +9,7 @@
 Names are imported when they are first used, so that `import lede` costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from lede.serve.generate import generate as generate
     from lede.serve.policy import Policy as Policy
     from lede.serve.policy import load_policy as load_policy
+
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
+    raise ImportError(
+        "lede/decode and the folders beside it should be links, and are plain files: check the repository out again "
+        "with  git config core.symlinks true, or install the package with pip"
+    )
 
 _HOME = {
     "Generation": "lede.decode.round",

@@ -1,5 +1,7 @@
 """The `lede` command. Each subcommand is one file in `lede/commands/`; what they need is imported when they run."""
 
+import os
+
 import typer
 
 from lede.commands import adapt, bench, calibrate, collect, compact, evaluate, generate, inspect, learn
@@ -28,6 +30,8 @@ app.command()(adapt.adapt)
 
 def main() -> None:
     """Entry point."""
+    if os.environ.get("COLUMNS") == "0":  # a terminal of unknown width; rich would print nothing
+        del os.environ["COLUMNS"]
     replace_unprintable()
     stop_on_signals()
     try:

@@ -39,8 +39,11 @@ def calibrate(
     """
     from lede.commands.loading import load
     from lede.paths import calibration_path
+    from lede.replay.pictures import check_format
     from lede.terminal import bar, console, print_json, say
 
+    if plot is not None:
+        check_format(plot)
     out = out or calibration_path(model)
     if out.is_dir():
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")

@@ -40,8 +40,11 @@ def evaluate(
     [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
     """
     from lede.paths import policy_path
+    from lede.replay.pictures import check_format
     from lede.terminal import bar, console, errors, print_json, say, warn, wide
 
+    if plot is not None:
+        check_format(plot)
     with errors.status("reading the sweeps"):
         from lede.replay.reader import open_dataset
         from lede.serve.policy import load_policy

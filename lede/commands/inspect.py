@@ -20,7 +20,10 @@ def inspect(
     [dim]lede inspect data/lede-tiny --plot data.png[/]
     """
     from lede import replay
+    from lede.replay.pictures import check_format
 
+    if plot is not None:
+        check_format(plot)
     facts = replay.inspect_dataset(dataset)
     if plot is not None:
         replay.plot_dataset(facts, plot)
