@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from lede.decode.rules import LONG_DRAFTS, MAX_DRAFTS, QPolicy, Rule, ValueFunction, feature_row
+from lede.decode.rules import LONG_DRAFTS, MAX_DRAFTS, ExitRule, QPolicy, ValueFunction, feature_row
 from lede.decode.state import DEPTH, State
 from lede.replay.schema import PAPER_STATE
 
@@ -19,7 +19,7 @@ FLOOR = 0.05  # the least likely that an action may be
 NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
 
 
-class Exploring(Rule):
+class Exploring(ExitRule):
     """An exit rule that draws its actions; `propensity` is the probability of the last one drawn."""
 
     needs_state = True

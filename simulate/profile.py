@@ -19,7 +19,7 @@ from torch import Tensor
 from lede.decode.loop import Decoding
 from lede.decode.model import Model
 from lede.decode.round import Round
-from lede.decode.rules import QPolicy, Rule
+from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from lede.decode.state import State
@@ -60,7 +60,7 @@ class _Turns:
         self.layers = (exit_layer,) if self.max_drafts else ()
 
 
-class _Fixed(_Turns, Rule):
+class _Fixed(_Turns, ExitRule):
     """Drafts as planned, and looks at no more than it is told to."""
 
     def __init__(self, plan: Plan, states: bool = False, lookup: bool = False):
@@ -147,7 +147,7 @@ def gather(
     raise AssertionError("there is always another turn")
 
 
-def rules(layer_count: int) -> list[Rule]:
+def rules(layer_count: int) -> list[ExitRule]:
     """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order."""
     exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
     shallow = exits[:4]
@@ -157,7 +157,7 @@ def rules(layer_count: int) -> list[Rule]:
         cells = [(layer, length) for layer in layers for length in lengths]
         return shuffled(cells, len(cells))
 
-    made: list[Rule] = [
+    made: list[ExitRule] = [
         _Fixed([(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW))
     ]  # fmt: skip
     if exits:
@@ -165,7 +165,7 @@ def rules(layer_count: int) -> list[Rule]:
     return made
 
 
-def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
+def _write(model: Model, rule: ExitRule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
     """Rounds that went as planned, behind another of their kind; `prompts` gets readings of rules without lookup."""
     start = min(start, max(model.context - TOKENS, model.context // 3, 1))
     # a prompt that repeats itself, so that there is always something to copy
@@ -186,7 +186,7 @@ def _write(model: Model, rule: Rule, start: int, prompts: list[tuple[int, float]
         before, planned, earlier = planned, (*rule.layers, rule.max_drafts), interruptions()
 
 
-def _sample(round_: Round, rule: Rule, interrupted: bool) -> Sample:
+def _sample(round_: Round, rule: ExitRule, interrupted: bool) -> Sample:
     rest = round_.seconds - round_.draft_seconds - round_.verify_seconds
     thinks = isinstance(rule, QPolicy)
     return Sample(

@@ -1,11 +1,11 @@
-"""What the speculation loop asks of an exit rule.
+"""What the speculation loop asks of an exit rule, and the rules that look at nothing.
 
 A round walks the rule's candidate layers for its first draft and asks `exit_here` at each but the last, where the exit
-is forced; then, after each further draft, it asks `draft_on` (paper §3.3). A rule's state is per generation: `start`
-resets all of it.
+is forced; then, after each further draft, it asks `draft_on` (paper §3.3).
 """
 
-from typing import TYPE_CHECKING, Protocol
+import random
+from typing import TYPE_CHECKING
 
 from lede.decode.state import State
 
@@ -16,26 +16,30 @@ MAX_DRAFTS = 12  # per round, for rules that stop by themselves (paper §4.1)
 LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/notes/policies.md)
 
 
-class ExitRule(Protocol):
-    """What the speculation loop asks. `layers` and `max_drafts` are read anew at each round's start."""
+class ExitRule:
+    """A rule that exits at its first candidate and drafts up to its limit; others override what they decide.
 
-    name: str
+    State is per generation: `start` resets all of it. `layers` and `max_drafts` are read anew at each round's start.
+    """
+
+    name = "rule"
     # Candidates, ascending; 0 is prompt lookup; the number of layers, as the last, is the bypass: a walk that
     # gets there drafts nothing and goes on to the full model; empty: never draft.
-    layers: tuple[int, ...]
-    max_drafts: int
-    needs_state: bool  # whether its decisions look at more than layer and draft index
-    needs_trace: bool  # whether they look at conf_trace, which takes a pass over the verification's logits
-    needs_lookup: bool  # whether they look at the lookup columns
-    keeps_last: bool  # whether the token at which the rule says stop is drafted (as in the paper) or dropped
-    shadow_layers: tuple[int, ...]  # layers whose tokens at the verified positions `finish` wants in `Round.shadow`
-    propensity: float  # the probability with which the last answer was drawn
+    layers: tuple[int, ...] = ()
+    max_drafts = MAX_DRAFTS
+    needs_state = False  # whether its decisions look at more than layer and draft index
+    needs_trace = True  # whether they look at conf_trace, which takes a pass over the verification's logits
+    needs_lookup = False  # whether they look at the lookup columns
+    keeps_last = True  # whether the token at which the rule says stop is drafted (as in the paper) or dropped
+    shadow_layers: tuple[int, ...] = ()  # layers whose tokens at the verified positions are wanted in `Round.shadow`
+    propensity = 1.0  # the probability with which the last answer was drawn
 
     def start(self) -> None:
         """A new generation begins."""
 
     def exit_here(self, state: State) -> bool:
         """In the walk: draft from this layer (True), or go on to the next candidate."""
+        return True
 
     def draft_on(self, state: State) -> bool:
         """In the draft phase: draft another (True), or stop and verify.
@@ -43,41 +47,39 @@ class ExitRule(Protocol):
         With `keeps_last` the state's own token is drafted either way, and the question is about the one after it;
         without, the question is about the state's own token.
         """
+        return True
 
     def finish(self, round_: "Round") -> None:
         """A round was verified."""
 
 
-class Rule:
-    """Defaults that most rules share."""
-
-    name = "rule"
-    layers: tuple[int, ...] = ()
-    max_drafts = MAX_DRAFTS
-    needs_state = False
-    needs_trace = True
-    needs_lookup = False
-    keeps_last = True
-    shadow_layers: tuple[int, ...] = ()
-    propensity = 1.0
-
-    def start(self) -> None:
-        """Nothing to reset."""
-
-    def exit_here(self, state: State) -> bool:
-        """Exit at the first candidate."""
-        return True
-
-    def draft_on(self, state: State) -> bool:
-        """Draft up to the limit."""
-        return True
-
-    def finish(self, round_: "Round") -> None:
-        """Nothing to learn."""
-
-
-class Autoregressive(Rule):
+class Autoregressive(ExitRule):
     """No drafts: every token through all layers."""
 
     name = "autoregressive"
     max_drafts = 0
+
+
+class RandomRule(ExitRule):
+    """Coin flips, the same in every generation: for tests, and a floor under every other rule."""
+
+    name = "random"
+
+    def __init__(self, layers: tuple[int, ...], seed: int = 0, exit_chance: float = 0.5, draft_chance: float = 0.7):
+        self.layers, self._seed = layers, seed
+        self._exit, self._draft = exit_chance, draft_chance
+        self.start()
+
+    def start(self) -> None:
+        self._random = random.Random(self._seed)
+
+    def exit_here(self, state: State) -> bool:
+        return self._flip(self._exit)
+
+    def draft_on(self, state: State) -> bool:
+        return self._flip(self._draft)
+
+    def _flip(self, chance: float) -> bool:
+        answer = self._random.random() < chance
+        self.propensity = chance if answer else 1 - chance
+        return answer

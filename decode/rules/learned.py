@@ -1,14 +1,13 @@
-"""A learned value function as an exit rule."""
+"""A learned value function as an exit rule, and what each of its two decisions is worth on its own."""
 
-from lede.decode.rules.base import MAX_DRAFTS, Rule
+from lede.decode.rules.base import MAX_DRAFTS, ExitRule
 from lede.decode.rules.network import ValueFunction, decider
 from lede.decode.state import State
 
 
-class QPolicy(Rule):
+class QPolicy(ExitRule):
     """Greedy in a learned value function (paper §3.2): exit where exiting is worth more than going on."""
 
-    name = "lede"
     needs_state = True
 
     def __init__(self, policy: ValueFunction, name: str = "lede", max_drafts: int | None = None):
@@ -24,3 +23,25 @@ class QPolicy(Rule):
         return self._decide(state)
 
     draft_on = exit_here
+
+
+class FixedExit(QPolicy):
+    """The policy decides only the draft length; the exit layer, one of its candidates, is fixed."""
+
+    def __init__(
+        self, policy: ValueFunction, exit_layer: int, name: str = "lede-fixed-exit", max_drafts: int | None = None
+    ):
+        super().__init__(policy, name, max_drafts)
+        if exit_layer not in self.layers:
+            raise ValueError(f"layer {exit_layer} is not a candidate of the policy: {self.layers}")
+        self.layers = (exit_layer,)
+
+
+class FixedLength(QPolicy):
+    """The policy decides only the exit layer; `draft_length` tokens are drafted there."""
+
+    def __init__(self, policy: ValueFunction, draft_length: int, name: str = "lede-fixed-length"):
+        super().__init__(policy, name, draft_length)
+
+    def draft_on(self, state: State) -> bool:
+        return True

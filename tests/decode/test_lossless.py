@@ -20,12 +20,12 @@ from lede.decode.rules import (
     Autoregressive,
     Del,
     DraftVerify,
+    ExitRule,
     LayerSkip,
     LengthHeuristic,
     Lite,
     QPolicy,
     RandomRule,
-    Rule,
 )
 from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
@@ -37,7 +37,7 @@ TOKENS = 40
 PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (4, 4, 4, 4), (11, 12, 13) * 4, tuple(range(40, 8, -1))]
 
 
-class Walker(Rule):
+class Walker(ExitRule):
     """Exits at the first candidate, at none before the last, or at another one each round; drafts as long as it may."""
 
     def __init__(self, layers, exits, most=12, state=False, shadow=()):
@@ -56,14 +56,14 @@ class Walker(Rule):
         self._round += 1
 
 
-def rules(layer_count: int) -> list[Rule]:
+def rules(layer_count: int) -> list[ExitRule]:
     """Adversarial rules, and every real one, for a model of so many layers."""
     inner, every = tuple(range(1, layer_count)), tuple(range(layer_count))
     drops = RandomRule((*every, layer_count), seed=4)
     drops.keeps_last = False
     return [
         Autoregressive(),
-        Rule(),  # has no candidates, so it never drafts
+        ExitRule(),  # has no candidates, so it never drafts
         Walker(inner, "first"),
         Walker(inner, "never", state=True),
         Walker(every, "alternate", state=True),
@@ -263,7 +263,7 @@ def test_prompts_longer_than_a_block_are_read_in_blocks():
         assert done.token_ids == library_text(library, prompt, max_new_tokens=6)
 
 
-def observed(model: Model, prompt: tuple[int, ...], rule: Rule):
+def observed(model: Model, prompt: tuple[int, ...], rule: ExitRule):
     return timeless(generate(model, list(prompt), rule, Settings(TOKENS)).rounds)
 
 

@@ -25,7 +25,6 @@ from lede.decode.rules import (
     PromptLookup,
     QPolicy,
     RandomRule,
-    Rule,
 )
 from lede.decode.rules.dynamic_exit import best_exit
 from lede.decode.sampling import Settings
@@ -76,7 +75,7 @@ def state(layer: int, probability: float, draft_index: int = 1) -> State:
 def test_every_rule_is_among_them():
     known = {value for name in rules.__all__ if isinstance(value := getattr(rules, name), type)}
     made = {type(make()) for make in RULES.values()}
-    assert {rule for rule in known if hasattr(rule, "start")} - {Rule, ExitRule} == made
+    assert {rule for rule in known if hasattr(rule, "start")} - {ExitRule} == made
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -261,7 +260,7 @@ def test_rules_without_shadow_layers_get_none():
 
 
 def test_a_bypass_drafts_nothing_and_goes_on_where_the_walk_ended():
-    class Bypass(Rule):
+    class Bypass(ExitRule):
         layers, needs_state = (0, 1, 3, L), True
 
         def exit_here(self, state):
@@ -287,7 +286,7 @@ def test_a_bypass_drafts_nothing_and_goes_on_where_the_walk_ended():
 
 
 def test_a_rule_that_drops_can_draft_one_token_and_is_never_forced():
-    class One(Rule):
+    class One(ExitRule):
         layers, needs_state, keeps_last = (1,), True, False
 
         def draft_on(self, state):
@@ -325,7 +324,7 @@ def test_the_time_inside_a_rule_is_told():
      ((1,), (0, 2), "shadow"), ((1,), (L,), "shadow"), ((1,), (2, 1), "shadow")],
 )  # fmt: skip
 def test_rules_that_cannot_be_are_refused(layers, shadow, message):
-    rule = Rule()
+    rule = ExitRule()
     rule.layers, rule.shadow_layers = layers, shadow
     with pytest.raises(ModelError, match=message):
         decoded(rule, (1, 2))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
-from lede.decode.rules import Autoregressive, LayerSkip, LengthHeuristic, QPolicy, RandomRule, Rule
+from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, QPolicy, RandomRule
 from lede.decode.sampling import Settings
 from lede.decode.state import State
 from lede.simulate.baselines import BASELINES, drawn, make_rule
@@ -34,7 +34,7 @@ COSTS = Costs(
 FLAT = replace(COSTS, cache=0.0, attention=0.0)  # the batched engine knows no positions
 
 
-class Threshold(Rule):
+class Threshold(ExitRule):
     """Exits and drafts on while the token is likely: looks at states, has none of its own."""
 
     needs_state = True

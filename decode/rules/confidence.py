@@ -1,0 +1,110 @@
+"""Rules that compare a token's probability, or the length of a lookup's match, with a threshold.
+
+All parameters but Draft & Verify's ε and βs, which are as published, are tuned on training prompts by `bench.tune`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lede.decode.rules.base import MAX_DRAFTS, ExitRule
+from lede.decode.state import State
+
+if TYPE_CHECKING:
+    from lede.decode.round import Round
+
+
+class AdaptiveLookup(ExitRule):
+    """Prompt lookup that drafts on while the matched text is at least `match` tokens long; `least` drafts in any case.
+
+    Source: none; `assistant_confidence_threshold` of `transformers` is its neighbour for assistant models, here the
+    confidence is the length of the n-gram match.
+    """
+
+    name = "adaptive-lookup"
+    needs_state, needs_trace, needs_lookup = True, False, True
+    layers = (0,)
+
+    def __init__(self, match: int = 4, least: int = 2, most: int = MAX_DRAFTS):
+        self.match, self.least, self.max_drafts = match, least, most
+
+    def draft_on(self, state: State) -> bool:
+        return state.draft_index < self.least or state.lookup_length >= self.match
+
+
+class Lite(ExitRule):
+    """Exit at the first layer whose top probability is at least its own threshold; drafts of a fixed length.
+
+    Source: LITE (Varshney et al., arXiv 2310.18581), dynamic confidence-based early exiting, which the LEDE paper
+    (§4.1) takes as a drafter; its mean draft length there is 11.8 of at most 12 (Table 1): length is not what it
+    decides. Deviations: there every token walks on its own and is final; here a round's first draft walks, the others
+    leave at the same layer, and all are verified. Without `layer_count` the deepest candidate is the fallback, so that
+    every round drafts; with it, a walk in which no layer is sure enough drafts nothing.
+    """
+
+    name = "lite"
+    needs_state, needs_trace = True, False
+
+    def __init__(self, thresholds: Mapping[int, float], draft_length: int = MAX_DRAFTS, layer_count: int | None = None):
+        self.layers = tuple(sorted(thresholds)) + (() if layer_count is None else (layer_count,))
+        self.max_drafts = draft_length
+        self._logs = {layer: math.log(max(p, 1e-30)) for layer, p in thresholds.items()}
+
+    def exit_here(self, state: State) -> bool:
+        return state.top1_logp >= self._logs[state.layer]
+
+
+class DraftVerify(ExitRule):
+    """Draft on while the token's probability is at least γ, and adapt γ. State: γ and the acceptance rate.
+
+    Source: Draft & Verify (Zhang et al., arXiv 2309.08168), "Adaptive draft-exiting mechanism", and its public code.
+    After each verification the acceptance rate, which starts at 0 and is smoothed with β1 = `acceptance_decay`, is
+    compared with `target`: below it γ rises by ε = `step`, else it falls by ε, but stays where it is if the drafts
+    reached their limit; the new γ is mixed in with weight 1 - β2 = 1 - `threshold_decay`. Deviations: the draft model
+    is the first E layers, as in the LEDE paper's comparison (§4.1; there a searched set of layers is skipped); at most
+    12 drafts (there 8 and more); a round's first token is not judged. The token under γ is kept, as there; with
+    `keeps_last=False` it is dropped, which saves its row in the verification.
+    """
+
+    name = "draft-verify"
+    needs_state, needs_trace = True, False
+
+    def __init__(
+        self,
+        exit_layer: int,
+        threshold: float = 0.8,
+        target: float = 0.9,
+        *,
+        step: float = 0.01,
+        acceptance_decay: float = 0.5,
+        threshold_decay: float = 0.9,
+        max_drafts: int = MAX_DRAFTS,
+        keeps_last: bool = True,
+    ):
+        self.layers, self.max_drafts, self.keeps_last = (exit_layer,), max_drafts, keeps_last
+        self._first, self._target, self._step = threshold, target, step
+        self._acceptance_decay, self._threshold_decay = acceptance_decay, threshold_decay
+        self.start()
+
+    def start(self) -> None:
+        self._set_threshold(self._first)
+        self.acceptance = 0.0
+
+    def draft_on(self, state: State) -> bool:
+        return state.top1_logp >= self._log
+
+    def finish(self, round_: "Round") -> None:
+        drafts = len(round_.drafts)
+        if not drafts:
+            return
+        beta = self._acceptance_decay
+        self.acceptance = beta * self.acceptance + (1 - beta) * round_.accepted / drafts
+        wanted = self.threshold
+        if self.acceptance < self._target:
+            wanted += self._step
+        elif drafts < self.max_drafts:
+            wanted -= self._step
+        self._set_threshold(self._threshold_decay * self.threshold + (1 - self._threshold_decay) * wanted)
+
+    def _set_threshold(self, threshold: float) -> None:
+        self.threshold, self._log = threshold, math.log(max(threshold, 1e-30))
