@@ -1,19 +1,27 @@
-"""A device's costs in a file of their own: what `lede calibrate` writes, and what is checked before they are used."""
+"""A device's costs in a file of their own: what `lede calibrate` measures and writes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lede.decode.device import device_facts
+from lede.decode.facts import model_facts
 from lede.replay.errors import DatasetError
 from lede.replay.files import read_json, write_json
 from lede.simulate.costs import Costs
 
+if TYPE_CHECKING:
+    from lede.decode.model import Model
+
 FORMAT = 1
 IDENTITY = ("config_hash", "weights_hash", "layers", "vocab")  # of a model: what its costs and its layers depend on
+KINDS = {"costs": dict, "model": dict, "dtype": str, "device": dict, "versions": dict, "measured": str}
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,27 @@ class Calibration:
         return {"format": FORMAT, **asdict(self), "costs": self.costs.to_json()}
 
 
+def calibrate(model: Model, seconds: float, progress: Callable[[float], None] = lambda share: None) -> Calibration:
+    """Measure for about so many seconds. `progress` is told which share of them has passed."""
+    from lede.simulate.profile import measure  # it imports torch, which reading a calibration does not need
+
+    return Calibration(
+        costs=measure(model, seconds, progress),
+        model=model_facts(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=device_facts(model),
+        versions={name: version(name) for name in ("lede", "torch", "transformers")},
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
 def save_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
     """Write the file atomically, over an older one. Raises `OSError`."""
     write_json(Path(path), calibration.to_json())
 
 
-def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any] | None = None) -> Calibration:
-    """Read what `save_calibration` wrote. model: what the costs are wanted for; None: whatever they are of.
+def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any]) -> Calibration:
+    """Read what `save_calibration` wrote of this model.
 
     Raises `DatasetError` if there is no such file, it is not a calibration, or it is another model's.
     """
@@ -47,36 +69,17 @@ def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any] | No
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise DatasetError(f"{path} is not a calibration of format {FORMAT}: {again}")
-    kinds = {"costs": dict, "model": dict, "dtype": str, "device": dict, "versions": dict, "measured": str}
-    for name, kind in kinds.items():
+    for name, kind in KINDS.items():
         if not isinstance(content.get(name), kind):
             raise DatasetError(f"{path} has no {name}: {again}")
-    values: dict[str, Any] = {name: content[name] for name in kinds}
+    theirs = content["model"]
+    if other := [name for name in IDENTITY if model.get(name) != theirs.get(name)]:
+        raise DatasetError(
+            f"{path} is of the model {theirs.get('name')}, not of {model.get('name')} ({', '.join(other)} differ): "
+            "measure with `lede calibrate --model`, or name another file"
+        )
     try:
-        costs = Costs.from_json(values["costs"])
+        costs = Costs.from_json(content["costs"])
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from error
-    found = Calibration(**values | {"costs": costs})
-    other = [name for name in IDENTITY if model is not None and model.get(name) != found.model.get(name)]
-    if model is not None and other:
-        raise DatasetError(
-            f"{path} is of the model {found.model.get('name')}, not of {model.get('name')} ({', '.join(other)} "
-            "differ): measure with `lede calibrate --model`, or name another file"
-        )
-    return found
-
-
-def breakdown(costs: Costs, exit_layer: int, drafts: int) -> dict[str, float]:
-    """Milliseconds of a round that walks straight to `exit_layer` and decides at every draft, by what takes them."""
-    e, d = exit_layer, drafts
-    if d == 0:
-        return {"verification": costs.plain()}
-    layers = e * (costs.first() + d * costs.again()) if e else 0.0
-    return {
-        "early layers": layers,
-        "draft heads": d * costs.head[0] if e else 0.0,
-        "states and decisions": d * (costs.decision + (costs.features if e else 0.0)),
-        "lookup": (d - (e > 0)) * costs.lookup,
-        "verification": (costs.layers - e) * costs.layer[d] + costs.head[d],
-        "round": costs.round + costs.index + costs.trace,
-    }
+    return Calibration(**{name: content[name] for name in KINDS} | {"costs": costs})

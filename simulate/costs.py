@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from lede.replay.reader import Dataset
 
 MAX_ROWS = 32  # the last committed token and up to 31 drafts
-OPTIONAL = ("autoregressive", "lookup_state", "error")
 TRUSTED, INTERRUPTED = 0.15, 0.2  # the largest error, and share of rounds, with which costs are taken at their word
-FORMER_ROWS = 13  # at least so many have costs stored by earlier versions
 
 
 @dataclass(frozen=True)
@@ -42,27 +40,22 @@ class Costs:
     cache: float = 0.0  # what each cached position more adds to a layer's pass, however many rows it has
     attention: float = 0.0  # and what it adds for each of its rows
     prefill: float = 0.0  # one token of a prompt, all layers
-    autoregressive: float | None = None  # one token of plain decoding; None: as many layers over one row, and a head
+    autoregressive: float = 0.0  # one token of plain decoding; 0: as many layers over one row, and a head
     index: float = 0.0  # a round's keeping of the lookup index, for rules that use it
     trace: float = 0.0  # a round's keeping of what states remember, and its first look, for rules that see states
-    error: float | None = None  # of predicted speedups of rounds held out of the fit; None: not known
+    error: float = 0.0  # of predicted speedups of rounds held out of the fit; 0: not known
     interrupted: float = 0.0  # share of the measured rounds during which another process took a core
-    lookup_state: float | None = None  # the lookup columns of a state at a real layer; None: as one query
+    queries: float = 1.0  # of the lookup index for each state at a real layer
 
     def __post_init__(self) -> None:
-        """Lengthen tables of earlier versions to MAX_ROWS, on the straight line of their last rows."""
-        for name in ("layer", "head"):
-            object.__setattr__(self, name, _lengthened(getattr(self, name)))
-        if self.autoregressive is None:
+        if not self.autoregressive:
             object.__setattr__(self, "autoregressive", self.layers * self.layer[0] + self.head[0])
-        if self.lookup_state is None:
-            object.__setattr__(self, "lookup_state", self.lookup)
 
     @property
     def doubt(self) -> str | None:
         """Why these costs cannot be trusted, in a line; None where nothing speaks against them."""
         reasons = []
-        if (self.error or 0.0) > TRUSTED:
+        if self.error > TRUSTED:
             reasons.append(f"they are off by {self.error:.0%} for rounds held out of their fit")
         if self.interrupted > INTERRUPTED:
             reasons.append(f"other work interrupted {self.interrupted:.0%} of the rounds")
@@ -88,7 +81,7 @@ class Costs:
             features=self.features if states else 0.0,
             decision=self.decision if states else 0.0,
             trace=self.trace if trace else 0.0,
-            lookup_state=self.lookup_state if lookup else 0.0,
+            queries=1.0 if lookup else 0.0,
             index=index,
         )
 
@@ -101,7 +94,7 @@ class Costs:
 
         The layers that draft stay in a CPU's cache from one draft to the next; these do not.
         """
-        return (self._autoregressive - self.head[0]) / self.layers + self.further(1, position)
+        return (self.autoregressive - self.head[0]) / self.layers + self.further(1, position)
 
     def step(self, lo: int, hi: int, position: int | None = None) -> float:
         """Walk from candidate `lo` on to candidate `hi` >= 1, and decide there."""
@@ -116,8 +109,8 @@ class Costs:
         """Reach the state of the next draft at `exit_layer`, and decide there."""
         if exit_layer == 0:
             return self.visit0
-        assert self.lookup_state is not None  # __post_init__ sees to it
-        return exit_layer * self.again(position) + self.head[0] + self.features + self.lookup_state + self.decision
+        looks = self.features + self.queries * self.lookup + self.decision
+        return exit_layer * self.again(position) + self.head[0] + looks
 
     def again(self, position: int | None = None) -> float:
         """One layer over one row right after it ran: that of a draft behind a round's first."""
@@ -150,81 +143,57 @@ class Costs:
 
     def plain(self, position: int | None = None) -> float:
         """One token of autoregressive decoding."""
-        return self._autoregressive + self.layers * self.further(1, position)
+        return self.autoregressive + self.layers * self.further(1, position)
 
     def read(self, prompt_tokens: int) -> float:
         """Read a prompt of so many tokens, all layers."""
         return prompt_tokens * self.prefill
-
-    @property
-    def _autoregressive(self) -> float:
-        assert self.autoregressive is not None  # __post_init__ sees to it
-        return self.autoregressive
 
     def to_json(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Costs:
-        """Inverse of `to_json`; unknown keys are ignored, and what earlier versions did not measure may be missing.
-
-        Raises `DatasetError` if anything else is missing, or is not a number of milliseconds.
-        """
-        known = [field for field in fields(cls) if field.name in data]
-        missing = [field.name for field in fields(cls) if field.name not in data and field.default is MISSING]
-        if missing:
+        """Inverse of `to_json`; other keys are ignored. Raises `DatasetError` for what is missing or is no time."""
+        values = {field.name: data[field.name] for field in fields(cls) if data.get(field.name) is not None}
+        if missing := [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]:
             raise DatasetError(f"costs lack {', '.join(missing)}: measure them again")
-        values = {field.name: data[field.name] for field in known}
         for name, value in values.items():
-            several = name in ("layer", "head")
-            if several and not isinstance(value, list | tuple):
-                raise DatasetError(f"costs have {name} = {value!r}, which is not a list: measure them again")
-            for number in value if several else [value]:
-                if not _is_cost(number) and not (number is None and name in OPTIONAL):
-                    raise DatasetError(f"costs have {name} = {value!r}, which is not a time: measure them again")
-        return cls(**{**values, "layer": tuple(data["layer"]), "head": tuple(data["head"])})
+            rows, what = [value], "a time"
+            if name in ("layer", "head"):
+                rows, what = value, f"the times of 1 to {MAX_ROWS} rows"
+                values[name] = tuple(value) if isinstance(value, list) and len(value) == MAX_ROWS else ()
+            if values[name] == () or not all(map(_is_cost, rows)):
+                raise DatasetError(f"costs have {name} = {value!r}, not {what}: measure them again")
+        return cls(**values)
 
 
-def dataset_costs(
-    dataset: Dataset, device: Mapping[str, Any] | None = None, dtype: str | None = None
-) -> tuple[Costs, str]:
+def dataset_costs(dataset: Dataset) -> tuple[Costs, str]:
     """Costs that runs of the dataset measured on this device, else the newest run's; and whose they are, in a line.
 
-    device: as of `device_facts`, by default this machine's; dtype: None for any. Raises DatasetError where no run has
-    costs.
+    Raises DatasetError where no run has costs.
     """
     runs = [run for run in reversed(dataset.runs) if run.get("costs")]
     if not runs:
         raise DatasetError(
             f"{dataset.path} has no measured costs: measure its model's with `lede calibrate`, or collect again"
         )
-    here = device or device_facts()
+    here = device_facts()
 
     def alike(run: Mapping[str, Any]) -> int:
-        """0: another device; 1: this one, with another number of threads or dtype; 2: the same."""
-        there = run.get("device", {})
-        if (there.get("type"), there.get("name")) != (here["type"], here["name"]):
-            return 0
-        same = there.get("threads") == here["threads"] and dtype in (None, run["arguments"].get("dtype"))
-        return 1 + same
+        """0: another device; 1: this one, with another number of threads; 2: the same."""
+        same = [run.get("device", {}).get(name) == here[name] for name in ("type", "name", "threads")]
+        return all(same[:2]) + all(same)
 
     run = max(runs, key=alike)  # the newest of the most alike
     there = run.get("device", {})
-    which = ("another device", "this device, with other threads or another dtype", "this device")[alike(run)]
     words = (
         f"costs: run {run['id']}, {there.get('name', 'an unknown device')}, {there.get('threads', '?')} threads, "
-        f"{run['arguments'].get('dtype', 'unknown dtype')}, {run.get('started', 'at an unknown time')} ({which})"
+        f"{run['arguments'].get('dtype', 'unknown dtype')}, {run.get('started', 'at an unknown time')} "
+        f"({('another device', 'this device, with other threads', 'this device')[alike(run)]})"
     )
     return Costs.from_json(run["costs"]), words
 
 
 def _is_cost(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-
-
-def _lengthened(values: Sequence[float]) -> tuple[float, ...]:
-    if not FORMER_ROWS <= len(values) <= MAX_ROWS:
-        raise DatasetError(f"costs must give a layer and the head at 1 to {MAX_ROWS} rows: measure them again")
-    # from two rows on: a row alone may be measured apart from verifications
-    slope = max(values[-1] - values[1], 0.0) / (len(values) - 2)
-    return (*values, *(values[-1] + slope * more for more in range(1, MAX_ROWS - len(values) + 1)))

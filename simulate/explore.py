@@ -19,7 +19,7 @@ from lede.replay.schema import DRAFT, EPISODES, EXIT, STATE, WALK
 from lede.replay.split import episode_splits
 from lede.replay.writer import EpisodeWriter, open_for_writing, start_run
 from lede.simulate.batched import LONGEST, Engine, Rounds, Starts
-from lede.simulate.costs import Costs, dataset_costs
+from lede.simulate.costs import MAX_ROWS, Costs, dataset_costs
 from lede.simulate.texts import Texts, read_texts
 
 DRAFT_CHANCE = 0.85  # of drafting on: rounds must be long enough for their ends to be seen
@@ -145,4 +145,4 @@ def write_transitions(
 
 
 def _free(layers: int) -> Costs:
-    return Costs(layers, (0.0,) * 13, (0.0,) * 13, 0.0, 0.0, 0.0, 0.0)
+    return Costs(layers, (0.0,) * MAX_ROWS, (0.0,) * MAX_ROWS, 0.0, 0.0, 0.0, 0.0)

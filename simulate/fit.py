@@ -126,7 +126,7 @@ def _averages(costs: Costs, samples: Sequence[Sample], prompts: Sequence[tuple[i
     factor = max(sum(s.whole for s in rounds) - walks, 0.0) / max(rest, 1e-9)
     scaled = ("layer", "head", "features", "decision", "lookup", "round", "cache", "attention", "index", "trace")
     values = {name: np.multiply(getattr(costs, name), factor).tolist() for name in scaled}
-    return Costs.from_json(costs.to_json() | values | {"lookup_state": None})
+    return Costs.from_json(costs.to_json() | values)
 
 
 def _held_out_error(samples: Sequence[Sample], layer_count: int) -> float | None:
@@ -169,41 +169,17 @@ def _verifying(s: Sample, context: int, lengths: list[int], layer_count: int) ->
 
 def least_absolute(equations: Float, values: Float) -> Float:
     """Non-negative factors (K,) of `equations` (N, K) with least absolute relative deviations from `values` (N,)."""
+    from scipy.optimize import nnls  # not needed before the first fit
+
     relative = equations / values[:, None]
     scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)  # columns of one size; empty ones get 0
     relative, weights = relative / scale, np.ones(len(values))
-    found = np.zeros(equations.shape[1])
     for _ in range(REWEIGHTINGS):
-        found = nonnegative(relative * weights[:, None], weights)
-        weights = np.maximum(np.abs(1 - relative @ found), FLOOR) ** -0.5
-    return found / scale
-
-
-def nonnegative(matrix: Float, values: Float) -> Float:
-    """x >= 0 with the least |matrix·x - values|² (Lawson and Hanson, Solving Least Squares Problems, chapter 23)."""
-    # by the normal equations, which need not be solved to the last digit: K is small, and N is thousands
-    square, target = matrix.T @ matrix, matrix.T @ values
-    square += np.diag(np.full(len(square), 1e-13 * max(float(np.trace(square)), 1e-300)))
-    x, free = np.zeros(len(square)), np.zeros(len(square), bool)
-    tolerance = 1e-11 * max(float(np.abs(target).max()), 1e-300)
-    for _ in range(3 * len(x)):
-        pull = target - square @ x
-        pull[free] = -np.inf
-        if free.all() or pull.max() <= tolerance:
-            break
-        free[pull.argmax()] = True
-        while free.any():
-            trial = np.zeros(len(x))
-            trial[free] = np.linalg.solve(square[np.ix_(free, free)], target[free])
-            below = free & (trial <= 0)
-            if not below.any():
-                x = trial
-                break
-            share = float((x[below] / np.maximum(x[below] - trial[below], 1e-300)).min())
-            x += share * (trial - x)
-            free &= x > 1e-14
-            x[~free] = 0.0
-    return x
+        weighted = np.column_stack([relative * weights[:, None], weights])
+        square = np.linalg.qr(weighted, mode="r")  # (K + 1, K + 1): the same problem in fewer rows
+        factors, _ = nnls(square[:, :-1], square[:, -1])
+        weights = np.maximum(np.abs(1 - relative @ factors), FLOOR) ** -0.5
+    return factors / scale
 
 
 def _between(rows: NDArray[np.int64], known: NDArray[np.int64], values: Float) -> Float:

@@ -207,7 +207,7 @@ class RecordedAttempt(Attempt):
         decision = source.draft_decision if self.drafts else source.walk_decision
         if layer == 0:
             return decision + (costs.lookup if self.drafts else 0.0)
-        return decision + costs.head[0] + costs.features + (costs.lookup_state or 0.0) * bool(self.drafts)
+        return decision + costs.head[0] + costs.features + costs.queries * costs.lookup * bool(self.drafts)
 
     def _upper(self, drafts: int) -> float:
         """Milliseconds of a verification of so many drafts."""

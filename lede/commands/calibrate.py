@@ -49,7 +49,7 @@ def calibrate(
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
     loaded = load(model, dtype, device, threads)
 
-    from lede.simulate.calibrate import calibrate as run
+    from lede.simulate.calibration import calibrate as run
     from lede.simulate.calibration import save_calibration
 
     with bar("measuring", 100, quiet=json) as advance:

@@ -9,15 +9,15 @@ import numpy as np
 from lede.replay.reader import Columns
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, STATE, WALK
 from lede.replay.writer import EpisodeWriter, open_for_writing, start_run
-from lede.simulate.costs import Costs
+from lede.simulate.costs import MAX_ROWS, Costs
 
 LAYERS = (2, 4)
 MODEL_LAYERS = 8
 MAX_DRAFTS = 12
 COSTS = Costs(
     layers=MODEL_LAYERS,
-    layer=tuple(0.1 + 0.005 * rows for rows in range(13)),
-    head=tuple(0.05 + 0.001 * rows for rows in range(13)),
+    layer=tuple(0.1 + 0.005 * rows for rows in range(MAX_ROWS)),
+    head=tuple(0.05 + 0.001 * rows for rows in range(MAX_ROWS)),
     features=0.01,
     decision=0.01,
     lookup=0.005,

@@ -9,15 +9,15 @@ import numpy as np
 
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, STATE, WALK
 from lede.replay.writer import EpisodeWriter, Run, open_for_writing, start_run
-from lede.simulate.costs import Costs
+from lede.simulate.costs import MAX_ROWS, Costs
 
 VOCABULARY = 100
 MAX_DRAFTS = 12
 MODEL_LAYERS = 16
 COSTS = Costs(
     layers=MODEL_LAYERS,
-    layer=tuple(0.1 * (1 + 0.05 * rows) for rows in range(13)),
-    head=tuple(0.15 * (1 + 0.05 * rows) for rows in range(13)),
+    layer=tuple(0.1 * (1 + 0.05 * rows) for rows in range(MAX_ROWS)),
+    head=tuple(0.15 * (1 + 0.05 * rows) for rows in range(MAX_ROWS)),
     features=0.02,
     decision=0.01,
     lookup=0.005,
