@@ -176,7 +176,7 @@ def least_absolute(equations: Float, values: Float) -> Float:
     relative, weights = relative / scale, np.ones(len(values))
     for _ in range(REWEIGHTINGS):
         weighted = np.column_stack([relative * weights[:, None], weights])
-        square = np.linalg.qr(weighted, mode="r")  # (K + 1, K + 1): the same problem in fewer rows
+        square = np.linalg.qr(weighted).R  # (K + 1, K + 1): the same problem in fewer rows
         factors, _ = nnls(square[:, :-1], square[:, -1])
         weights = np.maximum(np.abs(1 - relative @ factors), FLOOR) ** -0.5
     return factors / scale
