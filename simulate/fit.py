@@ -129,24 +129,24 @@ def _averages(costs: Costs, samples: Sequence[Sample], prompts: Sequence[tuple[i
     return Costs.from_json(costs.to_json() | values)
 
 
-def _held_out_error(samples: Sequence[Sample], layer_count: int) -> float | None:
+def _held_out_error(samples: Sequence[Sample], layer_count: int) -> float:
     """By how much fits to either half of the samples mispredict the speedups of rounds of the other half.
 
     Of kinds of rounds (exit layer, about as many drafts): the relative error of round over plain token that three
-    quarters of them keep to. None for too few samples.
+    quarters of them keep to. 0 for too few samples.
     """
     off = defaultdict(list)
     for first in (0, 1):
         half = samples[first::2]
         if not any(s.drafts for s in half) or not any(not s.drafts and _bare(s) for s in half):
-            return None
+            return 0.0
         costs = _typical(half, [], layer_count)
         for s in samples[1 - first :: 2]:
             if _bare(s):
                 off[s.exit_layer, s.drafts.bit_length()].append(s.whole / max(_predicted(s, costs), 1e-9))
     plain = np.median(off.pop((0, 0), [1.0]))
     errors = [abs(float(np.median(ratios) / plain) - 1) for ratios in off.values() if len(ratios) >= 4]
-    return float(np.quantile(errors, 0.75)) if errors else None
+    return float(np.quantile(errors, 0.75)) if errors else 0.0
 
 
 def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:
