@@ -1,8 +1,6 @@
-"""`lede evaluate`: what any rule would do, from the files of a dataset alone, and how far that is from the best.
+"""`lede evaluate`: what any rule would do on the sweeps of a dataset's test texts, and how far that is from the best.
 
-Rules are replayed over the sweeps of test texts (`simulate.scalar`) with measured costs; the oracle is dynamic
-programming on the same sweeps (`simulate.oracle`). Baselines are tuned by replay on training texts. Reading the prompts
-is part of every time, as it is in `lede bench`, where the costs say what it takes.
+Baselines are tuned by replay on training texts. Every time includes reading the prompt, as in `lede bench`.
 """
 
 from collections import Counter
@@ -20,7 +18,7 @@ from lede.replay.split import EpisodeSplits, episode_splits
 from lede.simulate.baselines import BASELINES, best_by_replay
 from lede.simulate.bootstrap import ratio_interval
 from lede.simulate.costs import Costs
-from lede.simulate.oracle import Ceiling, ceiling
+from lede.simulate.oracle import ceiling
 from lede.simulate.rollouts import Copies
 from lede.simulate.scalar import Replayed, replay_rule
 from lede.simulate.texts import Texts, prompts_of, read_texts
@@ -60,18 +58,13 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rules and ceilings, scored on the same texts.
-
-    groups: how many the texts are of. prompts_included: whether the costs say what reading prompts takes. doubt: why
-    the costs cannot be trusted; None where nothing speaks against them.
-    """
+    """Rules and ceilings, scored on the same texts of so many groups. doubt: why the costs cannot be trusted."""
 
     rows: list[Evaluated]
     ceilings: list[Evaluated]
     oracle_speedup: float
     texts: int
     groups: int
-    prompts_included: bool
     doubt: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -165,13 +158,49 @@ def evaluate(
     for method in methods:
         replayed.append(replay_rule(method.rule, texts, costs))
         progress(len(best) + len(replayed), total)
-    plain = milliseconds(replayed[0])
-    scale = Scale(plain, float(plain.sum() / (best["oracle"].milliseconds + prompts).sum()), groups)
-    return Evaluation(
-        [_rule(m, r, scale) for m, r in zip(methods, replayed, strict=True)],
-        [_ceiling(name, c, prompts, scale) for name, c in best.items()],
-        scale.oracle, len(texts.lengths), len(np.unique(groups)), bool(prompts.any()), costs.doubt,
-    )  # fmt: skip
+    plain = _column(replayed[0], "milliseconds") + prompts
+    oracle = float(plain.sum() / (best["oracle"].milliseconds + prompts).sum())
+
+    def row(
+        name: str,
+        times: Sequence[Float],  # milliseconds (N,): as replayed, at least, at most; prompts not included
+        counts: Sequence[float],
+        exits: dict[int, int] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> Evaluated:
+        tokens, rounds, drafting, depth, drafted, accepted = counts
+        spent = times[0] + prompts
+        speedup, fastest, slowest = (float(plain.sum() / (time + prompts).sum()) for time in times)
+        low, high = ratio_interval(plain, spent, groups)
+        return Evaluated(
+            method=name,
+            exit_layer=depth / drafting if drafting else None,
+            draft_length=drafted / drafting if drafting else None,
+            acceptance=accepted / drafted if drafted else None,
+            tokens_per_round=tokens / rounds,
+            tokens_per_s=float(tokens / spent.sum() * 1e3),
+            predicted_speedup=speedup,
+            predicted_low=low,
+            predicted_high=high,
+            bound_low=slowest,
+            bound_high=fastest,
+            regret=1 - speedup / oracle,
+            worst_decile=worst(plain, spent),
+            exits=exits,
+            parameters=parameters,
+        )
+
+    rows, ceilings = [], []
+    for method, texts_of_rule in zip(methods, replayed, strict=True):
+        times = [_column(texts_of_rule, f"milliseconds{end}") for end in ("", "_low", "_high")]
+        names = ("tokens", "rounds", "drafting_rounds", "exit_layers", "drafted", "accepted")
+        exits = sum((Counter(one.exits) for one in texts_of_rule), Counter())
+        counts = [float(_column(texts_of_rule, name).sum()) for name in names]
+        rows.append(row(method.name, times, counts, dict(sorted(exits.items())), method.parameters))
+    for name, c in best.items():
+        counts = [float(part.sum()) for part in (c.tokens, c.rounds, c.drafting, c.depth, c.drafted, c.accepted)]
+        ceilings.append(row(name, [c.milliseconds] * 3, counts))
+    return Evaluation(rows, ceilings, oracle, len(texts.lengths), len(np.unique(groups)), costs.doubt)
 
 
 def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -187,58 +216,8 @@ def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def milliseconds(replayed: Sequence[Replayed]) -> Float:
-    """(N,): reading the prompt and writing the text."""
-    return np.array([r.milliseconds + r.prompt_milliseconds for r in replayed])
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What times are compared with: plain decoding's milliseconds (N,), the oracle's speedup; groups (N,)."""
-
-    plain: Float
-    oracle: float
-    groups: NDArray[np.int64]
-
-    def row(self, method: str, spent: Float, bounds: tuple[Float, Float], counts: Any, **shown: Any) -> Evaluated:
-        """One row: milliseconds (N,), the slowest and the fastest that they may be, and counts by name."""
-        tokens, rounds, drafting, depth, drafted, accepted = counts
-        speedup = float(self.plain.sum() / spent.sum())
-        low, high = ratio_interval(self.plain, spent, self.groups)
-        slow, fast = (float(self.plain.sum() / bound.sum()) for bound in bounds)
-        return Evaluated(
-            method=method,
-            exit_layer=depth / drafting if drafting else None,
-            draft_length=drafted / drafting if drafting else None,
-            acceptance=accepted / drafted if drafted else None,
-            tokens_per_round=tokens / rounds,
-            tokens_per_s=float(tokens / spent.sum() * 1e3),
-            predicted_speedup=speedup,
-            predicted_low=low,
-            predicted_high=high,
-            bound_low=slow,
-            bound_high=fast,
-            regret=1 - speedup / self.oracle,
-            worst_decile=worst(self.plain, spent),
-            **shown,
-        )
-
-
-def _rule(method: Method, replayed: Sequence[Replayed], scale: Scale) -> Evaluated:
-    prompts = np.array([r.prompt_milliseconds for r in replayed])
-    slow, fast = (np.array([getattr(r, f"milliseconds_{end}") for r in replayed]) + prompts for end in ("high", "low"))
-    names = ("tokens", "rounds", "drafting_rounds", "exit_layers", "drafted", "accepted")
-    exits = sum((Counter(r.exits) for r in replayed), Counter())
-    return scale.row(
-        method.name, milliseconds(replayed), (slow, fast), [sum(getattr(r, name) for r in replayed) for name in names],
-        exits=dict(sorted(exits.items())), parameters=method.parameters,
-    )  # fmt: skip
-
-
-def _ceiling(name: str, c: Ceiling, prompts: Float, scale: Scale) -> Evaluated:
-    spent = c.milliseconds + prompts
-    counts = [int(part.sum()) for part in (c.tokens, c.rounds, c.drafting, c.depth, c.drafted, c.accepted)]
-    return scale.row(name, spent, (spent, spent), counts, exits=None, parameters=None)
+def _column(replayed: Sequence[Replayed], name: str) -> Float:
+    return np.array([getattr(one, name) for one in replayed], float)
 
 
 def worst(plain: Float, spent: Float) -> float:

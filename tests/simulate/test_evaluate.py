@@ -117,18 +117,13 @@ def test_the_worst_tenth_is_of_texts_not_of_a_mean():
 
 def test_the_report_is_json_of_a_known_shape(found):
     report = json.loads(json.dumps(found.to_json()))
-    assert report.keys() == {"texts", "groups", "prompts_included", "doubt", "oracle_speedup", "rows", "ceilings"}
+    assert report.keys() == {"texts", "groups", "doubt", "oracle_speedup", "rows", "ceilings"}
     keys = {
         "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "predicted_speedup",
         "predicted_low", "predicted_high", "bound_low", "bound_high", "regret", "worst_decile", "exits", "parameters",
     }  # fmt: skip
     assert all(row.keys() == keys for row in (*report["rows"], *report["ceilings"]))
     assert (report["texts"], report["groups"], report["doubt"]) == (found.texts, found.texts, None)
-    assert report["prompts_included"]
-
-
-def test_costs_without_prompts_are_told_apart(texts):
-    assert not evaluate(texts, COSTS, []).prompts_included  # as earlier versions measured them
 
 
 def test_the_picture_is_drawn(found, tmp_path):
