@@ -5,9 +5,8 @@ Early-exit baselines try the real layers 1 … 3L/4 only, prompt lookup only lay
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from lede.decode.rules import (
     LengthHeuristic,
     Lite,
     PromptLookup,
-)  # fmt: skip
+)
 from lede.simulate.costs import Costs
 from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import SWEPT, Texts
@@ -30,17 +29,6 @@ from lede.simulate.texts import SWEPT, Texts
 Parameters = dict[str, Any]
 CONFIGURATIONS = 120  # that tuning may score of each baseline
 TOP1 = SWEPT.index("top1_logp")
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A kind of rule: the configurations to draw from, in an order in which neighbours are alike, and how one is made.
-
-    space: what the texts are swept at (real layers are tried) and the model's layer count → parameters.
-    """
-
-    space: Callable[[Texts, int], list[Parameters]]
-    make: Callable[..., ExitRule]
 
 
 def make_rule(name: str, parameters: Parameters) -> ExitRule:
@@ -88,13 +76,13 @@ def _real(texts: Texts) -> tuple[int, ...]:
 def ladders(layers: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
     """Evenly spaced sets of so many candidates: from each of about six starts, over the rest and over half of it."""
     starts = layers[:: max(len(layers) // 6, 1)]
-    found: dict[tuple[int, ...], None] = {}
+    sets: dict[tuple[int, ...], None] = {}
     for start in starts:
         above = [layer for layer in layers if layer >= start]
         for size, span in product(sizes, (above, above[: (len(above) + 1) // 2])):
             picks = np.linspace(0, len(span) - 1, min(size, len(span))).round().astype(int)
-            found[tuple(span[i] for i in sorted(set(picks.tolist())))] = None
-    return list(found)
+            sets[tuple(span[i] for i in sorted(set(picks.tolist())))] = None
+    return list(sets)
 
 
 def _layerskip(texts: Texts, layer_count: int) -> list[Parameters]:
@@ -116,34 +104,29 @@ def _length_heuristic(texts: Texts, layer_count: int) -> list[Parameters]:
 
 def _draft_verify(texts: Texts, layer_count: int) -> list[Parameters]:
     """γ adapts slowly (0.001 a round), so where it starts decides."""
-    return grid(
-        exit_layer=_real(texts), threshold=(0.3, 0.5, 0.7, 0.85), target=(0.7, 0.9), keeps_last=(True, False)
-    )  # fmt: skip
+    thresholds, targets = (0.3, 0.5, 0.7, 0.85), (0.7, 0.9)
+    return grid(exit_layer=_real(texts), threshold=thresholds, target=targets, keeps_last=(True, False))
 
 
 def _lite(texts: Texts, layer_count: int) -> list[Parameters]:
     """Thresholds either the same at every layer, or those that the same share of each layer's tokens passes."""
-    choices = grid(
-        layers=ladders(_real(texts), (1, 2, 4)),
-        confidence=(("same", 0.5), ("same", 0.8), ("passes", 0.3), ("passes", 0.6)),
-        draft_length=(2, 4, 7, MAX_DRAFTS), layer_count=(None, layer_count),
-    )  # fmt: skip
-    # a single candidate without the full model to fall back on is asked nothing: LayerSkip
-    return [_with_thresholds(texts, **c) for c in choices if len(c["layers"]) > 1 or c["layer_count"] is not None]
-
-
-def _with_thresholds(
-    texts: Texts, layers: tuple[int, ...], confidence: tuple[str, float], **others: Any
-) -> Parameters:  # fmt: skip
-    kind, level = confidence
-    if kind == "same":
-        return {"thresholds": {str(layer): level for layer in layers}, **others}
-    thresholds = {}
-    for layer in layers:
+    passed = {}  # by layer and share
+    for layer, share in product(_real(texts), (0.3, 0.6)):
         column = texts.layers.index(layer)
         seen = texts.states[:, :, column, TOP1][texts.found[:, :, column]]
-        thresholds[str(layer)] = round(float(np.exp(np.quantile(seen, 1 - level))), 4)
-    return {"thresholds": thresholds, **others}
+        passed[layer, share] = round(float(np.exp(np.quantile(seen, 1 - share))), 4)
+    return [
+        {"thresholds": thresholds, "draft_length": length, "layer_count": fallback}
+        for layers in ladders(_real(texts), (1, 2, 4))
+        for thresholds in (
+            *({str(layer): level for layer in layers} for level in (0.5, 0.8)),
+            *({str(layer): passed[layer, share] for layer in layers} for share in (0.3, 0.6)),
+        )
+        for length in (2, 4, 7, MAX_DRAFTS)
+        for fallback in (None, layer_count)
+        # a single candidate without the full model to fall back on is asked nothing: LayerSkip
+        if len(layers) > 1 or fallback is not None
+    ]
 
 
 def _del(texts: Texts, layer_count: int) -> list[Parameters]:
@@ -161,6 +144,13 @@ def _make_lite(thresholds: dict[str, float], **others: Any) -> Lite:
 
 def _make_del(layers: Sequence[int], **others: Any) -> Del:
     return Del(tuple(layers), **others)
+
+
+class Baseline(NamedTuple):
+    """A kind of rule: its search space, of swept texts and a layer count, neighbours alike; and how one is made."""
+
+    space: Callable[[Texts, int], list[Parameters]]
+    make: Callable[..., ExitRule]
 
 
 BASELINES = {

@@ -3,10 +3,7 @@
 Each sample gives two sums of unknown costs, its drafting and its verification, which are solved by least absolute
 relative deviations, so that the typical round is met whatever else the machine did during some. No cost is negative,
 and a pass over more rows never costs less: what is fitted for rows is the increments. Plain decoding, which speedups
-are relative to, is not left to the fit but taken from its own rounds.
-
-Rounds in which another process took a core are left out, and how well the costs of one half of the samples predict the
-other half is kept with them: `Costs.doubt`.
+are relative to, is taken from its own rounds. Rounds in which another process took a core are left out.
 """
 
 from collections import defaultdict
@@ -60,9 +57,10 @@ def fit(
     undisturbed = [s for s in samples if not s.interrupted]
     used = undisturbed if len(undisturbed) >= FEWEST * len(samples) else samples
     costs = replace(
-        _typical(used, prompts, layer_count), error=_held_out_error(used, layer_count),
+        _typical(used, prompts, layer_count),
+        error=_held_out_error(used, layer_count),
         interrupted=1 - len(undisturbed) / len(samples),
-    )  # fmt: skip
+    )
     return _averages(costs, samples, prompts) if average else costs
 
 
@@ -78,7 +76,7 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
             equations.append(_verifying(s, context, lengths, layer_count))
             times.append(s.whole)
     solution = least_absolute(np.array(equations), np.array(times))
-    known = dict(zip(NAMES, solution, strict=False))
+    known = dict(zip(NAMES, solution.tolist(), strict=False))
     increments = solution[len(NAMES) :].reshape(2, len(lengths)).cumsum(axis=1)
     rows = np.arange(2, MAX_ROWS + 1)
     layer = known["first"] + _between(rows, np.array(lengths) + 1, increments[0])
@@ -90,19 +88,15 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
     plain = _median([s.whole - slope * (s.position - context) for s in samples if _bare(s) and not s.drafts], 0.0)
     return Costs(
         layers=layer_count,
-        layer=(float(known["again"]), *map(float, layer)),
-        head=(float(known["head"]), *map(float, head)),
-        features=float(known["features"]),
-        decision=float(known["decision"]),
-        lookup=float(known["lookup"]),
-        round=float(known["start"]) + bare,
+        layer=(known["again"], *layer.tolist()),
+        head=(known["head"], *head.tolist()),
+        round=known["start"] + bare,
         context=context,
-        cache=float(known["cache"]),
-        attention=float(known["attention"]),
         prefill=_reading(prompts, np.median),
-        autoregressive=max(plain, float(known["head"])),
+        autoregressive=max(plain, known["head"]),
         index=max(indexed - bare, 0.0),
-        trace=float(known["opening"]) + max(traced - indexed, 0.0),
+        trace=known["opening"] + max(traced - indexed, 0.0),
+        **{name: known[name] for name in ("features", "decision", "lookup", "cache", "attention")},
     )
 
 

@@ -1,15 +1,14 @@
 """What the operations of a round cost on this device, in milliseconds: the base of the time reward.
 
-They are taken from real rounds, not from operations timed alone: a few texts are written by rules that change exit
-layer and draft length every few rounds, and what each operation adds is fitted to the times of all rounds. Timed alone
-an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache) than it
-is between the others. All kinds of rounds take turns, so a slow spell of the machine hits all.
+They are fitted to the times of real rounds, by rules that change exit layer and draft length every few rounds. Timed
+alone an operation looks dearer (its data is cold each time) or cheaper (one layer again and again stays in the cache).
+All kinds of rounds take turns, so that a slow spell of the machine hits all.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, cycle, pairwise, repeat
+from itertools import chain, cycle, islice, pairwise, product, repeat
 from typing import Any
 
 import numpy as np
@@ -39,41 +38,34 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 24, MAX_ROWS - 1)
 FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
 ALIKE = 4  # rounds of one kind in a row; the first of them finds the caches as another kind left them, and is not used
 
-Plan = Sequence[tuple[int, int]]
+Plan = Sequence[tuple[int, int]]  # exit layers and draft lengths; without drafts: plain decoding
 
 
-class _Turns:
-    """Gives a rule another exit layer and draft length every few rounds, in turn through a plan."""
+class _Planned(ExitRule):
+    """Takes another exit layer and draft length from a plan every few rounds, and looks at no more than it is told."""
 
-    layers: tuple[int, ...]
-    max_drafts: int
+    def __init__(self, plan: Plan, states: bool = False, lookup: bool = False):
+        self.needs_state, self.needs_lookup = states, lookup
+        self._start(plan)
 
-    def take_turns(self, plan: Plan) -> None:
-        self._plan = chain.from_iterable(repeat(cell, ALIKE) for cell in cycle(plan))
+    def _start(self, plan: Plan) -> None:
+        self._turns = chain.from_iterable(repeat(cell, ALIKE) for cell in cycle(plan))
         self._next()
+
+    def _next(self) -> None:
+        exit_layer, self.max_drafts = next(self._turns)
+        self.layers = (exit_layer,) if self.max_drafts else ()
 
     def finish(self, round_: Round) -> None:
         self._next()
 
-    def _next(self) -> None:
-        exit_layer, self.max_drafts = next(self._plan)
-        self.layers = (exit_layer,) if self.max_drafts else ()
 
-
-class _Fixed(_Turns, ExitRule):
-    """Drafts as planned, and looks at no more than it is told to."""
-
-    def __init__(self, plan: Plan, states: bool = False, lookup: bool = False):
-        self.needs_state, self.needs_lookup = states, lookup
-        self.take_turns(plan)
-
-
-class _Probe(_Turns, QPolicy):
+class _Probe(_Planned, QPolicy):
     """Drafts as planned, but looks and thinks each time as a learned policy would."""
 
     def __init__(self, plan: Plan):
         QPolicy.__init__(self, _Network(tuple(sorted({exit_layer for exit_layer, _ in plan}))))
-        self.take_turns(plan)
+        self._start(plan)
 
 
 class _Network:
@@ -122,8 +114,7 @@ def measure(
 
     What a typical round costs, or, with `average`, what rounds cost on average, the machine's slow spells included.
     """
-    samples, prompts = gather(model, seconds, progress)
-    return fit(samples, prompts, model.layer_count, average)
+    return fit(*gather(model, seconds, progress), model.layer_count, average)
 
 
 def gather(
@@ -136,33 +127,31 @@ def gather(
     for rule in kinds:  # to warm up
         list(_write(model, rule, STARTS[0], []))
     began = time.perf_counter()
-    for turn, start in enumerate(cycle(STARTS)):
-        for number, rule in enumerate(kinds):
+    for turn, start in enumerate(islice(cycle(STARTS), TURNS)):
+        for number, rule in enumerate(kinds, 1):
             samples += _write(model, rule, start, prompts)
             share = (time.perf_counter() - began) / max(seconds, 1e-9)
-            progress(min(share, (turn * len(kinds) + number + 1) / (len(STARTS) * len(kinds)), 1.0))
-        if turn + 1 >= len(STARTS) and (turn + 1 == TURNS or time.perf_counter() - began >= seconds):
-            progress(1.0)
-            return samples, prompts
-    raise AssertionError("there is always another turn")
+            progress(min(share, (turn + number / len(kinds)) / len(STARTS), 1.0))
+        if turn + 1 >= len(STARTS) and time.perf_counter() - began >= seconds:
+            break
+    progress(1.0)
+    return samples, prompts
 
 
 def rules(layer_count: int) -> list[ExitRule]:
     """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order."""
     exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
     shallow = exits[:4]
-    shuffled = random.Random(0).sample
 
-    def plan(layers: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
-        cells = [(layer, length) for layer in layers for length in lengths]
-        return shuffled(cells, len(cells))
+    def plan(layers: Sequence[int], lengths: Sequence[int]) -> Plan:
+        cells = list(product(layers, lengths))
+        return random.Random(len(cells)).sample(cells, len(cells))
 
-    made: list[ExitRule] = [
-        _Fixed([(0, 0)]), _Fixed(plan([0], LENGTHS), lookup=True), _Probe(plan([0, *shallow], FEW))
-    ]  # fmt: skip
+    planned: list[ExitRule] = [_Planned([(0, 0)]), _Planned(plan([0], LENGTHS), lookup=True)]
+    planned.append(_Probe(plan([0, *shallow], FEW)))
     if exits:
-        made += [_Fixed(plan(exits, LENGTHS)), _Fixed(plan(shallow, FEW), states=True)]
-    return made
+        planned += [_Planned(plan(exits, LENGTHS)), _Planned(plan(shallow, FEW), states=True)]
+    return planned
 
 
 def _write(model: Model, rule: ExitRule, start: int, prompts: list[tuple[int, float]]) -> Iterator[Sample]:
@@ -181,20 +170,22 @@ def _write(model: Model, rule: ExitRule, start: int, prompts: list[tuple[int, fl
         prompts.append((start, (time.perf_counter() - began) * 1e3))
     before, planned, earlier = None, (*rule.layers, rule.max_drafts), interruptions()
     for round_ in decoding.rounds():
+        now = interruptions()
         if before == planned and len(round_.drafts) == planned[-1]:
-            yield _sample(round_, rule, interruptions() > earlier)
+            asked = sum(not decision.forced for decision in round_.decisions) if isinstance(rule, QPolicy) else 0
+            yield Sample(
+                exit_layer=round_.exit_layer or 0,
+                drafts=len(round_.drafts),
+                position=round_.position,
+                states=rule.needs_state,
+                lookup=rule.needs_lookup,
+                decisions=asked,
+                draft=round_.draft_seconds * 1e3,
+                verify=round_.verify_seconds * 1e3,
+                rest=(round_.seconds - round_.draft_seconds - round_.verify_seconds) * 1e3,
+                interrupted=now > earlier,
+            )
         before, planned, earlier = planned, (*rule.layers, rule.max_drafts), interruptions()
-
-
-def _sample(round_: Round, rule: ExitRule, interrupted: bool) -> Sample:
-    rest = round_.seconds - round_.draft_seconds - round_.verify_seconds
-    thinks = isinstance(rule, QPolicy)
-    return Sample(
-        exit_layer=round_.exit_layer or 0, drafts=len(round_.drafts), position=round_.position,
-        states=rule.needs_state, lookup=rule.needs_lookup,
-        decisions=sum(not decision.forced for decision in round_.decisions) if thinks else 0,
-        draft=round_.draft_seconds * 1e3, verify=round_.verify_seconds * 1e3, rest=rest * 1e3, interrupted=interrupted,
-    )  # fmt: skip
 
 
 def interruptions() -> int:

@@ -2,24 +2,19 @@
 
 The speculation loop itself runs (`decode.loop`), with the record of a text in place of a model: what a layer would have
 drafted, what the rule would have seen and what would have been accepted is in the sweeps (`simulate.texts`), and
-measured costs are the clock. Greedy decoding only. Nothing is estimated but what lies behind the first wrong draft of a
-real layer: there the rule would see what the layer makes of that wrong token, and here it sees the true text. Those
-drafts are lost either way; what differs is how many there are. So every such round has three times: as replayed; `low`,
-where the rule stops as soon as it can after what it decided on the true text; and `high`, where it drafts up to its
-limit. What layer 0 drafts and sees behind its wrong drafts is known (`simulate.rollouts`), so its rounds are exact; and
-so is a rule that does not look at states, except for an end of text that a real layer drafts behind a wrong token.
-
-A rule whose later rounds depend on how many of those lost drafts there were (Draft & Verify's threshold, the
-accept_trace of a network) may go another way than here; its bounds are those of the rounds replayed.
+measured costs are the clock. Greedy decoding only. All is exact but what lies behind the first wrong draft of a real
+layer, where the rule would see what the layer makes of that token, and here sees the true text. Those drafts are lost
+either way; what differs is how many there are. So such a round has three times: as replayed; `low`, where the rule
+stops as soon as it can after what it decided on the true text; and `high`, where it drafts up to its limit. A rule that
+remembers how many drafts were lost (Draft & Verify, accept_trace) may decide later rounds otherwise than here.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from time import perf_counter
+from timeit import repeat
 
 from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
@@ -50,16 +45,14 @@ class Replayed:
     exits: dict[int, int]  # drafting rounds by exit layer
 
 
-def replay_rule(rule: ExitRule, texts: Texts, costs: Costs, decision: float | None = None) -> list[Replayed]:
-    """What `rule` does on each text.
+def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> list[Replayed]:
+    """What `rule` does on each text. Its decisions take what was measured for networks, or what they take here.
 
-    decision: milliseconds that one call of the rule takes; by default the measured one for networks, and a timing of
-    the rule for others that look at states. Raises ValueError for layers that the texts were not swept at, and for
-    more drafts than there are costs for.
+    Raises ValueError for layers that the texts were not swept at, and for more drafts than there are costs for.
     """
     rule.start()
     own = costs.for_rule(rule)
-    calls = deciding(rule, own) if decision is None else (decision, decision)
+    calls = deciding(rule, own)
     return [_replay(rule, Record(texts, number, own, calls)) for number in range(len(texts.lengths))]
 
 
@@ -68,11 +61,18 @@ def _replay(rule: ExitRule, record: "Record") -> Replayed:
     drafting = [round_ for round_ in rounds if round_.exit_layer is not None]
     exits = Counter(round_.exit_layer or 0 for round_ in drafting)
     return Replayed(
-        record.length, len(rounds), len(drafting), sum(layer * count for layer, count in exits.items()),
-        sum(len(round_.drafts) for round_ in drafting), sum(round_.accepted for round_ in drafting),
-        record.spent, record.spent + record.lost_low, record.spent + record.lost_high,
-        record.costs.read(record.prompt), dict(exits),
-    )  # fmt: skip
+        tokens=record.length,
+        rounds=len(rounds),
+        drafting_rounds=len(drafting),
+        exit_layers=sum(layer * count for layer, count in exits.items()),
+        drafted=sum(len(round_.drafts) for round_ in drafting),
+        accepted=sum(round_.accepted for round_ in drafting),
+        milliseconds=record.spent,
+        milliseconds_low=record.spent + record.lost_low,
+        milliseconds_high=record.spent + record.lost_high,
+        prompt_milliseconds=record.costs.read(record.prompt),
+        exits=dict(exits),
+    )
 
 
 class Record:
@@ -256,21 +256,13 @@ def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
     """
     if not rule.needs_state or not rule.layers:
         return 0.0, 0.0
-    own, kind = deepcopy(rule), type(rule)
+    own, state = deepcopy(rule), State(rule.layers[0], 2, DEPTH, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
     own.start()
-    state = State(rule.layers[0], 2, DEPTH, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
-    network = isinstance(rule, QPolicy)
-    return (
-        costs.decision if network and kind.exit_here is QPolicy.exit_here else _timed(own.exit_here, state),
-        costs.decision if network and kind.draft_on is QPolicy.draft_on else _timed(own.draft_on, state),
-    )
 
+    def spent(name: str) -> float:
+        if getattr(type(rule), name) is getattr(QPolicy, name):
+            return costs.decision
+        question = getattr(own, name)
+        return min(repeat(lambda: question(state), number=CALLS, repeat=5)) / CALLS * 1e3
 
-def _timed(question: Callable[[State], bool], state: State) -> float:
-    best = float("inf")
-    for _ in range(5):
-        began = perf_counter()
-        for _ in range(CALLS):
-            question(state)
-        best = min(best, perf_counter() - began)
-    return best / CALLS * 1e3
+    return spent("exit_here"), spent("draft_on")

@@ -47,8 +47,8 @@ def test_rules_draft_what_is_planned_and_cover_it(layer_count):
             rule.finish(None)
         assert all(0 <= cell[0] < layer_count for cell in cells if len(cell) == 2)
         planned.setdefault((type(rule).__name__, rule.needs_state, rule.needs_lookup), set()).update(cells)
-    assert planned["_Fixed", False, True] == {(0, d) for d in LENGTHS}
-    bare = planned["_Fixed", False, False]
+    assert planned["_Planned", False, True] == {(0, d) for d in LENGTHS}
+    bare = planned["_Planned", False, False]
     assert (0,) in bare  # plain decoding
     assert {cell[1] for cell in bare if len(cell) == 2} == (set(LENGTHS) if layer_count > 1 else set())
     assert {d for e, d in planned["_Probe", True, True] if e == 0} == set(FEW)
