@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from lede.tables import number
+from lede.tables import grid, number, numbers
 
 if TYPE_CHECKING:
     from lede.bench.differences import Difference
@@ -33,17 +33,17 @@ def bench_table(report: "Report") -> Table:
     """The paper's measures, one row per method; the paper's own numbers under it where it has some."""
     rouge = any(row.rouge_l is not None for row in report.rows)
     same = {True: "yes", False: "no", None: "–"}
-    table = _table("E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "over\nlibrary")
+    table = grid(None, "method", "E", "d", "accept", "tokens\n/round", "tokens\n/s", "speedup (95 %)", "over\nlibrary")
     for heading in [*(["ROUGE-L"] if rouge else []), "same"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
-        measures = [number(value) for value in (row.exit_layer, row.draft_length, row.acceptance, row.tokens_per_round)]
+        measures = numbers(row.exit_layer, row.draft_length, row.acceptance, row.tokens_per_round)
         over = times(row.speedup_over_transformers, 1)
         score = [number(row.rouge_l, 3)] if rouge else []
         cells = [row.method, *measures, number(row.tokens_per_s, 0), speedup(row), over, *score, same[row.identical]]
         table.add_row(*cells, style=_style(row))
         if (theirs := report.paper(row.method)) is not None:
-            measures = [number(value) for value in (theirs.exit_layer, theirs.draft_length, theirs.acceptance)]
+            measures = numbers(theirs.exit_layer, theirs.draft_length, theirs.acceptance)
             score = [number(theirs.rouge_l, 3)] if rouge else []
             cells = [f"  paper, Table {theirs.table}", *measures, "", "", f"{theirs.speedup:.2f}×            ", ""]
             table.add_row(*cells, *score, style="dim")
@@ -52,7 +52,7 @@ def bench_table(report: "Report") -> Table:
 
 def time_table(report: "Report") -> Table:
     """Where each method's time goes, and how near it comes to what its own drafts would allow."""
-    table = _table("prompt", "draft", "decide", "verify", "host", "decoding", "limit", "reached")
+    table = grid(None, "method", "prompt", "draft", "decide", "verify", "host", "decoding", "limit", "reached")
     for row in report.rows:
         if row.verify_share is not None:
             drafting = percent(row.prompt_share), percent(row.draft_share), percent(row.decision_share, 1)
@@ -64,21 +64,13 @@ def time_table(report: "Report") -> Table:
 
 def check_table(report: "Report") -> Table:
     """What replay says of each rule, beside what was measured, and how much of the best possible that is."""
-    table = _table("predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle")
+    table = grid(None, "method", "predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle")
     for row in report.rows:
         if row.predicted_speedup is not None and row.regret is not None:
             bounds = f"{row.predicted_low:.2f}–{row.predicted_high:.2f}"
             ratio = f"{row.speedup / row.predicted_speedup:.3f}"
             cells = times(row.predicted_speedup), bounds, speedup(row), ratio, percent(1 - row.regret)
             table.add_row(row.method, *cells, style=_style(row))
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table("method", box=None, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = True
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -1,19 +1,12 @@
 """`lede calibrate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
 from lede.errors import said_plainly
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from lede.simulate.calibration import Calibration
-
-SHOWN_ROWS = (2, 5, 9, 13, 20, 32)  # of the tables by rows
 
 
 @said_plainly
@@ -40,6 +33,7 @@ def calibrate(
     from lede.commands.loading import load
     from lede.paths import calibration_path
     from lede.replay.pictures import check_format
+    from lede.tables import calibration_table
     from lede.terminal import bar, console, print_json, say
 
     if plot is not None:
@@ -71,32 +65,3 @@ def calibrate(
     if calibration.costs.doubt:
         say(calibration.costs.doubt, "yellow")
     say(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
-
-
-def calibration_table(calibration: "Calibration") -> "Table":
-    """Milliseconds of each operation, and how many layers of plain decoding they are."""
-    from rich.table import Table
-
-    costs, table = calibration.costs, Table()
-    table.add_column("operation")
-    table.add_column("ms", justify="right")
-    table.add_column("layers", justify="right")
-    unit = costs.first()
-    for name, value in {
-        "a token of plain decoding": costs.plain(),
-        "layer, 1 row, after all others": costs.first(),
-        "layer, 1 row, right after itself": costs.again(),
-        **{f"layer, {rows} rows": costs.layer[rows - 1] for rows in SHOWN_ROWS},
-        "head of a draft": costs.head[0],
-        **{f"head of a verification, {rows} rows": costs.head[rows - 1] for rows in SHOWN_ROWS},
-        "features of a state": costs.features,
-        "decision": costs.decision,
-        "lookup": costs.lookup,
-        "round, whatever it does": costs.round,
-        "round, for its lookup index": costs.index,
-        "round, for its traces": costs.trace,
-        "layer, for 100 more positions, 1 row": costs.further(1, costs.context + 100),
-        "a token of a prompt": costs.prefill,
-    }.items():
-        table.add_row(name, f"{value:.4f}", f"{value / unit:.2f}" if unit else "–")
-    return table

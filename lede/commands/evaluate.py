@@ -84,13 +84,13 @@ def evaluate(
     if json:
         print_json({"dataset": str(dataset), "costs": whose} | found.to_json())
         return
-    from lede.evaluate_tables import NOTES, ceiling_table, evaluation_table
+    from lede.tables import EVALUATION_WORDS, ceiling_table, evaluation_table
 
     tables = wide(WIDTH)
     tables.print(evaluation_table(found, str(dataset)))
     console.print()
     tables.print(ceiling_table(found))
-    say(NOTES, "dim")
+    say(EVALUATION_WORDS, "dim")
     say(whose, "dim")
     if found.doubt:
         say(found.doubt, "yellow")

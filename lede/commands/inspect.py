@@ -34,7 +34,7 @@ def inspect(
         print_json(facts)
         return
     for table in dataset_tables(facts):
-        console.print(table)
+        console.print(table, "")
     if "unreadable" in facts:
         say(facts["unreadable"], "red")
     if plot is not None:

@@ -1,6 +1,7 @@
 """`lede learn`."""
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def learn(
     options: dict[str, Any] = {
         "algorithm": algorithm,
         "source": source,
-        "reward": reward,
+        "reward": reward and os.path.expanduser(reward),  # a file's path, or a name
         "features": features,
         "horizon": horizon,
         "candidates": parse_layers(candidates),
@@ -142,7 +143,7 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
     if json:
         print_json(result.summary())
         return
-    from lede.learning_tables import learning_table
+    from lede.tables import learning_table
 
     console.print(learning_table(result))
     if result.data.source.costs_from:
@@ -184,7 +185,7 @@ def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None
     if json:
         print_json(to_json(rows, results))
         return
-    from lede.learning_tables import ranking_table
+    from lede.tables import ranking_table
 
     console.print(ranking_table(rows, results))
     for row in rows:
