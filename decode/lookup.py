@@ -1,12 +1,8 @@
 """Layer 0: what the text so far says comes next.
 
 A guess is what followed the last earlier occurrence of the longest n-gram (n ≤ 8) that ends the text: prompt lookup.
-How far the two agree beyond that, up to 64 tokens back, says how long the copy will hold: 8 tokens are often
-boilerplate, 40 are not. A guess is a function of the tokens alone, so what layer 0 would have drafted can be told from
-any dataset's episodes.
-
-The whole text is searched each time. In C (lookup.c) that takes less than keeping an index of n-grams did in Python: a
-microsecond for 500 tokens, 3 for 4000. Without a compiler it is done here, and decoding is slow anyway.
+How far the two agree beyond that, up to 64 tokens back, says how long the copy will hold. The whole text is searched
+each time: in C (lookup.c) a microsecond for 500 tokens, 3 for 4000; without a compiler it is done here.
 """
 
 import ctypes
@@ -46,12 +42,10 @@ class Lookup:
 
     def push(self, token: int) -> None:
         """Append one token."""
-        self._make_room(1)
-        self._tokens[self._length] = token
-        self._length += 1
+        self.extend((token,))
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Append several."""
+        """Append tokens."""
         self._make_room(len(tokens))
         self._tokens[self._length : self._length + len(tokens)] = tokens
         self._length += len(tokens)

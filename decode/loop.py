@@ -118,14 +118,22 @@ class Decoding:
         shadow = attempt.shadow(accepted + 1) if rule.shadow_layers else {}
         verified = clock()
         committed = self._commit(attempt, targets[: accepted + 1], accepted)
-        cut = exit_layer is not None and (
-            len(drafts) == attempt.most < rule.max_drafts or drafts[-1] in source.stops
-        )  # fmt: skip
+        full = len(drafts) == attempt.most < rule.max_drafts
         round_ = Round(
-            attempt.position, exit_layer, tuple(drafts), tuple(targets), accepted, committed, tuple(attempt.decisions),
-            cut, seconds=clock() - began, draft_seconds=verifying - began, verify_seconds=verified - verifying,
-            decision_seconds=attempt.deciding, shadow=shadow,
-        )  # fmt: skip
+            position=attempt.position,
+            exit_layer=exit_layer,
+            drafts=tuple(drafts),
+            targets=tuple(targets),
+            accepted=accepted,
+            committed=committed,
+            decisions=tuple(attempt.decisions),
+            cut=exit_layer is not None and (full or drafts[-1] in source.stops),
+            seconds=clock() - began,
+            draft_seconds=verifying - began,
+            verify_seconds=verified - verifying,
+            decision_seconds=attempt.deciding,
+            shadow=shadow,
+        )
         rule.finish(round_)
         return round_
 
@@ -134,17 +142,13 @@ class Decoding:
 
         None where nothing is drafted: at the bypass, or where no candidate is left but a lookup without a match.
         """
-        last = self.rule.layers[-1]
         for layer in self.rule.layers:
             if layer == self.source.layer_count:
                 break
             if not attempt.reach(layer):
                 continue
             state = self._observe(attempt, layer, DEPTH)
-            forced = layer == last
-            exits = forced or self._ask(attempt, self.rule.exit_here, state)
-            self._note(attempt, state, exits, forced)
-            if exits:
+            if self._decide(attempt, self.rule.exit_here, state, True if layer == self.rule.layers[-1] else None):
                 self._take(attempt, layer, state)
                 return layer
         return None
@@ -160,17 +164,13 @@ class Decoding:
             state = self._observe(attempt, layer, DRAFT)
             if self.rule.keeps_last:
                 self._take(attempt, layer, state)
-                forced = self._full(attempt)
-                goes_on = not forced and self._ask(attempt, self.rule.draft_on, state)
-                self._note(attempt, state, goes_on, forced)
-                continue
+                goes_on = self._decide(attempt, self.rule.draft_on, state, False if self._full(attempt) else None)
             # Dropped unseen: the rule looks at the state, never at what is drawn from it, so that what is drafted when
             # sampling still has the distribution q.
-            goes_on = self._ask(attempt, self.rule.draft_on, state)
-            self._note(attempt, state, goes_on, False)
-            if not goes_on:
+            elif self._decide(attempt, self.rule.draft_on, state):
+                self._take(attempt, layer, state)
+            else:
                 return
-            self._take(attempt, layer, state)
 
     def _full(self, attempt: Attempt) -> bool:
         """Whether no draft may follow: there is no room, or the text ends with the last."""
@@ -181,27 +181,28 @@ class Decoding:
         draft_index = len(attempt.drafts) + 1
         if not self.rule.needs_state:
             return State(layer, draft_index, phase, token=-1)
-        token, conf_topk, entropy, margin, top1_logp, length, agreement, match = attempt.look(layer)
-        return State(
-            layer, draft_index, phase, token, conf_topk, entropy, attempt.conf_trace, margin, top1_logp,
-            attempt.draft_logp, self._accept_trace.value, length, agreement, match,
-        )  # fmt: skip
+        seen, accept_trace = attempt.look(layer), self._accept_trace.value
+        numbers = *seen[:3], attempt.conf_trace, *seen[3:5], attempt.draft_logp, accept_trace, *seen[5:]
+        return State(layer, draft_index, phase, *numbers)
 
     def _take(self, attempt: Attempt, layer: int, state: State) -> None:
         token, logp = attempt.take(layer, state)
         attempt.drafts.append(token)
         attempt.draft_logp += logp
 
-    def _ask(self, attempt: Attempt, question: Callable[[State], bool], state: State) -> bool:
-        clock = self.source.clock
-        began = clock()
-        answer = question(state)
-        attempt.deciding += clock() - began
-        return answer
-
-    def _note(self, attempt: Attempt, state: State, exits: bool, forced: bool) -> None:
+    def _decide(
+        self, attempt: Attempt, question: Callable[[State], bool], state: State, forced: bool | None = None
+    ) -> bool:
+        """The rule's answer; `forced` where it is not asked."""
+        answer, propensity = forced, 1.0
+        if answer is None:
+            began = self.source.clock()
+            answer = question(state)
+            attempt.deciding += self.source.clock() - began
+            propensity = self.rule.propensity
         if self.rule.needs_state:
-            attempt.decisions.append(Decision(state, int(exits), forced, 1.0 if forced else self.rule.propensity))
+            attempt.decisions.append(Decision(state, int(answer), forced is not None, propensity))
+        return answer
 
     def _commit(self, attempt: Attempt, tokens: list[int], accepted: int) -> tuple[int, ...]:
         """Append `tokens`, cut behind the first stop; update what the next states are made of."""

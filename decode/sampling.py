@@ -6,7 +6,7 @@ Drafts go through the same processing, each with the prefix that it really has.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,16 +59,22 @@ class Settings:
         return model.stop_tokens if self.stop_tokens is None else self.stop_tokens
 
 
-class Chooser(Protocol):
-    """How a token is drawn from logits, and how drafts are judged."""
+class Greedy:
+    """How a token is chosen from logits, and how drafts are judged: the most likely one, where it is the full model's.
 
-    plain: bool  # a draft is the most likely token of its logits as they are
+    `plain`: a draft is the most likely token of its logits as they are.
+    """
+
+    def __init__(self, processors: "LogitsProcessorList | None" = None):
+        self._processors = processors
+        self.plain = not processors
 
     def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
         """A draft from logits (1, vocabulary) behind `prefix` and `drafts`.
 
         Also the distribution that it was drawn from (None: it is certain).
         """
+        return most_likely(self._processed(logits, prefix, drafts))[0], None
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
@@ -78,35 +84,27 @@ class Chooser(Protocol):
         Returns how many are accepted, and the full model's token at every row: at an accepted row the draft, at the
         first rejected one (or after the last) the token to commit in its place.
         """
-
-
-class Greedy:
-    """The most likely token; a draft is accepted where it is the full model's."""
-
-    def __init__(self, processors: "LogitsProcessorList | None" = None):
-        self._processors = processors
-        self.plain = not processors
-
-    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
-        """See Chooser."""
-        if self._processors:
-            logits = processed(logits, prefix, drafts, self._processors)
-        return most_likely(logits)[0], None
-
-    def verify(
-        self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
-    ) -> tuple[int, list[int]]:
-        """See Chooser."""
-        if self._processors:
-            logits = processed(logits, prefix, drafts, self._processors)
-        targets = most_likely(logits)
+        targets = most_likely(self._processed(logits, prefix, drafts))
         accepted = 0
         while accepted < len(drafts) and drafts[accepted] == targets[accepted]:
             accepted += 1
         return accepted, targets
 
+    def _processed(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> Tensor:
+        """Each row of `logits` through the processors, with the whole text before it.
 
-class Sampler:
+        The last row is behind all drafts, the one before it behind all but one, and so on.
+        """
+        if not self._processors:
+            return logits
+        text = torch.tensor([prefix + drafts], device=logits.device)
+        first = text.shape[1] - len(logits) + 1
+        # a copy of each row: a caller's own processor may write into what it is given
+        call: Any = self._processors
+        return torch.cat([call(text[:, : first + i], row[None].clone()) for i, row in enumerate(logits)])
+
+
+class Sampler(Greedy):
     """Speculative sampling (Leviathan et al. 2023, algorithm 1): committed tokens follow the full model's distribution.
 
     A draft x drawn from q is kept with probability min(1, p(x)/q(x)); at the first that is not, the token comes from
@@ -115,25 +113,22 @@ class Sampler:
     """
 
     def __init__(self, processors: "LogitsProcessorList", seed: int | None, device: torch.device):
-        self._processors = processors
+        super().__init__(processors)
+        self.plain = False
         self._generator = torch.Generator(device)
         if seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(seed % 2**64)
 
-    plain = False
-
     def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
-        """See Chooser."""
-        q = torch.softmax(processed(logits, prefix, drafts, self._processors), -1)[0]
+        q = torch.softmax(self._processed(logits, prefix, drafts), -1)[0]
         return self._draw(q), q
 
     def verify(
         self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
     ) -> tuple[int, list[int]]:
-        """See Chooser."""
-        p = torch.softmax(processed(logits, prefix, drafts, self._processors), -1)
+        p = torch.softmax(self._processed(logits, prefix, drafts), -1)
         targets = p.argmax(-1).tolist()  # rows behind the first rejection are not drawn: their most likely token stands
         kept = self._kept(p, drafts, distributions)
         for i, (token, q) in enumerate(zip(drafts, distributions, strict=True)):
@@ -172,19 +167,6 @@ def most_likely(logits: Tensor) -> list[int]:
     return logits.argmax(-1).tolist()
 
 
-def processed(logits: Tensor, prefix: list[int], drafts: list[int], processors: "LogitsProcessorList") -> Tensor:
-    """Each row of `logits` through the processors, with the whole text before it.
-
-    The last row is behind all drafts, the one before it behind all but one, and so on.
-    """
-    text = torch.tensor([prefix + drafts], device=logits.device)
-    first = text.shape[1] - len(logits) + 1
-    # a copy of each row: a caller's own processor may write into what it is given
-    call: Any = processors
-    rows = [call(text[:, : first + i], row[None].clone()) for i, row in enumerate(logits)]
-    return torch.cat(rows)
-
-
 def processors(settings: Settings, model: Model, prompt: list[int], sampling: bool) -> "LogitsProcessorList":
     """The library's logits processors for `settings` behind a prompt, made and ordered by its own code."""
     from transformers import GenerationConfig, LlamaConfig
@@ -210,7 +192,7 @@ def processors(settings: Settings, model: Model, prompt: list[int], sampling: bo
     return made
 
 
-def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
+def chooser(settings: Settings, model: Model, prompt: list[int]) -> Greedy:
     """Greedy at temperature 0, else a sampler; with the logits processors that the settings ask for."""
     sampling = settings.temperature > COLDEST
     if not (sampling or settings.logits_processor or set(settings.options) - WITHOUT_PROCESSOR):

@@ -2,7 +2,6 @@
 
 import math
 import time
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,20 +73,19 @@ class ModelAttempt(Attempt):
 
     def look(self, layer: int) -> Look:
         if layer == 0:
-            guess = self._copy()
-            return guess.token, 0.0, 0.0, 0.0, 0.0, guess.length, guess.agreement, 1.0
+            copied = self._copy()
+            return copied.token, 0.0, 0.0, 0.0, 0.0, copied.length, copied.agreement, 1.0
         self._logits = self._model.head(self._states[-1])
-        token, conf_topk, entropy, margin, top1_logp = self._model.statistics(self._logits)[0]
+        seen = self._model.statistics(self._logits)[0]
         if not self._source.rule.needs_lookup:
-            return token, conf_topk, entropy, margin, top1_logp, 0.0, 0.0, 0.0
+            return *seen, 0.0, 0.0, 0.0
         if self.drafts:
             assert self._source.lookup is not None
             self._source.lookup.push(self.drafts[-1])
             self._guess = self._source.lookup.guess()
         if self._guess is None:
-            return token, conf_topk, entropy, margin, top1_logp, 0.0, 0.0, 0.0
-        guess = self._guess
-        return token, conf_topk, entropy, margin, top1_logp, guess.length, guess.agreement, float(guess.token == token)
+            return *seen, 0.0, 0.0, 0.0
+        return *seen, self._guess.length, self._guess.agreement, float(self._guess.token == seen.token)
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         choose, seen = self._source.choose, self._source.rule.needs_state
@@ -162,19 +160,16 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
         raise ModelError(f"the prompt has {len(prompt)} tokens, the model's context is {model.context}: shorten it")
     if min(prompt) < 0 or max(prompt) >= model.vocabulary:
         raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
-    exits = range(model.layer_count)
-    bypass = len(rule.layers) > 1 and rule.layers[-1] == model.layer_count
-    early = rule.layers[:-1] if bypass else rule.layers
-    if any(layer not in exits for layer in early) or any(a >= b for a, b in pairwise(rule.layers)):
+    exits, layers, shadow = range(model.layer_count), rule.layers, rule.shadow_layers
+    allowed = {*exits, model.layer_count} if len(layers) > 1 else {*exits}
+    if list(layers) != sorted(allowed & {*layers}):
         raise ModelError(
-            f"the rule exits at layers {', '.join(map(str, rule.layers))}; "
+            f"the rule exits at layers {', '.join(map(str, layers))}; "
             f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup, as the first, "
             f"and {model.layer_count}, no draft, as the last of several), and they must ascend"
         )
-    if any(layer not in exits[1:] for layer in rule.shadow_layers) or any(
-        a >= b for a, b in pairwise(rule.shadow_layers)
-    ):
+    if list(shadow) != sorted({*exits[1:]} & {*shadow}):
         raise ModelError(
-            f"the rule wants shadow tokens of layers {', '.join(map(str, rule.shadow_layers))}; "
+            f"the rule wants shadow tokens of layers {', '.join(map(str, shadow))}; "
             f"this model has 1…{model.layer_count - 1}, and they must ascend"
         )
