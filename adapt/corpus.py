@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from lede.adapt.errors import AdaptError
 from lede.collect import stdlib
 from lede.collect.stdlib import HELD_OUT_SHARE
+from lede.replay.split import stable_hash
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -46,7 +47,7 @@ def text_files(folder: Path) -> Iterator[Document]:
             if path == folder:
                 raise AdaptError(f"{folder} is not UTF-8 text") from None
             continue
-        yield Document(text, path != folder and stdlib.bucket(str(path.relative_to(folder)), HELD_OUT_SHARE) == 0)
+        yield Document(text, path != folder and stable_hash(str(path.relative_to(folder))) % HELD_OUT_SHARE == 0)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

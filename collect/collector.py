@@ -1,10 +1,5 @@
-"""`lede collect`: decode prompts under an exploring rule, and write every decision down.
+"""The collector: the decoder with an exploring rule and a recorder, so that what is logged is what serving will see."""
 
-The collector is the decoder with an exploring rule and a recorder, so what is logged is exactly what serving will see.
-"""
-
-import hashlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,6 +23,7 @@ from lede.decode.round import Generation
 from lede.decode.rules import ValueFunction
 from lede.decode.sampling import Settings
 from lede.decode.state import TOP_K, TRACE
+from lede.replay.split import fingerprint, stable_hash
 from lede.simulate.profile import measure
 
 
@@ -56,14 +52,7 @@ class Collected:
     decisions: int = 0
     tokens: int = 0
     skipped: int = 0  # prompts that do not fit the model's context
-    decode_seconds: float = 0.0
-    record_seconds: float = 0.0  # making rows and writing them
-    sweep_seconds: float = 0.0
-
-    @property
-    def recording_share(self) -> float:
-        """Recording's cost, as a share of decoding's."""
-        return self.record_seconds / self.decode_seconds if self.decode_seconds else 0.0
+    seconds: float = 0.0  # of decoding
 
 
 def collect(
@@ -108,26 +97,19 @@ def collect(
                 collected.skipped += 1
                 progress(collected)
                 continue
-            seed = seed_of(config.seed, number, prompt.id)
+            seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
             settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
             generation = generate(model, ids, explorer(config, layers, seed, policy), settings)
-            began = time.perf_counter()
             swept = None
             if config.sweep and config.temperature == 0:
                 swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
-            decoded = time.perf_counter()
             rows = record.transitions(number, generation.rounds)
             writer.add(episode_row(number, prompt, generation, seed), rows, swept)
-            collected.record_seconds += time.perf_counter() - decoded
-            collected.sweep_seconds += decoded - began
-            collected.decode_seconds += generation.seconds
+            collected.seconds += generation.seconds
             collected.episodes += 1
             collected.decisions += len(rows["step"])
             collected.tokens += len(generation.token_ids)
             progress(collected)
-        began = time.perf_counter()
-        writer.flush()
-        collected.record_seconds += time.perf_counter() - began
     return collected
 
 
@@ -136,11 +118,10 @@ def describe_source(
 ) -> dict[str, Any]:
     """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
     text = "\0".join(f"{prompt.id}\0{prompt.text}\0{prompt.tokens}" for prompt in prompts)
-    described: dict[str, Any] = {"split": split, "prompts": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    described: dict[str, Any] = {"split": split, "prompts": fingerprint(text)}
     if policy is not None:
         probe = np.linspace(-1, 1, len(policy.features), dtype=np.float32)
-        values = b"".join(policy.values(probe * scale).tobytes() for scale in (0.5, 1.0, 4.0))
-        described["policy"] = hashlib.sha256(values).hexdigest()[:16]
+        described["policy"] = fingerprint(b"".join(policy.values(probe * x).tobytes() for x in (0.5, 1.0, 4.0)))
     return described
 
 
@@ -162,11 +143,6 @@ def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: 
         rule = Epsilon(policy, seed, config.epsilon)
     rule.max_drafts = config.max_drafts or rule.max_drafts
     return rule
-
-
-def seed_of(seed: int, number: int, prompt_id: str) -> int:
-    """The seed of one episode: it belongs to run and prompt, never to a worker."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{number}/{prompt_id}".encode()).digest()[:8])
 
 
 def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
@@ -194,7 +170,7 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
     vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
     return {
         "model": model_facts(model),
-        "tokenizer_hash": hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16],
+        "tokenizer_hash": fingerprint(repr(vocabulary)),
         "layers": list(layers),
         "top_k": TOP_K,
         "trace": TRACE,

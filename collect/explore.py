@@ -24,7 +24,6 @@ class Exploring(ExitRule):
 
     needs_state = True
     needs_lookup = True
-
     max_drafts = LONG_DRAFTS
 
     def __init__(self, layers: tuple[int, ...], seed: int):
@@ -64,11 +63,9 @@ class Uniform(Exploring):
 class Noisy(Exploring):
     """The paper's exploration (§4.1): a noisy Q-network over the paper's state, freshly drawn for each episode.
 
-    Before any learning that network is a random one: weights as `NoisyLinear` initialises them, uniform in ±1/√in, plus
-    factorised Gaussian noise of σ0/√in with σ0 = 0.1, drawn once (one draw is one consistent policy). It sees features
-    at temperature 1, standardised, as a learned network does: by the mean and deviation of the episode so far, which
-    depend on the model as constants would not, and on no other episode. Its greedy action is a certainty, which leaves
-    no propensity to weigh by; so one action in ten is drawn at random instead.
+    Before any learning that network is a random one: one draw of freshly initialised `NoisyLinear` layers. It sees
+    features at temperature 1, standardised, as a learned network does, by the mean and deviation of the episode so far.
+    Its greedy action is a certainty, which leaves no propensity to weigh by; so one action in ten is drawn at random.
     """
 
     name = "noisy"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lede.collect import stdlib
 from lede.collect.errors import PromptError
-from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of
+from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of, stable_hash
 
 AnySplit = Split | Literal["all"]
 LINES_BEFORE = 20  # of the module, above a function's head
@@ -96,8 +96,7 @@ def _parse(line: bytes, default_id: str) -> Prompt:
     if not text.strip():
         raise PromptError("the prompt is empty")
     name, group = row.get("id", row.get("question_id")), row.get("group", row.get("conversation"))
-    task = row.get("task", row.get("category"))
-    reference = row.get("reference")
+    task, reference = row.get("task", row.get("category")), row.get("reference")
     while isinstance(reference, list):  # one for each turn, or several good answers to one
         reference = reference[0] if reference else None
     return Prompt(
@@ -154,17 +153,17 @@ def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> 
                 by_id.setdefault(prompt.id, prompt)
     if not by_id:
         raise PromptError("this Python comes without the source of its library: give a prompt file")
-    drawn = sorted(by_id.values(), key=lambda p: stdlib.bucket(f"{seed}:{p.id}"))
+    drawn = sorted(by_id.values(), key=lambda p: stable_hash(f"{seed}:{p.id}"))
     owner: dict[str, Prompt] = {}  # of each text
     for prompt in sorted(drawn, key=lambda p: SPLITS.index(p.split), reverse=True):
         owner.setdefault(prompt.text, prompt)
     taken: Counter[str] = Counter()
-    turns: list[list[Prompt]] = [[] for _ in range(PER_MODULE)]
+    turns: list[tuple[int, Prompt]] = []
     for prompt in drawn:
         if owner[prompt.text] is prompt and split in (prompt.split, "all") and taken[prompt.group] < PER_MODULE:
-            turns[taken[prompt.group]].append(prompt)
+            turns.append((taken[prompt.group], prompt))
             taken[prompt.group] += 1
-    return interleaved(prompt for turn in turns for prompt in turn)[:limit]
+    return interleaved(prompt for _, prompt in sorted(turns, key=lambda turn: turn[0]))[:limit]
 
 
 def _function_heads(module: str, source: str) -> Iterator[Prompt]:

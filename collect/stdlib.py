@@ -1,14 +1,15 @@
 """CPython's standard library as a corpus: real code that every machine with this project already has.
 
-Modules are split once, by a hash of their dotted name, so that the split is the same on every machine and for every
-Python version: the embedded model is trained on `train` modules only (`adapt/`), prompts are cut from the others.
+A hash of a module's dotted name decides, on every machine and for every Python version alike, whether the embedded
+model may be trained on it (`adapt/`); prompts are cut from the others.
 """
 
-import hashlib
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from lede.replay.split import stable_hash
 
 MAX_BYTES = 400_000  # larger files are tables (unicode data, opcode dumps), not code that people write
 HELD_OUT_SHARE = 18  # one module in 18 is never trained on
@@ -23,11 +24,6 @@ class Module:
     held_out: bool
 
 
-def bucket(name: str, buckets: int = 2**64) -> int:
-    """A number in 0…buckets-1 from a hash of `name`, equal on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % buckets
-
-
 def modules() -> Iterator[Module]:
     """Every module of the running interpreter's standard library, in order of name."""
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -36,7 +32,7 @@ def modules() -> Iterator[Module]:
         if {"site-packages", "dist-packages", "__pycache__"} & set(relative.parts) or path.stat().st_size > MAX_BYTES:
             continue
         name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-        yield Module(name, path, held_out=bucket(name, HELD_OUT_SHARE) == 0)
+        yield Module(name, path, held_out=stable_hash(name) % HELD_OUT_SHARE == 0)
 
 
 def read(module: Module) -> str | None:

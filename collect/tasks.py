@@ -19,8 +19,7 @@ from typing import Any
 
 from lede.collect.errors import PromptError
 from lede.collect.prompts import AnySplit, Prompt, interleaved, stdlib_prompts
-from lede.collect.stdlib import bucket
-from lede.replay.split import SPLITS, Split, group_of, split_of
+from lede.replay.split import SPLITS, Split, group_of, split_of, stable_hash
 
 FOLDER = "LEDE_DATASETS"
 LM_WORDS = 100  # of an article, to go on from
@@ -38,14 +37,13 @@ class Task:
     """
 
     name: str
-    description: str
-    temperature: float = 0.0  # 0: greedy
-    max_new_tokens: int = 512
     dataset: tuple[str, ...] = ()  # on the hub: name and configuration; empty: the interpreter's standard library
-    splits: tuple[str, str, str] = ("train", "validation", "test")  # for train, validation, test
     columns: tuple[str, ...] = ()
     read: Callable[..., tuple[str, str]] = lambda prompt, reference: (prompt, reference)
+    splits: tuple[str, ...] = SPLITS  # for train, validation, test
     shots: int = 0  # solved examples from the train split in front of every prompt
+    temperature: float = 0.0  # 0: greedy
+    max_new_tokens: int = 512
 
     @property
     def divided(self) -> bool:
@@ -81,45 +79,13 @@ CNN_DM = ("abisee/cnn_dailymail", "3.0.0")
 TASKS = {
     task.name: task
     for task in (
-        Task("stdlib", "write the body of a held-out function of Python's standard library", max_new_tokens=256),
-        Task(
-            "cnn_dm_summarization",
-            "summarise a news article, one example given",
-            dataset=CNN_DM,
-            columns=("article", "highlights"),
-            read=_summary,
-            shots=1,
-        ),
-        Task(
-            "cnn_dm_lm",
-            f"go on from the first {LM_WORDS} words of a news article, sampled",
-            temperature=0.6,
-            dataset=CNN_DM,
-            columns=("article",),
-            read=_beginning,
-        ),
-        Task(
-            "topv2",
-            "go on from a request to an assistant (TOPv2), whose reference is its parse",
-            dataset=("WillHeld/top_v2",),
-            splits=("train", "eval", "test"),
-            columns=("utterance", "semantic_parse"),
-        ),
-        Task(
-            "alpaca",
-            "follow an instruction (Stanford Alpaca); it has one split, which is divided by a hash",
-            dataset=("tatsu-lab/alpaca",),
-            splits=("train", "train", "train"),
-            columns=("instruction", "input", "output"),
-            read=_instruction,
-        ),
-        Task(
-            "humaneval",
-            "write the body of a function (HumanEval); its 164 problems are divided by a hash",
-            dataset=("openai/openai_humaneval",),
-            splits=("test", "test", "test"),
-            columns=("prompt", "canonical_solution"),
-        ),
+        Task("stdlib", max_new_tokens=256),  # the body of a function
+        Task("cnn_dm_summarization", CNN_DM, ("article", "highlights"), _summary, shots=1),
+        Task("cnn_dm_lm", CNN_DM, ("article",), _beginning, temperature=0.6),
+        # a request to an assistant, whose reference is its parse
+        Task("topv2", ("WillHeld/top_v2",), ("utterance", "semantic_parse"), splits=("train", "eval", "test")),
+        Task("alpaca", ("tatsu-lab/alpaca",), ("instruction", "input", "output"), _instruction, ("train",) * 3),
+        Task("humaneval", ("openai/openai_humaneval",), ("prompt", "canonical_solution"), splits=("test",) * 3),
     )
 }
 
@@ -169,7 +135,7 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
 def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str, str]]:
     """(row, group, prompt, reference) of every row of the split's data, in their order or one drawn from `seed`."""
     rows = _load(task, split)
-    order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda row: bucket(f"{seed}:{row}"))
+    order = range(len(rows)) if seed is None else sorted(range(len(rows)), key=lambda row: stable_hash(f"{seed}:{row}"))
     for number in order:
         row = rows[number]
         values = [row[column] for column in task.columns]

@@ -1,13 +1,9 @@
-"""Merging the many small files of a run, in front of readers.
+"""Merging the many small files of a run while others read.
 
-The merged files of a table are built in the staging folder; then the old folder of the run and the new one change
-places in one step of the file system (`renameat2(RENAME_EXCHANGE)`, on macOS `renamex_np(RENAME_SWAP)`). A scan that
-lists the folder sees the old files or the new ones, never both, never neither. One that listed the old names and opens
-them afterwards fails, because merged files have names that no file of the run had before, and can be repeated.
-
-The three tables of a run change places one after the other. In between, the library's readers still pair them rightly:
-they go by the parts that a file's metadata lists (see `replay.files`), which merging keeps. A crash at any moment
-leaves a dataset that is right, and compacting again finishes the work.
+Merged files are built in the staging folder; then the run's old folder and the new one change places in one step of the
+file system, so that a scan lists the old files or the new ones, never both. One that listed old names and opens them
+afterwards fails, because merged files have new names, and can be repeated. Tables change one after the other; readers
+go by the parts that a file's metadata lists (see `replay.files`), which merging keeps. After a crash, compact again.
 """
 
 from __future__ import annotations
@@ -49,26 +45,29 @@ MAX_ROWS = 2_000_000
 def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> dict[str, tuple[int, int]]:
     """Merge the files of each run into files of up to `max_rows` rows; returns {table: (files before, files after)}.
 
-    Safe while others read and if the machine dies. Raises `DatasetError` if a run is being written, a file is damaged
-    or an episode is stored twice, or the file system cannot swap folders; and `OSError`. The dataset is then unchanged
-    in what it holds.
+    Raises `DatasetError` if a run is being written, a file is damaged or an episode is stored twice, or the file system
+    cannot swap folders; and `OSError`. The dataset then holds what it held.
     """
     root = Path(path)
     load_header(root)
-    before, after = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
-    for run in run_ids(root):
+    runs = run_ids(root)
+    before = _counts(root, runs)
+    for run in runs:
         lock = hold(run_lock(root, run), exclusive=True)
         if lock is None:
             raise DatasetError(f"{root}: run {run} is being written, compact when its collector is done")
         try:
             remove_leftovers(root, run)
             for table in TABLES:
-                before[table] += len(table_files(root, table, run))
                 _compact_table(root, table, run, max_rows)
-                after[table] += len(table_files(root, table, run))
         finally:
             os.close(lock)
+    after = _counts(root, runs)
     return {table: (before[table], after[table]) for table in TABLES}
+
+
+def _counts(root: Path, runs: list[str]) -> dict[str, int]:
+    return {table: sum(len(table_files(root, table, run)) for run in runs) for table in TABLES}
 
 
 def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
@@ -101,8 +100,7 @@ def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
 
 def _groups(files: list[Path], table: str, max_rows: int) -> Iterator[list[Path]]:
     """Neighbouring files with up to `max_rows` rows together."""
-    group: list[Path] = []
-    rows = 0
+    group, rows = list[Path](), 0
     for path in files:
         with open_file(path, table) as file:
             count = file.metadata.num_rows

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
 from lede.replay.integrity import verify
-from lede.replay.reader import Columns, Dataset, open_dataset
+from lede.replay.reader import Columns, open_dataset
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES, WALK
 from lede.replay.split import SPLITS, episode_splits
 
@@ -30,53 +31,44 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises `DatasetError` if there is no dataset or it has no rows.
     """
     dataset = open_dataset(path)
-    findings = [
-        {**asdict(finding), "path": str(finding.path), "harmless": finding.harmless} for finding in verify(path)
-    ]
+    findings = [asdict(finding) | {"path": str(finding.path), "harmless": finding.harmless} for finding in verify(path)]
     report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings}
     try:
         columns = dataset.columns(horizon="round", features="extended")
-        (counts, tasks), splits = _episodes(dataset), _splits(dataset)
+        episodes, _ = dataset.read("episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
+        splits, swept = episode_splits(dataset), dataset.swept()
     except DatasetError as error:
         if all(finding["harmless"] for finding in findings):
             raise
         return report | {"unreadable": str(error)}
     files = [file for table in TABLES for run in dataset.files(table).values() for file in run]
-    counts |= {"rounds": len(columns.chain_starts) - 1, "decisions": len(columns.actions)}
-    counts |= {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
     ends = columns.chain_starts[1:] - 1
     bypassed = (columns.raw["phase"][ends] == WALK) & (columns.actions[ends] == CONTINUE)
-    drafts = columns.raw["draft_index"][ends] - bypassed
     return report | {
-        "counts": counts,
-        "tasks": tasks,
-        "splits": splits,
+        "counts": {
+            **{name: pc.sum(episodes[name]).as_py() for name in ("drafted", "accepted", "seconds")},
+            "episodes": len(episodes),
+            "tokens": pc.sum(pc.list_value_length(episodes["output_tokens"])).as_py(),
+            "rounds": len(ends),
+            "decisions": len(columns.actions),
+            "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files),
+        },
+        "tasks": dict(sorted(Counter(episodes["task"].to_pylist()).items())),
+        "splits": {
+            split: {
+                "episodes": int(side.sum()),
+                "groups": len(np.unique(splits.group[side])),
+                "swept": int(np.isin(splits.numbers[side], swept).sum()),
+            }
+            for split in SPLITS
+            for side in [splits.split == split]
+        },
         "layers": [_layer(columns, layer) for layer in columns.layers],
-        "draft_lengths": np.bincount(drafts).tolist(),
+        "draft_lengths": np.bincount(columns.raw["draft_index"][ends] - bypassed).tolist(),
         "rewards": _histogram(columns.rewards),
         "features": {name: _feature(columns, name) for name in STATE},
     }
-
-
-def _episodes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, int]]:
-    """Sums over the episodes table, and the number of episodes of each task."""
-    rows, numbers = dataset.read("episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
-    counts = {name: int(rows[name].to_numpy().sum()) for name in ("drafted", "accepted")}
-    counts |= {"episodes": len(numbers), "tokens": len(rows["output_tokens"].combine_chunks().flatten())}
-    tasks = Counter(rows["task"].to_pylist())
-    return counts | {"seconds": float(rows["seconds"].to_numpy().sum())}, dict(sorted(tasks.items()))
-
-
-def _splits(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Episodes, groups and episodes with sweeps on each side."""
-    splits = episode_splits(dataset)
-    swept = np.isin(splits.numbers, dataset.swept())
-    report: dict[str, dict[str, int]] = {}
-    for split in SPLITS:
-        side = splits.split == split
-        groups = len(np.unique(splits.group[side]))
-        report[split] = {"episodes": int(side.sum()), "groups": groups, "swept": int((side & swept).sum())}
-    return report
 
 
 def _layer(columns: Columns, layer: int) -> dict[str, Any]:

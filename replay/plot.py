@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lede.replay.errors import DatasetError
 from lede.replay.pictures import figure, save
@@ -40,57 +41,48 @@ def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path
 
 
 def _layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
-    names = [f"{layer['layer']}" if layer["layer"] else "lookup" for layer in layers]
+    names = [str(layer["layer"] or "lookup") for layer in layers]
     rounds = sum(layer["exits"] for layer in layers) or 1
     axes.bar(names, [layer["exits"] / rounds for layer in layers], color=GREY, label="share of rounds")
     for key, color, label in (("agreement", BLUE, "first token right"), ("acceptance", GREEN, "drafts accepted")):
-        axes.plot(names, [_number(layer[key]) for layer in layers], "o-", color=color, label=label)
+        axes.plot(names, np.array([layer[key] for layer in layers], float), "o-", color=color, label=label)
     axes.legend(frameon=False, fontsize=8)
-    _style(axes, "Exit layers", "exit layer", "share", top=1)
+    axes.set(xlabel="exit layer", ylabel="share", ylim=(0, 1))
+    _title(axes, "Exit layers")
 
 
-def _draft_lengths(axes: Axes, lengths: list[int]) -> None:
-    axes.bar(range(len(lengths)), lengths, color=BLUE)
-    _mean(axes, sum(length * count for length, count in enumerate(lengths)) / max(sum(lengths), 1))
-    axes.set_xlim(-0.6, len(lengths) - 0.4)
-    _style(axes, "Draft lengths", "drafts per round", "rounds")
+def _draft_lengths(axes: Axes, rounds: list[int]) -> None:
+    axes.bar(range(len(rounds)), rounds, color=BLUE)
+    _mean(axes, np.average(range(len(rounds)), weights=rounds))
+    axes.set(xlabel="drafts per round", ylabel="rounds")
+    _title(axes, "Draft lengths")
 
 
 def _rewards(axes: Axes, rewards: dict[str, Any]) -> None:
     axes.stairs(rewards["counts"], rewards["edges"], fill=True, color=BLUE)
     _mean(axes, rewards["mean"])
-    _style(axes, "Rewards (paper)", "reward", "decisions", top=1.1 * max(rewards["counts"]))
+    axes.set(xlabel="reward", ylabel="decisions")
+    _title(axes, "Rewards (paper)")
 
 
 def _mean(axes: Axes, mean: float) -> None:
-    axes.axvline(mean, color=RED, linewidth=1, linestyle="--")
-    where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(f"mean {mean:.2f}", (mean, 1), (4, -10), **where)
+    line = axes.axvline(mean, color=RED, linewidth=1, linestyle="--", label=f"mean {mean:.2f}")
+    axes.legend(handles=[line], frameon=False, fontsize=8)
 
 
 def _feature(axes: Axes, name: str, feature: dict[str, Any]) -> None:
-    edges, counts = feature["edges"], feature["counts"]
+    edges, counts = np.array(feature["edges"]), np.array(feature["counts"])
     axes.stairs(counts, edges, fill=True, color=GREY, baseline=0.5)
-    _style(axes, name, "", "decisions")
-    axes.set_yscale("log")  # a feature's most frequent value would flatten all the others
-    axes.set_ylim(0.5)
+    # Logarithmic: a feature's most frequent value would flatten all the others.
+    axes.set(ylabel="decisions", yscale="log", ylim=(0.5, None))
+    _title(axes, name)
     share = axes.twinx()
-    middles = [(lo + hi) / 2 for lo, hi in pairwise(edges)]
-    # a share of a handful of rows is noise
-    enough = [_number(s) if n >= 20 else float("nan") for s, n in zip(feature["accepted"], counts, strict=True)]
-    share.plot(middles, enough, color=GREEN, linewidth=2)
-    _style(share, "", "", "", top=1)
+    accepted = np.where(counts >= 20, np.array(feature["accepted"], float), np.nan)  # fewer rows say little
+    share.plot((edges[1:] + edges[:-1]) / 2, accepted, color=GREEN, linewidth=2)
+    share.set_ylim(0, 1)
     share.set_ylabel("accepted", color=GREEN)
     share.tick_params(axis="y", colors=GREEN)
 
 
-def _style(axes: Axes, title: str, x: str, y: str, top: float | None = None) -> None:
-    if title:
-        axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_ylim(0, top)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _title(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")

@@ -1,8 +1,7 @@
-"""Which texts are for training, which for validation and which for testing: one split for every command.
+"""Which texts are for training, validation and testing: one split for every command.
 
-Train is what policies learn from, validation chooses among checkpoints and settings, test measures what was chosen. A
-text's side follows from its *group* (the module, article or conversation that it is from), so that no two sides share
-one, and it is recorded with every episode.
+Policies learn from train, validation chooses among checkpoints and settings, test measures what was chosen. A text's
+side follows from its *group* (the module, article or conversation that it is from) and is recorded with every episode.
 """
 
 from __future__ import annotations
@@ -25,17 +24,26 @@ SPLITS: tuple[Split, ...] = get_args(Split)  # from the least held out to the mo
 SHARES: dict[Split, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}  # of the groups
 
 
+def stable_hash(data: str | bytes) -> int:
+    """A number below 2^64 from a hash of `data`, equal on every machine."""
+    return int(fingerprint(data), 16)
+
+
+def fingerprint(data: str | bytes) -> str:
+    """16 hexadecimal digits of a hash of `data`, equal on every machine."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
+
+
 def split_of(group: str) -> Split:
     """The side of a group, by a hash of its name: the same on every machine and in every run."""
-    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+    place = stable_hash(group) / 2**64
     train, validation, _ = SHARES.values()
     return "train" if place < train else "validation" if place < train + validation else "test"
 
 
 def group_of(content: str | Iterable[int]) -> str:
     """The group of a text or a prompt's tokens of which nothing else is known: a hash, so only itself is in it."""
-    data = content.encode() if isinstance(content, str) else np.fromiter(content, np.int32).tobytes()
-    return hashlib.sha256(data).hexdigest()[:16]
+    return fingerprint(content if isinstance(content, str) else np.fromiter(content, np.int32).tobytes())
 
 
 @dataclass(frozen=True)

@@ -119,24 +119,17 @@ def collect(
 
         def report(c: Collected) -> None:
             done = c.resumed + c.episodes + c.skipped
-            speed = c.tokens / c.decode_seconds if c.decode_seconds else 0
+            speed = c.tokens / c.seconds if c.seconds else 0
             advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
 
         source = describe_source(chosen, learned, side)
         collected = run(loaded, chosen, out, config, learned, source, new_run, report)
     if json:
-        import dataclasses
-
-        facts = dataclasses.asdict(collected) | {"recording_share": collected.recording_share, "dataset": str(out)}
-        print_json(facts)
+        print_json(vars(collected) | {"dataset": str(out)})
         return
     if collected.resumed:
         say(f"{collected.resumed} of {episodes} episodes were there already")
     if collected.skipped:
         say(f"left out, longer than the model's context: {collected.skipped} of the prompts", "yellow")
-    say(
-        f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}; "
-        f"recording took {collected.recording_share:.1%} of decoding time"
-        + (f", sweeps {collected.sweep_seconds / collected.decode_seconds:.0%}" if collected.sweep_seconds else "")
-    )
+    say(f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}")
     say(f"next: lede inspect {out} or lede learn --dataset {out}")
