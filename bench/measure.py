@@ -19,7 +19,7 @@ WARM_UP = 2  # prompts decoded by every method before anything is timed
 
 @dataclass(frozen=True)
 class Sample:
-    """One method on one prompt. Seconds are wall time; a method of the library has no rounds and no split."""
+    """One method on one prompt. Seconds are wall time; a method of the library has no rounds and no split of them."""
 
     method: str
     prompt_id: str
@@ -38,32 +38,27 @@ class Sample:
 
     @property
     def tokens(self) -> int:
-        """Tokens written."""
         return len(self.token_ids)
 
     @property
     def rounds(self) -> int:
-        """Verifications."""
         return len(self.exits)
 
     @property
     def drafting_rounds(self) -> int:
-        """Rounds that drafted."""
         return sum(layer is not None for layer in self.exits)
 
     @property
     def exit_layers(self) -> int:
         """Summed over the rounds that drafted."""
-        return sum(layer for layer in self.exits if layer is not None)
+        return sum(layer or 0 for layer in self.exits)
 
     @property
     def drafted(self) -> int:
-        """Tokens drafted."""
         return sum(self.drafts)
 
     @property
     def accepted(self) -> int:
-        """Drafts that the full model confirmed."""
         return sum(self.accepts)
 
 
@@ -73,6 +68,11 @@ class Method:
 
     name: str
     run: Callable[[list[int], int], Generation]
+
+
+def speed(samples: Sequence[Sample]) -> float:
+    """Σtokens/Σseconds."""
+    return sum(s.tokens for s in samples) / sum(s.seconds for s in samples)
 
 
 def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | None = None) -> Method:

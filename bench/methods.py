@@ -1,48 +1,37 @@
 """Methods ready to be measured: their parameters are set on training prompts, and remembered."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from lede.bench.job import Job, tokenised
 from lede.bench.library import Library
 from lede.bench.measure import Method, rule_method
-from lede.bench.names import BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF
+from lede.bench.names import ABLATIONS, BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF, TUNED
 from lede.bench.store import Store
-from lede.bench.tune import Budget, sweep_prompts, tune
-from lede.decode.facts import model_facts
+from lede.bench.tune import Training, sweep_prompts, tune
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, ExitRule, FixedExit, FixedLength
-from lede.decode.sampling import Settings
 from lede.serve.generate import policy_rule
-from lede.serve.policy import Policy, check_fits, load_policy
-from lede.simulate.baselines import BASELINES, make_rule, real_layers
+from lede.serve.policy import Policy
+from lede.simulate.baselines import BASELINES, Parameters, make_rule, real_layers
 from lede.simulate.costs import Costs
 from lede.simulate.profile import measure as measure_costs
+from lede.simulate.texts import Texts
 
 Progress = Callable[[float, str], None]  # how much is done, 0…1, and what runs now
 
 
 def prepare(
-    model: Model,
-    path: str,
-    names: Sequence[str],
-    training: Sequence[list[int]],
-    settings: Settings,
-    policies: Mapping[str, Path],
-    store: Store,
-    progress: Progress = lambda share, note: None,
-    budget: Budget | None = None,
+    model: Model, path: str, job: Job, store: Store, progress: Progress = lambda share, note: None
 ) -> list[Method]:
-    """The named methods, each tuned on `training` (token ids) where the store does not know its parameters yet.
+    """The methods of a job, each tuned on its training prompts where the store does not know its parameters yet.
 
-    `policies`: the folders of the policies, by the names in POLICY_OF. All families have the same `budget`; the
-    library's early exit, which is timed alone, tries fewer. Raises PolicyError for a policy of another model.
+    All spaces have the same budget; the library's early exit, which is timed alone, tries fewer. `path`: see `bench`.
+    Raises PolicyError for a policy of another model.
     """
-    loaded = {name: load_policy(folder) for name, folder in policies.items()}
-    for policy in loaded.values():
-        check_fits(policy, model_facts(model))
+    policies, names, settings = job.load_policies(model), job.rows, job.settings
+    prompts = [ids for _, _, ids in tokenised(model, job.training)]
 
     def step(number: int, note: str) -> Callable[..., None]:
         """Progress of one of the names, behind the costs and the sweeps."""
@@ -51,31 +40,27 @@ def prepare(
     if "costs" not in store.tuned():
         store.remember("costs", measure_costs(model, progress=step(0, "measuring costs")).to_json())
     known = store.tuned()
-    if any(name not in known and (name in FAMILIES or name in ABLATIONS) for name in names):
-        exits = {layer for policy in loaded.values() for layer in policy.layers} - {model.layer_count}
-        layers = sorted({*real_layers(model.layer_count), *exits})
-        texts = sweep_prompts(model, training, settings, layers, step(1, "sweeping the training prompts"))
-        given = (texts, Costs.from_json(known["costs"]), training, settings, budget)
-    library = Library(model, path, settings) if {LIBRARY, EARLY_EXIT} & set(names) else None
+    due = {name for name in names if name in TUNED and name not in known}
+    if due - {EARLY_EXIT}:
+        exits = {layer for policy in policies.values() for layer in policy.layers} - {model.layer_count}
+        layers = {*real_layers(model.layer_count), *exits}
+        texts = sweep_prompts(model, prompts, settings, layers, step(1, "sweeping the training prompts"))
+        training = Training(prompts, texts, Costs.from_json(known["costs"]), settings)
+    library = Library(model, path, settings) if {LIBRARY, EARLY_EXIT} & {*names} else None
     methods = []
     for number, name in enumerate(names, 2):
-        if name not in known:
-            report = step(number, f"tuning {name}")
+        if name in due:
+            note = step(number, f"tuning {name}")
             if name == EARLY_EXIT and library is not None:
-                store.remember(name, library.tune(training, report))
-            elif name in FAMILIES or name in ABLATIONS:
-                space = (
-                    BASELINES[name].space(texts, model.layer_count)
-                    if name in FAMILIES
-                    else ABLATIONS[name][0](loaded[POLICY_OF[name]], model)
-                )
-                rule_for = partial(rule_of, model, name, policies=loaded)
-                store.remember(name, asdict(tune(model, space, rule_for, *given, report)))
-        parameters = store.tuned().get(name, {}).get("parameters", {})
+                store.remember(name, library.tune(prompts, note))
+            else:
+                rule = partial(rule_of, model, name, policies=policies)
+                store.remember(name, tune(model, _space(model, name, texts, policies), rule, training, note))
+        parameters = store.parameters(name)
         if name in (LIBRARY, EARLY_EXIT) and library is not None:
             methods.append(library.method(name, **parameters))
         else:
-            methods.append(rule_method(model, rule_of(model, name, parameters, loaded), settings, name))
+            methods.append(rule_method(model, rule_of(model, name, parameters, policies), settings, name))
     progress(1.0, "")
     return methods
 
@@ -86,22 +71,17 @@ def rule_of(model: Model, name: str, parameters: dict[str, Any], policies: Mappi
         return Autoregressive()
     if name in FAMILIES:
         return make_rule(name, parameters)
+    policy = policies[POLICY_OF.get(name, name)]
+    if name in ABLATIONS:
+        return (FixedExit if name.endswith("exit") else FixedLength)(policy, **parameters)
+    return policy_rule(model, policy, name)
+
+
+def _space(model: Model, name: str, texts: Texts, policies: Mapping[str, Policy]) -> list[Parameters]:
+    """The parameters to choose from."""
+    if name in FAMILIES:
+        return BASELINES[name].space(texts, model.layer_count)
     policy = policies[POLICY_OF[name]]
-    return ABLATIONS[name][1](policy, **parameters) if name in ABLATIONS else policy_rule(model, policy, name)
-
-
-def _exits(policy: Policy, model: Model) -> list[dict[str, Any]]:
-    return [{"exit_layer": layer} for layer in policy.layers if layer < model.layer_count]
-
-
-def _lengths(policy: Policy, model: Model) -> list[dict[str, Any]]:
+    if name.endswith("exit"):
+        return [{"exit_layer": layer} for layer in policy.layers if layer < model.layer_count]
     return [{"draft_length": length} for length in range(1, policy.max_drafts + 1)]
-
-
-# The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts. Method →
-# its parameters, and the rule of one of them.
-ABLATIONS: dict[str, tuple[Callable[[Policy, Model], list[dict[str, Any]]], Callable[..., ExitRule]]] = {
-    f"{recipe}-{part}": ablation
-    for recipe in ("lede", "lede-paper")
-    for part, ablation in (("fixed-exit", (_exits, FixedExit)), ("fixed-length", (_lengths, FixedLength)))
-}

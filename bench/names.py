@@ -1,16 +1,10 @@
 """The methods of the bench by name, in the order of its tables; imports nothing, for a command to check names with."""
 
 LIBRARY, EARLY_EXIT, BASELINE = "transformers", "transformers-early-exit", "autoregressive"
-FAMILIES = (  # tuned by bench.tune
-    "layerskip",
-    "lite",
-    "draft-verify",
-    "length-heuristic",
-    "del",
-    "prompt-lookup",
-    "adaptive-lookup",
-)
-# Method → the policy that it runs on.
+FAMILIES = tuple(["layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup"])
+# The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
+ABLATIONS = ("lede-fixed-exit", "lede-fixed-length", "lede-paper-fixed-exit", "lede-paper-fixed-length")
+# Method → the policy that it runs on; any other name is a policy's own.
 POLICY_OF = {
     "lede": "lede",
     "lede-fixed-exit": "lede",
@@ -21,4 +15,6 @@ POLICY_OF = {
     "lede-paper-fixed-length": "lede-paper",
 }
 REAL_LAYERS = ("lede-exits", "lede-paper")  # policies that must not have the lookup among their candidates
-METHODS = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES, *POLICY_OF)
+WITHOUT_POLICY = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES)
+METHODS = (*WITHOUT_POLICY, *POLICY_OF)
+TUNED = (EARLY_EXIT, *FAMILIES, *ABLATIONS)  # have parameters that training prompts set

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lede.bench.limit import implied
-from lede.bench.names import BASELINE
+from lede.bench.names import BASELINE, WITHOUT_POLICY
 from lede.bench.run import Report
 from lede.replay.pictures import INK, OTHERS, OURS, figure, save
 
@@ -131,4 +131,4 @@ def _title(report: Report) -> str:
 
 
 def _colour(method: str, other: str) -> str:
-    return OURS if method.startswith("lede") else other
+    return other if method in WITHOUT_POLICY else OURS

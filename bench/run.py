@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,41 +12,20 @@ import torch
 from lede.bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
 from lede.bench.differences import Difference, differences
 from lede.bench.errors import BenchError
+from lede.bench.job import Job, question, tokenised
 from lede.bench.measure import Method, Sample, measure
 from lede.bench.methods import Progress, prepare
-from lede.bench.names import BASELINE, METHODS
+from lede.bench.names import TUNED
 from lede.bench.paper import PaperRow, paper_row
 from lede.bench.rouge import rouge_l
-from lede.bench.store import Store, code_hash, policy_hash, prompts_hash
+from lede.bench.store import Store
 from lede.bench.summary import Row, by_name, paired, summarise
 from lede.collect.prompts import Prompt
-from lede.decode.device import device_facts
-from lede.decode.facts import model_facts
-from lede.decode.generate import encode
 from lede.decode.model import Model
-from lede.decode.sampling import Settings
 from lede.simulate.costs import Costs
 
 EXACT = (torch.float32, torch.float64)
 TUNING_SHARE, CHECK_SHARE = 0.3, 0.15  # of the progress bar
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one table is to show.
-
-    `prompts` are measured on, `training` only tuned on; `policies`: the folders of `lede` and others (POLICY_OF), where
-    they are wanted; `threads` as asked for, 0 for what was fastest; `check`: set beside each speedup what replay says.
-    """
-
-    task: str
-    prompts: Sequence[Prompt]
-    training: Sequence[Prompt]
-    settings: Settings
-    methods: Sequence[str]
-    policies: dict[str, Path] = field(default_factory=dict)
-    threads: int = 0
-    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +46,9 @@ class Report:
         paper = {row.method: self.paper(row.method) for row in self.rows}
         return {
             **self.facts,
-            "static": self.tuned.get("layerskip", {}).get("parameters"),
             "costs": self.costs.to_json(),
-            "check": None if self.check is None else self.check.to_json(),
-            "tuning": {name: self.tuned[name] for name in METHODS if name in self.tuned},
+            "check": None if self.check is None else asdict(self.check),
+            "tuning": {row.method: self.tuned[row.method] for row in self.rows if row.method in TUNED},
             "rows": [asdict(row) for row in self.rows],
             "paper": {method: asdict(row) for method, row in paper.items() if row is not None},
             "differences": [asdict(difference) for difference in self.differences],
@@ -96,7 +74,7 @@ def bench(
 ) -> Report:
     """Measure one table, or what is left of it: every sample is on disk below `out` as soon as it is taken.
 
-    `path` is where `transformers` finds the same checkpoint. Baselines are tuned on `job.training`, never on
+    `path` is where `transformers` finds the same checkpoint. Methods are tuned on `job.training`, never on
     `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
     that are not a bench's and for a check of sampled texts, PolicyError for a policy of another model.
     """
@@ -106,39 +84,27 @@ def bench(
             f"--check replays greedy texts, and {job.task} is sampled at temperature {job.settings.temperature:g}: "
             "leave out the one or the other"
         )
-    methods = [name for name in METHODS if name in job.methods or name == BASELINE]
     chosen = tokenised(model, job.prompts)
     tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
-    asked = question(model, job, methods)
+    asked = question(model, job)
     store = Store(out, asked, fresh)
-    samples = [s for s in store.samples(methods) if s.prompt_id in tokens]
+    samples = [s for s in store.samples(job.rows) if s.prompt_id in tokens]
     resumed, end = len(samples), 1 - CHECK_SHARE if job.check else 1.0
-    if resumed < len(methods) * len(chosen):
+    if resumed < len(job.rows) * len(chosen):
         if threads := store.tuned().get("threads"):
             model.use_threads(threads)  # what was fastest may be another number today: one run keeps to one
         store.remember("threads", torch.get_num_threads())
-        training = [ids for _, _, ids in tokenised(model, job.training)]
-        tuning = part(progress, 0, TUNING_SHARE)
-        prepared = prepare(model, path, methods, training, job.settings, job.policies, store, tuning)
+        prepared = prepare(model, path, job, store, part(progress, 0, TUNING_SHARE))
         samples += measured(model, prepared, chosen, samples, store, job.check, part(progress, TUNING_SHARE, end))
-    checked = None
-    if job.check:
-        checking = part(progress, end, 1)
-        checked = check(model, store, methods, job.policies, job.settings, tokens, samples, checking)
+    checked = check(model, job, store, samples, part(progress, end, 1)) if job.check else None
     progress(1.0, "")
-    samples.sort(key=lambda s: methods.index(s.method))
+    samples.sort(key=lambda s: job.rows.index(s.method))
     tuned = store.tuned()
     costs = combined(calibrations(tuned))
     groups = {prompt.id: prompt.group for prompt in job.prompts}
-    rows = summarise(
-        samples,
-        model.dtype in EXACT,
-        costs,
-        groups,
-        rouge_of(samples, job.prompts),
-        {name: tuned[name]["parameters"] for name in methods if name in tuned},
-        greedy,
-    )
+    parameters = {name: store.parameters(name) for name in job.rows if name in TUNED}
+    rouge = rouge_of(samples, job.prompts)
+    rows = summarise(samples, model.dtype in EXACT, costs, groups, rouge, parameters, greedy)
     facts = {
         "model": model.name,
         **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens", "temperature")},
@@ -192,24 +158,6 @@ def measured(
     return new
 
 
-def question(model: Model, job: Job, methods: Sequence[str]) -> dict[str, Any]:
-    """Everything that decides the numbers: two runs with the same may be put together, no others."""
-    return {
-        "model": model_facts(model),
-        "task": job.task,
-        "methods": list(methods),
-        "policies": {name: policy_hash(folder) for name, folder in job.policies.items()},
-        "prompts": prompts_hash(job.prompts),
-        "training": prompts_hash(job.training),
-        **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
-        "device": device_facts(model)["name"],
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "native": model.native,
-        "threads": job.threads,
-        "code": code_hash(),
-    }
-
-
 def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, float | None]:
     """{method: mean ROUGE-L over the prompts with a reference}."""
     references = {prompt.id: prompt.reference for prompt in prompts}
@@ -217,9 +165,3 @@ def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, 
         method: rouge_l([s.text for s in runs.values()], [references[p] for p in runs])
         for method, runs in by_name(samples).items()
     }
-
-
-def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, list[int]]]:
-    """(id, task, token ids) of the prompts that fit."""
-    every = ((p, encode(model, p.text) if p.tokens is None else list(p.tokens)) for p in prompts)
-    return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]

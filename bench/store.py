@@ -2,11 +2,11 @@
 
     <folder>/<id>/run.json         what decides the numbers; the id is a short hash of it
                   tuning.json      measured costs and each method's parameters
-                  <method>.jsonl   one line per prompt, in Spec-Bench's layout, with our measures beside
+                  <method>.jsonl   one line per prompt, in Spec-Bench's layout, with our sample beside
 
-The same question finds its folder again and goes on from what is there; another question has another folder, so nothing
-is ever mixed or lost. Spec-Bench's `evaluation/speed.py` reads the lines; it takes the mean of the prompts' speeds, not
-the ratio of sums that `bench.summary` takes, and counts a baseline's tokens by encoding `turns` again.
+The same question finds its folder again and goes on from what is there; another question has another folder.
+Spec-Bench's `evaluation/speed.py` reads the lines; it takes the mean of the prompts' speeds, not the ratio of sums that
+`bench.summary` takes, and counts a baseline's tokens by encoding `turns` again.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,20 +24,14 @@ import torch
 
 from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
+from lede.bench.names import TUNED
 from lede.collect.prompts import Prompt
 from lede.replay.files import write_json
 
-SPEC_BENCH = ("method", "prompt_id", "task", "seconds", "text")  # measures that have keys of their own in a line
-MEASURES = tuple(field.name for field in fields(Sample) if field.name not in SPEC_BENCH)
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
 MEASURED_CODE = (
-    "decode",
-    "serve",
-    "bench/measure.py",
-    "bench/methods.py",
-    "bench/library.py",
-    "bench/tune.py",
+    *("decode", "serve", "bench/measure.py", "bench/methods.py", "bench/library.py", "bench/tune.py"),
     "simulate/baselines.py",
 )
 
@@ -47,13 +41,11 @@ class Store:
 
     def __init__(self, root: Path, question: Mapping[str, Any], fresh: bool = False):
         """Open the folder of `question` (JSON-ready) under `root`, or make it; `fresh` empties it first."""
-        text = json.dumps(question, sort_keys=True)
-        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.folder = root / _hash(json.dumps(question, sort_keys=True).encode())[:8]
         if fresh:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "run.json").exists():
-            write_json(self.folder / "run.json", question)
+        write_json(self.folder / "run.json", question)
         for path in self.folder.glob("*.jsonl"):  # a killed run leaves at most one torn line, the last
             content = path.read_bytes()
             if not content.endswith(b"\n"):
@@ -67,8 +59,9 @@ class Store:
             path = self.folder / f"{method}.jsonl"
             for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
                 try:
-                    samples.append(_sample(method, json.loads(line)))
-                except (ValueError, KeyError, TypeError, IndexError) as error:
+                    row: dict[str, Any] = json.loads(line)["lede"]
+                    samples.append(Sample(**row | {k: tuple(v) for k, v in row.items() if isinstance(v, list)}))
+                except (ValueError, KeyError, TypeError) as error:
                     raise BenchError(
                         f"{path}, line {number} is not a bench's result ({error}): measure with --fresh"
                     ) from None
@@ -79,17 +72,17 @@ class Store:
         choice = {
             "index": 0,
             "turns": [sample.text],  # one turn: each list has one element
-            "decoding_steps": [sample.rounds or len(sample.token_ids)],
-            "new_tokens": [len(sample.token_ids)],
+            "decoding_steps": [sample.rounds or sample.tokens],
+            "new_tokens": [sample.tokens],
             "wall_time": [sample.seconds],
-            "accept_lengths": sample.commits or (1,) * len(sample.token_ids),
+            "accept_lengths": sample.commits or (1,) * sample.tokens,
         }
         row = {
             "question_id": sample.prompt_id,
             "category": sample.task,
             "model_id": f"{model_name} {sample.method}",
             "choices": [choice],
-            "lede": {name: getattr(sample, name) for name in MEASURES},
+            "lede": asdict(sample),
         }
         with open(self.folder / f"{sample.method}.jsonl", "ab", buffering=0) as file:
             file.write((json.dumps(row) + "\n").encode())  # the whole line in one write
@@ -103,18 +96,13 @@ class Store:
         except ValueError as error:
             raise BenchError(f"{self._tuning} is damaged ({error}): measure with --fresh") from None
 
+    def parameters(self, method: str) -> dict[str, Any]:
+        """What tuning chose for a method; nothing for one without parameters."""
+        return dict(self.tuned()[method]["parameters"]) if method in TUNED else {}
+
     def remember(self, name: str, value: Any) -> None:
         """Keep something that was measured or chosen for the next time."""
         write_json(self._tuning, self.tuned() | {name: value})
-
-
-def _sample(method: str, row: Mapping[str, Any]) -> Sample:
-    choice, measures = row["choices"][0], row["lede"]
-    kept: dict[str, Any] = {
-        name: tuple(measures[name]) if isinstance(measures[name], list) else measures[name] for name in MEASURES
-    }
-    (seconds,), (text,) = choice["wall_time"], choice["turns"]
-    return Sample(method, row["question_id"], row["category"], seconds=seconds, text=text, **kept)
 
 
 def prompts_hash(prompts: Iterable[Prompt]) -> str:
@@ -130,7 +118,7 @@ def policy_hash(folder: Path) -> str:
 @cache
 def code_hash(parts: tuple[str, ...] = MEASURED_CODE) -> str:
     """Names files and folders of the code, by default what is measured, and the libraries it runs on."""
-    content = [*(version(name) for name in ("lede", "torch", "transformers")), str(torch.version.cuda)]
+    content = [*map(version, ("lede", "torch", "transformers")), str(torch.version.cuda)]
     for part in parts:
         path = ROOT / part
         for file in sorted(f for f in path.rglob("*") if f.suffix in (".py", ".c")) if path.is_dir() else [path]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lede.bench.limit import limit
-from lede.bench.measure import Sample
+from lede.bench.measure import Sample, speed
 from lede.bench.names import BASELINE, LIBRARY
 from lede.simulate.bootstrap import ratio_interval
 from lede.simulate.costs import Costs
@@ -120,13 +120,8 @@ def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
     }
 
 
-def speed(samples: Sequence[Sample]) -> float:
-    """Σtokens/Σseconds."""
-    return sum(s.tokens for s in samples) / sum(s.seconds for s in samples)
-
-
 def decoding_speed(samples: Sequence[Sample]) -> float:
-    """The same without the time of reading prompts."""
+    """Σtokens/Σseconds without the time of reading prompts."""
     return sum(s.tokens for s in samples) / sum(s.seconds - s.prompt_seconds for s in samples)
 
 
@@ -144,12 +139,9 @@ def interval(
     What is resampled are groups, by prompt id (a module, an article, a conversation): texts of one are alike. A prompt
     without one is a group of its own.
     """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
-    for s, b in zip(samples, baseline, strict=True):
-        group = (groups or {}).get(s.prompt_id, s.prompt_id)
-        for i, value in enumerate((s.tokens, b.seconds, s.seconds, b.tokens)):
-            sums[group][i] += value
-    return ratio_interval([part[:2] for part in sums.values()], [part[2:] for part in sums.values()])
+    above = [(s.tokens, b.seconds) for s, b in zip(samples, baseline, strict=True)]
+    below = [(s.seconds, b.tokens) for s, b in zip(samples, baseline, strict=True)]
+    return ratio_interval(above, below, [(groups or {}).get(s.prompt_id, s.prompt_id) for s in samples])
 
 
 def paired(

@@ -124,7 +124,7 @@ def test_bench_reports_what_the_readme_promises(work):
     assert rows["autoregressive"]["speedup"] == 1.0
     assert rows["autoregressive"]["draft_length"] is None
     assert rows["transformers"]["speedup_over_transformers"] == 1.0
-    assert rows["layerskip"]["exit_layer"] == report["static"]["exit_layer"]
+    assert rows["layerskip"]["exit_layer"] == report["tuning"]["layerskip"]["parameters"]["exit_layer"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     again = lede(*command).stdout  # from what is there, for people
@@ -136,7 +136,8 @@ def test_bench_reports_what_the_readme_promises(work):
     assert f"{rows['lede']['speedup']:.2f}× (" in again
 
 
-def test_bench_checks_itself_on_a_dataset_s_held_out_episodes(work):
+def test_bench_checks_several_policies_on_a_dataset_s_held_out_episodes(work):
+    variant = shutil.copytree(work["policy"], work["folder"] / "variant")
     data = work["folder"] / "data" / "held"
     lede(
         "collect", "--model", work["model"], "--prompts", work["prompts"], "--out", data, "--episodes", 4,
@@ -144,12 +145,14 @@ def test_bench_checks_itself_on_a_dataset_s_held_out_episodes(work):
     )  # fmt: skip
     command = (
         "bench", "--model", work["model"], "--dataset", data, "--check", "--methods", "layerskip,lede",
-        "--policy", work["policy"], "--limit", 2, "--tuning", 2, "--max-new-tokens", 8, "--threads", 1,
-        "--out", work["folder"] / "checked",
+        "--policy", work["policy"], "--policy", variant, "--limit", 2, "--tuning", 2, "--max-new-tokens", 8,
+        "--threads", 1, "--out", work["folder"] / "checked",
     )  # fmt: skip
     report = json.loads(lede(*command, "--json").stdout)
     assert report["task"] == "held out of held"
-    assert [row["method"] for row in report["rows"]] == ["autoregressive", "layerskip", "lede"]
+    assert [row["method"] for row in report["rows"]] == ["autoregressive", "layerskip", "lede", "variant"]
+    first, second = ([row[key] for key in ("exit_layer", "acceptance")] for row in report["rows"][2:])
+    assert first == second  # of the same policy
     assert all(row["oracle_speedup"] > 0 and row["predicted_speedup"] > 0 for row in report["rows"])
     assert report["check"]["oracle_layers"] == [0, 1, 2]
     again = lede(*command).stdout
@@ -169,14 +172,14 @@ def test_evaluate_scores_policies_and_rivals_without_a_model(work):
     names = [row["method"] for row in report["rows"]]
     assert names[0] == "autoregressive"
     assert {"layerskip", "del", "adaptive-lookup"} < set(names)
-    assert names[-1] == "policy"
+    assert names[-1] == "lede"
     assert all(row["predicted_speedup"] <= report["oracle_speedup"] + 1e-9 for row in report["rows"])
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = lede(*command, "--no-rivals").stdout
     assert all(
         len(line) <= 100
         for line in map(str.rstrip, shown.splitlines())
-        if line.startswith(("autoregressive", "policy", "always"))
+        if line.startswith(("autoregressive", "lede", "always"))
     )
     assert "oracle that pays to look" in shown
 
@@ -369,6 +372,9 @@ def test_what_cannot_be_evaluated_is_named(work, folder):
         ("bench", "--model", "a", "--model", "b", "--policy", "p"),
         ("bench", "--dataset", "d", "--task", "stdlib"),
         ("bench", "--dataset", "d", "--model", "a", "--model", "b"),
+        ("bench", "--policy", "a", "--policy", "b/same", "--policy", "c/same"),
+        ("bench", "--policy", "a", "--policy", "layerskip"),
+        ("evaluate", "--policy", "a", "--policy", "b/same", "--policy", "c/same"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(folder, arguments):

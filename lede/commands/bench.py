@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ThreadsOption
+from lede.commands.options import DeviceOption, DtypeOption, JsonOption, PoliciesOption, ThreadsOption, named_policies
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -16,61 +16,51 @@ if TYPE_CHECKING:
 
     Workload = tuple[str, list[Prompt], list[Prompt], Settings]  # title, to measure on, to tune on, how to decode
 
-STDLIB = "stdlib"
 PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
 EMBEDDED_CANDIDATES = (3, 4, 6)
 USUAL_TOKENS = 256
 WIDTH = 100  # columns that the tables need
 
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", help="As elsewhere; may be given more than once. [dim]Default: lede-tiny[/]"),
-]
-Tasks = Annotated[
-    list[str] | None, typer.Option(help="A named task; may be given more than once. [dim]Default: stdlib[/]")
-]
-Prompts = Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")]
-Training = Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")]
-Methods = Annotated[
-    str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
-]
-PolicyFolder = Annotated[Path | None, typer.Option(help="What lede runs on. [dim]Default: policies/<model name>[/]")]
-PaperFolder = Annotated[
-    Path | None, typer.Option(help="The paper's preset. [dim]Default: policies/<model name>-paper[/]")
-]
-ExitsFolder = Annotated[
-    Path | None, typer.Option(help="Of real layers only. [dim]Default: policies/<model name>-exits[/]")
-]
-Check = Annotated[
-    bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible.")
-]
-Episodes = Annotated[
-    Path | None, typer.Option(help="A dataset: measure on its test texts, tune on its training texts.")
-]
-Tokens = Annotated[int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")]
-Out = Annotated[Path, typer.Option(help="For every prompt's result; the same command finds them again.")]
-Plot = Annotated[Path | None, typer.Option(help="A file for the speedups, or a folder for three pictures per table.")]
-
-
 @said_plainly
 def bench(
-    model: Models = None,
-    task: Tasks = None,
-    prompts: Prompts = None,
-    training: Training = None,
-    methods: Methods = None,
-    policy: PolicyFolder = None,
-    paper_policy: PaperFolder = None,
-    exits_policy: ExitsFolder = None,
-    check: Check = False,
-    dataset: Episodes = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="As elsewhere; may be repeated. [dim]Default: lede-tiny[/]"),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A named task; may be repeated. [dim]Default: stdlib[/]")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")] = None,
+    training: Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
+    ] = None,
+    policy: PoliciesOption = None,
+    paper_policy: Annotated[
+        Path | None, typer.Option(help="The paper's preset. [dim]Default: policies/<model name>-paper[/]")
+    ] = None,
+    exits_policy: Annotated[
+        Path | None, typer.Option(help="Of real layers only. [dim]Default: policies/<model name>-exits[/]")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible.")
+    ] = False,
+    dataset: Annotated[
+        Path | None, typer.Option(help="A dataset: measure on its test texts, tune on its training texts.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Another draw of a task's prompts.")] = 1,
-    max_new_tokens: Tokens = None,
-    out: Out = Path("runs/bench"),
-    plot: Plot = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="For every prompt's result; the same command finds them again.")] = Path(
+        "runs/bench"
+    ),
+    plot: Annotated[
+        Path | None, typer.Option(help="A file for the speedups, or a folder for three pictures per table.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -83,22 +73,27 @@ def bench(
 
     [dim]lede bench --plot bench.png[/]
     [dim]lede bench --methods autoregressive,layerskip,lede --limit 10[/]
-    [dim]lede bench --check --dataset data/lede-tiny[/]
+    [dim]lede bench --check --policy policies/lede-tiny --policy policies/variant[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
     models: list[str | None] = [*model] if model else [None]
-    if (prompts is None) != (training is None):
-        raise typer.BadParameter("--prompts and --training go together: baselines are tuned on other prompts")
-    if prompts is not None and task:
-        raise typer.BadParameter("--task and --prompts exclude each other")
-    if dataset is not None and (task or prompts is not None):
-        raise typer.BadParameter("--dataset brings its own prompts: leave out --task and --prompts")
-    given = {"lede": policy, "lede-paper": paper_policy, "lede-exits": exits_policy}
-    if len(models) > 1 and any(given.values()):
-        raise typer.BadParameter("--policy is one model's: with several models their policies are in policies/<name>")
-    if len(models) > 1 and dataset is not None:
-        raise typer.BadParameter("--dataset is one model's: leave out the other models")
+    given = {**dict.fromkeys(PRESETS), "lede-paper": paper_policy, "lede-exits": exits_policy, **named_policies(policy)}
+    for wrong, message in (
+        (
+            (prompts is None) != (training is None),
+            "--prompts and --training go together: to tune on other texts",
+        ),
+        (prompts and task, "--task and --prompts exclude each other"),
+        (dataset and (task or prompts), "--dataset brings its own prompts: leave out --task and --prompts"),
+        (
+            len(models) > 1 and any(given.values()),
+            "--policy is one model's: several have theirs in policies/<name>",
+        ),
+        (len(models) > 1 and dataset, "--dataset is one model's: leave out the other models"),
+    ):
+        if wrong:
+            raise typer.BadParameter(message)
 
     from lede.commands.loading import check_model, load
     from lede.replay.pictures import check_format
@@ -116,13 +111,13 @@ def bench(
     elif prompts is not None and training is not None:
         works = [given_prompts(prompts, training, limit, tuning, max_new_tokens)]
     else:
-        works = [named_task(name, limit, tuning, seed, max_new_tokens) for name in task or [STDLIB]]
+        works = [named_task(name, limit, tuning, seed, max_new_tokens) for name in task or ["stdlib"]]
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         warn(note)
 
     from lede.bench.held_out import check_same_model
+    from lede.bench.job import Job
     from lede.bench.plot import draw
-    from lede.bench.run import Job
     from lede.bench.run import bench as run
     from lede.decode.facts import model_facts
     from lede.paths import model_name, model_path
@@ -159,19 +154,21 @@ def plan(
 ) -> tuple[list[str], dict[str, Path], list[str]]:
     """The methods to measure, the policies' folders, and what to say about methods that are left out.
 
-    given: folders named on the command line, by the names in POLICY_OF. Raises PolicyError where there is no policy.
+    given: folders named on the command line, by the names of the presets and of further policies, which are always
+    measured. Raises PolicyError where there is no policy.
     """
     from lede.bench.names import METHODS, POLICY_OF, REAL_LAYERS
     from lede.paths import dataset_path, policy_path
     from lede.serve.policy import load_policy
 
-    if unknown := [name for name in asked or () if name not in METHODS]:
-        raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {', '.join(METHODS)}")
+    further = [name for name in given if name not in PRESETS]
+    if unknown := [name for name in asked or () if name not in (*METHODS, *further)]:
+        raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {', '.join((*METHODS, *further))}")
     usual = dataset_path(model)
     folders = {name: folder or policy_path(usual, PRESETS[name]) for name, folder in given.items()}
     missing = [name for name in folders if asked is None and given[name] is None and not folders[name].is_dir()]
-    chosen = [name for name in asked or METHODS if POLICY_OF.get(name) not in missing]
-    policies = {name: folders[name] for name in dict.fromkeys(POLICY_OF.get(method) for method in chosen) if name}
+    chosen = [name for name in dict.fromkeys((*(asked or METHODS), *further)) if POLICY_OF.get(name) not in missing]
+    policies = {name: folders[name] for name in dict.fromkeys(POLICY_OF.get(m, m) for m in chosen) if name in folders}
     for name, folder in policies.items():
         layers = load_policy(folder).layers
         if name in REAL_LAYERS and 0 in layers:

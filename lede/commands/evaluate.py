@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lede.commands.options import JsonOption
+from lede.commands.options import JsonOption, PoliciesOption, named_policies
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ WIDTH = 110  # columns that the tables need
 @said_plainly
 def evaluate(
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset with sweeps.")] = Path("data/lede-tiny"),
-    policy: Annotated[
-        list[Path] | None,
-        typer.Option(help="A policy's folder; may be repeated. [dim]Default: policies/<dataset>, -paper and -exits[/]"),
-    ] = None,
+    policy: PoliciesOption = None,
     rivals: Annotated[bool, typer.Option(help="Also tune the baselines on training texts, and score them.")] = True,
     calibration: Annotated[
         Path | None,
@@ -31,7 +28,7 @@ def evaluate(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
     json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Score policies and baselines offline: exact replay over the sweeps of test texts, beside the best possible.
 
     Nothing is decoded and no model is loaded: what each rule would do is in the dataset, what it takes in the costs.
@@ -43,6 +40,7 @@ def evaluate(
     from lede.replay.pictures import check_format
     from lede.terminal import bar, console, errors, print_json, say, warn, wide
 
+    given = named_policies(policy)
     if plot is not None:
         check_format(plot)
     with errors.status("reading the sweeps"):
@@ -53,11 +51,7 @@ def evaluate(
         costs, whose = _costs(opened, calibration)
         presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
         usual = {name: policy_path(dataset, preset) for name, preset in presets.items()}
-        alike = policy is not None and len({folder.name for folder in policy}) < len(policy)
-        folders = (
-            {str(folder) if alike else folder.name: folder for folder in policy} if policy
-            else {name: folder for name, folder in usual.items() if folder.is_dir()}
-        )  # fmt: skip
+        folders = given or {name: folder for name, folder in usual.items() if folder.is_dir()}
         loaded = {name: load_policy(folder) for name, folder in folders.items()}
 
         from lede.simulate.evaluate import evaluate as run

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,14 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
+PoliciesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--policy",
+        help="The row lede; if repeated, a row more for each, called as its folder. "
+        "[dim]Default: those in policies/ named after the model[/]",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
@@ -23,6 +32,19 @@ def one_of(option: str, value: str, *choices: str) -> Any:
     if value not in choices:
         raise typer.BadParameter(f"{option} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
     return value
+
+
+def named_policies(folders: list[Path] | None) -> dict[str, Path]:
+    """The folders by the names of their rows: lede, and each further one's own."""
+    from lede.bench.names import METHODS
+
+    named: dict[str, Path] = {}
+    for folder in folders or ():
+        name = Path(os.path.abspath(folder)).name if named else "lede"
+        if name in named or (named and name in METHODS):
+            raise typer.BadParameter(f"--policy {folder}: there is a row {name} already, give its folder another name")
+        named[name] = folder
+    return named
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -14,5 +14,6 @@ def _quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "measure_costs", partial(methods.measure_costs, seconds=SECONDS))
         patch.setattr(check, "SECONDS", SECONDS)
-        patch.setattr(tune, "Budget", partial(tune.Budget, configurations=6, finalists=2))
+        patch.setattr(tune, "CONFIGURATIONS", 6)
+        patch.setattr(tune, "FINALISTS", 2)
         yield

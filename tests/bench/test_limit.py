@@ -11,13 +11,29 @@ from lede.simulate.costs import MAX_ROWS, Costs
 from tests.bench.samples import plain, sample
 
 # A layer takes 1 ms however many rows it has, the head 2 ms; plain decoding of 8 layers 10 ms a token.
-FLAT = Costs.from_json({
-    "layers": 8, "layer": [1.0] * MAX_ROWS, "head": [2.0] * MAX_ROWS, "features": 0.0, "decision": 0.0, "lookup": 0.5,
-    "round": 0.0, "context": 100, "attention": 0.0, "prefill": 0.0, "autoregressive": 10.0,
-})  # fmt: skip
+FLAT = Costs.from_json(
+    {
+        "layers": 8,
+        "layer": [1.0] * MAX_ROWS,
+        "head": [2.0] * MAX_ROWS,
+        "features": 0.0,
+        "decision": 0.0,
+        "lookup": 0.5,
+        "round": 0.0,
+        "context": 100,
+        "attention": 0.0,
+        "prefill": 0.0,
+        "autoregressive": 10.0,
+    }
+)
 # d drafts at E cost d (E + 2), their last early pass and the rest 8 + 2
-KNOWN = [(4, 4, 1.0, 5 * 10 / (4 * 6 + 10)), (4, 4, 0.5, 3 * 10 / (4 * 6 + 10)), (2, 1, 0.0, 10 / (4 + 10)),
-         (0, 4, 1.0, 5 * 10 / (4 * 0.5 + 10)), (5, 0, 0.0, 1.0)]  # fmt: skip
+KNOWN = [
+    (4, 4, 1.0, 5 * 10 / (4 * 6 + 10)),
+    (4, 4, 0.5, 3 * 10 / (4 * 6 + 10)),
+    (2, 1, 0.0, 10 / (4 + 10)),
+    (0, 4, 1.0, 5 * 10 / (4 * 0.5 + 10)),
+    (5, 0, 0.0, 1.0),
+]
 
 
 @pytest.mark.parametrize(("exit_layer", "drafts", "acceptance", "speedup"), KNOWN)
@@ -46,10 +62,19 @@ def test_a_method_s_limit_is_layer_by_layer():
 
 def test_what_takes_exactly_the_modelled_time_reaches_all_of_it():
     spent = (3 * 7 + 10) / 1e3 + 10 / 1e3  # one round of three drafts at layer 5, and a plain one
-    rows = summarise([plain(BASELINE, seconds=1.04, prompt_seconds=1.0),
-                      sample("lede", seconds=1.0 + spent, prompt_seconds=1.0)], True, FLAT)  # fmt: skip
+    rows = summarise(
+        [plain(BASELINE, seconds=1.04, prompt_seconds=1.0), sample("lede", seconds=1.0 + spent, prompt_seconds=1.0)],
+        True,
+        FLAT,
+    )
     assert rows[1].share_of_limit == pytest.approx(1.0)
     assert rows[0].share_of_limit == pytest.approx(1.0)
-    slower = summarise([plain(BASELINE, seconds=1.04, prompt_seconds=1.0),
-                        sample("lede", seconds=1.0 + 2 * spent, prompt_seconds=1.0)], True, FLAT)  # fmt: skip
+    slower = summarise(
+        [
+            plain(BASELINE, seconds=1.04, prompt_seconds=1.0),
+            sample("lede", seconds=1.0 + 2 * spent, prompt_seconds=1.0),
+        ],
+        True,
+        FLAT,
+    )
     assert slower[1].share_of_limit == pytest.approx(0.5)

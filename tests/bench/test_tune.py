@@ -1,12 +1,12 @@
 """Tuning: equal budgets, real rules, and what it says of them can be used again."""
 
 import json
-from dataclasses import asdict
 from functools import partial
 
 import pytest
 
-from lede.bench.tune import Budget, sweep_prompts, tune
+from lede.bench import tune as tuning
+from lede.bench.tune import Training, sweep_prompts, tune
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
@@ -18,15 +18,21 @@ MODEL = ours("grouped")
 PROMPTS = [[3], [5, 9, 2, 30, 7, 1], [4, 4, 4, 4]]
 SETTINGS = Settings(40, stop_tokens=frozenset())
 COSTS = Costs(
-    layers=4, layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)), head=(0.1,) * MAX_ROWS, features=0.01,
-    decision=0.01, lookup=0.01, round=0.1, prefill=0.2,
-)  # fmt: skip
-BUDGET = Budget(configurations=9, finalists=3)
+    layers=4,
+    layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)),
+    head=(0.1,) * MAX_ROWS,
+    features=0.01,
+    decision=0.01,
+    lookup=0.01,
+    round=0.1,
+    prefill=0.2,
+)
+LAYERS = (1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def texts():
-    return sweep_prompts(MODEL, PROMPTS, SETTINGS)
+    return sweep_prompts(MODEL, PROMPTS, SETTINGS, LAYERS)
 
 
 def test_every_real_layer_up_to_three_quarters_and_the_lookup_are_swept(texts):
@@ -45,21 +51,24 @@ def test_sampling_is_tuned_on_greedy_texts(texts):
 
 
 @pytest.mark.parametrize("family", BASELINES)
-def test_a_family_is_tuned_and_stored(family, texts):
+def test_a_family_is_tuned_and_stored(family, texts, monkeypatch):
+    monkeypatch.setattr(tuning, "CONFIGURATIONS", 9)
+    monkeypatch.setattr(tuning, "FINALISTS", 3)
     seen = []
     space = BASELINES[family].space(texts, MODEL.layer_count)
-    tuned = tune(
-        MODEL, space, partial(make_rule, family), texts, COSTS, PROMPTS, SETTINGS, BUDGET,
-        progress=lambda *done: seen.append(done),
-    )  # fmt: skip
-    assert tuned.scored == 9
-    assert len(tuned.finalists) == 3
-    assert [one.predicted for one in tuned.finalists] == sorted((f.predicted for f in tuned.finalists), reverse=True)
-    assert tuned.measured == max(one.measured for one in tuned.finalists) > 0
+    training = Training(PROMPTS, texts, COSTS, SETTINGS)
+    tuned = tune(MODEL, space, partial(make_rule, family), training, lambda *done: seen.append(done))
+    assert tuned["scored"] == 9
+    rates = [one["predicted"] for one in tuned["finalists"]]
+    assert len(rates) == 3
+    assert rates == sorted(rates, reverse=True)
+    assert tuned["measured"] == max(one["measured"] for one in tuned["finalists"]) > 0
     assert seen == [(i + 1, 9 + 9) for i in range(18)]
-    stored = json.loads(json.dumps(asdict(tuned)))
+    stored = json.loads(json.dumps(tuned))
     again = make_rule(family, stored["parameters"])
-    assert predicted_rate(again, texts, COSTS) == pytest.approx(tuned.predicted, rel=0.05)  # decisions are timed anew
+    assert predicted_rate(again, texts, COSTS) == pytest.approx(
+        tuned["predicted"], rel=0.05
+    )  # decisions are timed anew
     real = [layer for layer in again.layers if layer < MODEL.layer_count]
     assert real == [0] if family.endswith("-lookup") else 0 not in real
     for prompt in PROMPTS:
@@ -75,12 +84,13 @@ def test_the_whole_of_a_space_can_be_made(texts):
             assert set(rule.layers) - {MODEL.layer_count} <= set(texts.layers)
 
 
-def test_the_best_of_a_list_is_found_by_replay(texts):
+def test_the_best_of_a_list_is_found_by_replay(texts, monkeypatch):
+    monkeypatch.setattr(tuning, "FINALISTS", 1)
     space = [{"exit_layer": e, "draft_length": d} for e in (1, 3) for d in (1, 4, 12)]
     best = max((predicted_rate(LayerSkip(**p), texts, COSTS), i) for i, p in enumerate(space))[1]
-    found = tune(MODEL, space, lambda p: LayerSkip(**p), texts, COSTS, PROMPTS, SETTINGS, Budget(finalists=1))
-    assert found.parameters == space[best]
-    assert found.scored == 6
+    tuned = tune(MODEL, space, lambda p: LayerSkip(**p), Training(PROMPTS, texts, COSTS, SETTINGS))
+    assert tuned["parameters"] == space[best]
+    assert tuned["scored"] == 6
 
 
 def test_reading_the_prompt_is_in_the_rate(texts):

@@ -1,0 +1,70 @@
+"""What one table of a bench is to show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lede.bench.names import BASELINE, METHODS
+from lede.bench.store import code_hash, policy_hash, prompts_hash
+from lede.collect.prompts import Prompt
+from lede.decode.device import device_facts
+from lede.decode.facts import model_facts
+from lede.decode.generate import encode
+from lede.decode.model import Model
+from lede.decode.sampling import Settings
+from lede.serve.policy import Policy, check_fits, load_policy
+
+
+@dataclass(frozen=True)
+class Job:
+    """`prompts` are measured on, `training` only tuned on.
+
+    methods: names of METHODS or of policies. policies: folders, by the names of the policies in POLICY_OF and by any
+    others. threads: as asked for, 0 for what was fastest. check: set beside each speedup what replay says.
+    """
+
+    task: str
+    prompts: Sequence[Prompt]
+    training: Sequence[Prompt]
+    settings: Settings
+    methods: Sequence[str]
+    policies: dict[str, Path] = field(default_factory=dict)
+    threads: int = 0
+    check: bool = False
+
+    @property
+    def rows(self) -> list[str]:
+        """The methods in the order of the table, the baseline always among them."""
+        return [name for name in dict.fromkeys((*METHODS, *self.policies)) if name in {*self.methods, BASELINE}]
+
+    def load_policies(self, model: Model) -> dict[str, Policy]:
+        """By name. Raises PolicyError for one of another model."""
+        loaded = {name: load_policy(folder) for name, folder in self.policies.items()}
+        for policy in loaded.values():
+            check_fits(policy, model_facts(model))
+        return loaded
+
+
+def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, list[int]]]:
+    """(id, task, token ids) of the prompts that leave room in the model's context."""
+    every = ((p, encode(model, p.text) if p.tokens is None else list(p.tokens)) for p in prompts)
+    return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]
+
+
+def question(model: Model, job: Job) -> dict[str, Any]:
+    """Everything that decides the numbers: two runs with the same may be put together, no others."""
+    return {
+        "model": model_facts(model),
+        "task": job.task,
+        "methods": job.rows,
+        "policies": {name: policy_hash(folder) for name, folder in job.policies.items()},
+        "prompts": prompts_hash(job.prompts),
+        "training": prompts_hash(job.training),
+        **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
+        "device": device_facts(model)["name"],
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "native": model.native,
+        "threads": job.threads,
+        "code": code_hash(),
+    }
