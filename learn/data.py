@@ -17,7 +17,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.reader import Columns, Dataset
 from lede.replay.split import Split, episode_splits
 from lede.serve.policy import Policy
-from lede.simulate.batched import Engine, Prices, Rollout, prices_of
+from lede.simulate.batched import Engine, Prices, prices_of
 from lede.simulate.costs import Costs, dataset_costs
 from lede.simulate.oracle import Static, best_static, static_milliseconds
 from lede.simulate.texts import Texts, read_texts
@@ -167,17 +167,17 @@ class Data:
         priced = rewarded(columns, self.config.reward, self.model_layers, self.costs, self.prices, rate)
         return with_features(priced, self.features)
 
-    def score(self, policy: Policy, side: Split, rate: float | None) -> tuple[Score, Rollout | None]:
-        """How a policy does on one side: exactly, with its rollout, or estimated from the log."""
+    def score(self, policy: Policy, side: Split, rate: float | None) -> Score:
+        """How a policy does on one side: exactly, or estimated from the log."""
         if self.exact(side):
             rollout = self.engine(side).play(policy.exits)
-            return exact_score(rollout, self.groups(side), self.config.reward, rate or 0.0), rollout
+            return exact_score(rollout, self.groups(side), self.config.reward, rate or 0.0)
         log = self.log(side)
         chains = self.rewarded(complete(log.chains), rate)
         rounds = chains if log.rounds is log.chains else with_features(complete(log.rounds), self.features)
         exits = policy.exits(chains.observations)
         round_exits = exits if rounds is chains else policy.exits(rounds.observations)
-        return logged_score(chains, rounds, exits, round_exits, self.config.gamma, self.prices), None
+        return logged_score(chains, rounds, exits, round_exits, self.config.gamma, self.prices)
 
     def static_score(self, side: Split) -> tuple[float, float] | None:
         """The rate of `static` on one side's texts, and its standard error; None where it is not known."""

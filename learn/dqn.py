@@ -16,7 +16,7 @@ from lede.learn.buffers import TableBuffer, drawn_starts, logged_transitions, sw
 from lede.learn.data import Data, Snapshot, scaling
 from lede.learn.errors import Diverged, LearnError
 from lede.learn.library import d3rlpy
-from lede.learn.network import FusedAdamFactory, NoisyBodyFactory, NoisyQFunctionFactory, Weights, mean_weights
+from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
 from lede.serve.policy import Policy
 from lede.simulate.batched import Starts
 
@@ -34,7 +34,7 @@ def learn_dqn(data: Data) -> Iterator[Snapshot]:
     algorithm = make_algorithm(data, total)
     algorithm.create_impl((len(data.features),), 2)
     q_func = algorithm.impl.q_function[0]
-    average = mean_weights(q_func)
+    average = mean_weights(q_func.layers)
     experience.refresh(average)
     if not experience.buffer.transition_count:
         raise LearnError("the training episodes hold no complete transition; collect more episodes")
@@ -47,7 +47,7 @@ def learn_dqn(data: Data) -> Iterator[Snapshot]:
                 f"training diverged after {done} updates (loss {loss:.3g}); "
                 "lower the learning rate, raise the target interval, or use more steps (n_steps 3 or more)"
             )
-        latest, past = mean_weights(q_func), config.averaging if scored or len(losses) > 1 else 0.0
+        latest, past = mean_weights(q_func.layers), config.averaging if scored or len(losses) > 1 else 0.0
         average = tuple(
             (past * w + (1 - past) * new_w, past * b + (1 - past) * new_b)
             for (w, b), (new_w, new_b) in zip(average, latest, strict=True)
@@ -68,8 +68,8 @@ def make_algorithm(data: Data, updates: int) -> Any:
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "optim_factory": FusedAdamFactory(lr_scheduler_factory=anneal),
-        "encoder_factory": NoisyBodyFactory(widths=list(config.hidden), sigma0=config.sigma0),
-        "q_func_factory": NoisyQFunctionFactory(sigma0=config.sigma0),
+        "encoder_factory": NoisyNetworkFactory(config.hidden, config.sigma0),
+        "q_func_factory": SquaredErrorFactory(),
         "gamma": config.gamma,
         "target_update_interval": config.target_interval,
     }
@@ -151,6 +151,6 @@ class _Log:
     def achieved(self, policy: Policy) -> float | None:
         """The rate to beat: what the policy achieves, less a standard error where that is estimated."""
         if self._rate is not None:
-            enough, achieved = self._data.score(policy, "train", self._rate)[0].rank(by_rate=True)
+            enough, achieved = self._data.score(policy, "train", self._rate).rank(by_rate=True)
             self._rate = max(self._rate, achieved) if enough else self._rate
         return self._rate

@@ -1,10 +1,9 @@
 """An upper bound to compare with: ascend the exact value of whole rounds, with full information from sweeps.
 
-For a policy that exits with a probability at each decision, a round's expected tokens - rate * milliseconds is a sum
-over its tree of decisions (`simulate.batched`), exact and differentiable, and the network is fitted by ascending it: no
-sampled actions, no bootstrapped targets, no importance weights. The rate is that of the policy so far, as in
-Dinkelbach's method, and most rounds start where the policy so far starts them. The two outputs are not values: their
-difference is the log-odds of exiting.
+For a policy that exits with a probability at each decision, a round's expected tokens - rate * milliseconds is a
+differentiable sum over its tree of decisions (`simulate.batched`), and the network is fitted by ascending it: no
+sampled actions, no bootstrapped targets, no importance weights. The rate is that of the policy so far, and most rounds
+start where that policy starts them. The two outputs are not values: their difference is the log-odds of exiting.
 """
 
 import math
@@ -17,7 +16,7 @@ from torch import nn
 
 from lede.learn.buffers import ANYWHERE, drawn_starts
 from lede.learn.data import Data, Snapshot, scaling
-from lede.learn.network import Weights
+from lede.learn.network import mean_weights
 from lede.simulate.batched import Starts
 
 LOOKS_FIRST = 1.0  # log-odds of exiting before training: drafts must be long enough for their ends to be seen
@@ -39,7 +38,7 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
     rate = 1 / engine.prices.plain
     for step in range(total + 1):
         if step % config.score_every == 0 or step == total:
-            policy = data.policy(_weights(network), mean, scale)
+            policy = data.policy(mean_weights(part for part in network if isinstance(part, nn.Linear)), mean, scale)
             rollout = engine.play(policy.exits)
             own, rate = rollout.starts, max(rollout.rate, 1 / engine.prices.plain)
             yield Snapshot(step, total, math.nan, policy, rate)
@@ -65,8 +64,3 @@ def _network(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     with torch.no_grad():
         last.bias[:] = torch.tensor([-LOOKS_FIRST / 2, LOOKS_FIRST / 2])
     return nn.Sequential(*parts, last)
-
-
-def _weights(network: nn.Sequential) -> Weights:
-    layers = [part for part in network if isinstance(part, nn.Linear)]
-    return tuple((layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers)

@@ -1,6 +1,5 @@
 """The record of a training run: `learning.csv` and its picture."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,19 +27,13 @@ def point(step: Snapshot, score: Score) -> dict[str, float]:
 
 def write_csv(path: Path, points: Sequence[dict[str, float]]) -> None:
     """One line per point; an empty cell where nothing is known."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(points[0])
-        for values in points:
-            writer.writerow(f"{value:.6g}" if math.isfinite(value) else "" for value in values.values())
+    lines = [",".join(points[0])]
+    lines += [",".join(f"{v:.6g}" if math.isfinite(v) else "" for v in values.values()) for values in points]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw(
-    path: Path,
-    points: Sequence[dict[str, float]],
-    kept: int,
-    static: Static | None,
-    achieved: tuple[float, float] | None,
+    path: Path, points: Sequence[dict[str, float]], kept: int, static: Static | None, achieved: float | None
 ) -> None:
     """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
     length, rate and loss. kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
@@ -64,7 +57,7 @@ def draw(
             axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color="0.5")
         if name == "validation_rate" and static is not None and achieved is not None:
             label = f"best static, E={static.layer}, d={static.drafts}"
-            axes.axhline(achieved[0], color="C1", linestyle="--", linewidth=1, label=label)
+            axes.axhline(achieved, color="C1", linestyle="--", linewidth=1, label=label)
             axes.legend(fontsize=8)
     picture.suptitle("by updates; grey line: the network that was kept", fontsize=9, color="0.4")
     save(picture, path)

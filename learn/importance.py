@@ -1,11 +1,10 @@
 """What a log says of policies that did not collect it: weighted per-decision importance sampling.
 
 A logged chain counts as far as the policy agrees with it: at each decision its weight is divided by the probability
-with which the behaviour took the logged action, or becomes 0 where the policy would have taken the other. Forced
-decisions leave it as it is. What happens at the t-th decision is estimated by the weighted mean over all chains, those
-that have ended keeping their last weight. Weights are normalised: the estimator is consistent, biased on little data,
-and far less noisy than the unbiased one. The states that rounds start from are those of the log. Chains of one episode
-are not independent: standard errors take whole episodes as the unit.
+with which the behaviour took the logged action, or becomes 0 where the policy would have taken the other; forced
+decisions leave it. What happens at the t-th decision is estimated by the weighted mean over all chains, those that have
+ended keeping their last weight. The estimator is consistent, biased on little data, and less noisy than the unbiased
+one. Chains of one episode are not independent: standard errors take whole episodes as the unit.
 """
 
 import math
@@ -30,8 +29,7 @@ def reach_probability(columns: Columns) -> Float:
     """Probability (N,) that the behaviour took every logged action of the chain before this row."""
     logs = np.log(columns.propensities.astype(np.float64))
     before = np.concatenate([[0.0], np.cumsum(logs)[:-1]])
-    starts = np.repeat(before[columns.chain_starts[:-1]], np.diff(columns.chain_starts))
-    return np.exp(before - starts)
+    return np.exp(before - np.repeat(before[columns.chain_starts[:-1]], np.diff(columns.chain_starts)))
 
 
 class Reweighted:
@@ -89,13 +87,11 @@ def best_static(rounds: Columns, costs: Costs) -> Static:
     0 that finds nothing to copy decodes a plain token instead.
     """
     rules = [Static(rounds.layers[0], 0, 1 / costs.plain())]
-    starts = rounds.chain_starts[:-1]
-    found = float((rounds.raw["layer"][starts] == 0).mean()) if len(starts) else 0.0
+    found = float((rounds.raw["layer"][rounds.chain_starts[:-1]] == 0).mean())
     for layer in rounds.layers:
-        tokens, copied = 1.0, found if layer == 0 else 1.0
+        copied = found if layer == 0 else 1.0
         survival = np.cumprod(acceptance(rounds, layer))
-        for drafts in range(1, len(survival) + 1):
-            tokens += float(survival[drafts - 1])
+        for drafts, tokens in enumerate((1 + np.cumsum(survival)).tolist(), 1):
             spent = copied * costs.fixed(layer, drafts) + (1 - copied) * costs.fixed(layer, 0)
             rules.append(Static(layer, drafts, (copied * tokens + 1 - copied) / spent))
     return max(rules, key=lambda rule: rule.rate)

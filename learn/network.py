@@ -1,7 +1,7 @@
 """The Q-network: a small MLP of factorised noisy layers, trained with d3rlpy's DQN (§3.2, §4.1).
 
-d3rlpy has no noisy layers and its mean Q-function hard-codes the Huber loss where the paper minimises the squared
-error, so this registers an encoder (the hidden layers) and a Q-function (the last layer and the loss) of our own.
+d3rlpy has no noisy layers, and its mean Q-function hard-codes the Huber loss where the paper minimises the squared
+error, so the whole network is our own: d3rlpy's "encoder" makes it, and its "Q-function" is the same object.
 
 Noise: `DQN` asks the target network twice per update, first which action is best, then what it is worth, and the
 online network once, for the error. Each network draws once per update, at its first question, and never in eval mode.
@@ -9,6 +9,8 @@ online network once, for the error. Each network draws once per update, at its f
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,7 @@ from lede.learn.library import d3rlpy
 
 Weights = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
-_encoders = d3rlpy.models.encoders
-_q_functions = d3rlpy.models.q_functions
-_torch = d3rlpy.models.torch
+ACTIONS = 2
 
 
 class NoisyLinear(nn.Module):
@@ -53,61 +53,43 @@ class NoisyLinear(nn.Module):
         return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, rows))
 
 
-class NoisyBody(_torch.Encoder):  # type: ignore[name-defined]
-    """The hidden layers: (B, inputs) to (B, widths[-1]), ReLU after each."""
+class NoisyNetwork(nn.Module):
+    """(B, inputs) to the values (B, 2): hidden layers of these widths, ReLU after each, and a last one."""
 
-    def __init__(self, inputs: int, widths: list[int], sigma0: float) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], sigma0: float) -> None:
         super().__init__()
-        sizes = zip([inputs, *widths], widths, strict=False)
-        self.layers = nn.ModuleList(NoisyLinear(wide, narrow, sigma0) for wide, narrow in sizes)
+        sizes = pairwise((inputs, *widths, ACTIONS))
+        self.layers = nn.ModuleList(NoisyLinear(before, after, sigma0) for before, after in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = F.relu(layer(x))
-        return x
-
-
-class NoisyQFunction(_torch.DiscreteQFunction):  # type: ignore[name-defined]
-    """Body and head: (B, inputs) to the values (B, actions)."""
-
-    def __init__(self, body: NoisyBody, width: int, actions: int, sigma0: float) -> None:
-        super().__init__()
-        self._encoder = body
-        self.head = NoisyLinear(width, actions, sigma0)
-
-    @property
-    def encoder(self) -> NoisyBody:
-        return self._encoder
-
-    def forward(self, x: Tensor) -> Any:
-        return _torch.QFunctionOutput(q_value=self.head(self._encoder(x)), quantiles=None, taus=None)
-
-    @property
-    def noisy_layers(self) -> list[NoisyLinear]:
-        return [*self._encoder.layers, self.head]
+        values: Tensor = last(x)
+        return values
 
     def draw_noise(self) -> None:
         """A fresh draw for every layer: f(z) = sign(z)√|z| of standard normal z, in one call for all of them."""
-        layers = self.noisy_layers
+        layers: Any = self.layers
         if not (layers[0].noisy and self.training):
             return
-        z = torch.randn(sum(layer.noise.numel() for layer in layers))
-        parts = (z.sign() * z.abs().sqrt_()).split([layer.noise.numel() for layer in layers])
-        for layer, part in zip(layers, parts, strict=True):
+        sizes = [len(layer.noise) for layer in layers]
+        z = torch.randn(sum(sizes))
+        for layer, part in zip(layers, (z.sign() * z.abs().sqrt_()).split(sizes), strict=True):
             layer.noise = part
 
 
-class SquaredErrorForwarder(_torch.DiscreteQFunctionForwarder):  # type: ignore[name-defined]
-    """How DQN talks to a `NoisyQFunction`."""
+class SquaredErrorForwarder(d3rlpy.models.torch.DiscreteQFunctionForwarder):
+    """How DQN talks to a `NoisyNetwork`."""
 
-    def __init__(self, q_func: NoisyQFunction) -> None:
+    def __init__(self, q_func: NoisyNetwork) -> None:
         self._q_func = q_func
         self._answered: tuple[Tensor | None, Tensor] = None, torch.empty(0)
 
     def compute_expected_q(self, x: Tensor) -> Tensor:
         """Values (B, actions), on a fresh draw: of the target network, this is an update's first question."""
         self._q_func.draw_noise()
-        values: Tensor = self._q_func(x).q_value
+        values: Tensor = self._q_func(x)
         self._answered = x, values
         return values
 
@@ -134,45 +116,42 @@ class SquaredErrorForwarder(_torch.DiscreteQFunctionForwarder):  # type: ignore[
     ) -> Tensor:
         """(y − Q(s, a))², y = n-step return + gamma * target unless terminal; gamma comes to the n-th power."""
         self._q_func.draw_noise()
-        value = self._q_func(observations).q_value.gather(1, actions.view(-1, 1))
+        value = self._q_func(observations).gather(1, actions.view(-1, 1))
         y = rewards + gamma * target * (1 - terminals)
         error: Tensor = F.mse_loss(value, y, reduction=reduction)
         return error
 
-    def set_q_func(self, q_func: NoisyQFunction) -> None:
+    def set_q_func(self, q_func: NoisyNetwork) -> None:
         self._q_func = q_func
 
 
 @dataclasses.dataclass()
-class NoisyBodyFactory(_encoders.EncoderFactory):  # type: ignore[name-defined]
-    """d3rlpy's way to configure a `NoisyBody`."""
+class NoisyNetworkFactory(d3rlpy.models.encoders.EncoderFactory):
+    """d3rlpy's way to configure a `NoisyNetwork`."""
 
-    widths: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
-    sigma0: float = 0.1
+    widths: Sequence[int]
+    sigma0: float
 
-    def create(self, observation_shape: Any) -> NoisyBody:
-        return NoisyBody(observation_shape[0], self.widths, self.sigma0)
+    def create(self, observation_shape: Any) -> NoisyNetwork:
+        return NoisyNetwork(observation_shape[0], self.widths, self.sigma0)
 
     @staticmethod
     def get_type() -> str:
-        return "lede_noisy_body"
+        return "lede_noisy_network"
 
 
 @dataclasses.dataclass()
-class NoisyQFunctionFactory(_q_functions.QFunctionFactory):  # type: ignore[name-defined]
-    """d3rlpy's way to configure a `NoisyQFunction` and the squared error."""
-
-    sigma0: float = 0.1
+class SquaredErrorFactory(d3rlpy.models.q_functions.QFunctionFactory):
+    """d3rlpy's way to configure the squared error."""
 
     def create_discrete(
-        self, encoder: NoisyBody, hidden_size: int, action_size: int
-    ) -> tuple[NoisyQFunction, SquaredErrorForwarder]:
-        q_func = NoisyQFunction(encoder, hidden_size, action_size, self.sigma0)
-        return q_func, SquaredErrorForwarder(q_func)
+        self, encoder: NoisyNetwork, hidden_size: int, action_size: int
+    ) -> tuple[NoisyNetwork, SquaredErrorForwarder]:
+        return encoder, SquaredErrorForwarder(encoder)
 
     @staticmethod
     def get_type() -> str:
-        return "lede_noisy"
+        return "lede_squared_error"
 
 
 @dataclasses.dataclass()
@@ -188,12 +167,6 @@ class FusedAdamFactory(d3rlpy.optimizers.AdamFactory):
         return "lede_fused_adam"
 
 
-_encoders.register_encoder_factory(NoisyBodyFactory)
-_q_functions.register_q_func_factory(NoisyQFunctionFactory)
-d3rlpy.optimizers.optimizers.register_optimizer_factory(FusedAdamFactory)
-
-
-def mean_weights(q_func: NoisyQFunction) -> Weights:
-    """Copies of ((W, b), ...) without noise: what a `serve.policy.Policy` is made of."""
-    layers = q_func.noisy_layers
+def mean_weights(layers: Iterable[Any]) -> Weights:
+    """Copies of ((W, b), ...) of linear layers, without noise: what a `serve.policy.Policy` is made of."""
     return tuple((layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers)

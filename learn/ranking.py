@@ -63,8 +63,8 @@ def _ranked(name: str, results: Sequence[Result]) -> Ranked:
         return fmean(known) if known else math.nan
 
     rate = over = (math.nan, math.nan, math.nan)
-    if good and all(result.exact for result in good):
-        rate, over = (_over_seeds(good, above) for above in ("tokens", "static"))
+    if good and all(result.texts for result in good):
+        rate, over = (_over_seeds([result.texts or {} for result in good], above) for above in ("tokens", "static"))
     elif not math.isnan(mean("rate")):
         rates = np.array([result.score["rate"] or math.nan for result in good])
         episodes = min(result.score["effective"] or 0.0 for result in good)
@@ -77,15 +77,15 @@ def _ranked(name: str, results: Sequence[Result]) -> Ranked:
     return Ranked(name, *rate, *means, *over, len(good), counts["diverged"], counts["failed"], folder, message)
 
 
-def _over_seeds(results: Sequence[Result], above: str) -> tuple[float, float, float]:
+def _over_seeds(texts: Sequence[dict[str, list[float]]], above: str) -> tuple[float, float, float]:
     """Σ above / Σ milliseconds over the texts: its mean over seeds, and the interval.
 
     The texts are the same for every seed, so what they add to the error is that of the seeds' mean, by groups of texts.
     """
     ratios, shares = [], []
-    for result in results:
-        top, below = np.array(result.texts[above]), np.array(result.texts["milliseconds"])
-        group = np.unique(np.array(result.texts["group"]), return_inverse=True)[1]
+    for seed in texts:
+        top, below = np.array(seed[above]), np.array(seed["milliseconds"])
+        group = np.unique(seed["group"], return_inverse=True)[1]
         ratios.append(top.sum() / below.sum())
         shares.append(np.bincount(group, top - ratios[-1] * below) / below.sum())
     groups = len(shares[0])
@@ -112,27 +112,30 @@ def _interval(values: Float, error: float, freedom: float) -> tuple[float, float
     return middle, middle - half, middle + half
 
 
+def exact(results: Sequence[Result]) -> bool:
+    """Whether all are scored on sweeps, none estimated from the log."""
+    return all(result.texts for result in results if result.status == "ok")
+
+
 def to_json(rows: Sequence[Ranked], results: Sequence[Result]) -> dict[str, object]:
-    """Ready for JSON: `ranking`, a row a variant, null where nothing is known; `exact`, whether all are from sweeps."""
+    """Ready for JSON: `ranking`, a row a variant, null where nothing is known; `exact`."""
     plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
-    return {"exact": all(result.exact for result in results if result.status == "ok"), "ranking": plain}
+    return {"exact": exact(results), "ranking": plain}
 
 
 def write_ranking(folder: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
-    """ranking.json and ranking.png."""
+    """ranking.json and, where rates are known, ranking.png."""
     write_json(folder / "ranking.json", to_json(rows, results))
-    known = [row for row in rows if not math.isnan(row.rate)]
-    if known:
-        draw_ranking(folder / "ranking.png", known, results)
+    if known := [row for row in rows if not math.isnan(row.rate)]:
+        _draw(folder / "ranking.png", known, results)
 
 
-def draw_ranking(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
+def _draw(path: Path, rows: Sequence[Ranked], results: Sequence[Result]) -> None:
     """A line a variant: the mean rate, its interval, each seed; dashed: the best fixed rule."""
     picture = figure(9, 1.2 + 0.32 * len(rows))
     axes = picture.subplots()
     for y, row in enumerate(rows):
-        axes.plot([row.low, row.high], [y, y], color="C0", linewidth=1.4)
-        axes.plot([row.rate], [y], marker="o", color="C0", markersize=5)
+        axes.errorbar(row.rate, y, xerr=[[row.rate - row.low], [row.high - row.rate]], fmt="o", color="C0")
         seeds = [r.score["rate"] or math.nan for r in results if r.name == row.name and r.status == "ok"]
         axes.plot(seeds, [y] * len(seeds), marker="|", color="0.35", linestyle="none", markersize=9)
     for rate in {sum(r.texts["tokens"]) / sum(r.texts["static"]) for r in results if r.texts}:

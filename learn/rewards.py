@@ -102,9 +102,7 @@ def drafts_made(rounds: Columns) -> NDArray[np.bool_]:
 
 def last_rows(columns: Columns) -> NDArray[np.bool_]:
     """Whether each row (N,) is its chain's last."""
-    last = np.zeros(len(columns.actions), bool)
-    last[columns.chain_starts[1:] - 1] = True
-    return last
+    return np.isin(np.arange(len(columns.actions)), columns.chain_starts[1:] - 1)
 
 
 def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:

@@ -1,14 +1,11 @@
-"""Learn an exit policy from the files of a dataset alone; the model is never loaded.
-
-result = learn("data/llama2-7b", "policies/first")
-"""
+"""Learn an exit policy from the files of a dataset alone; the model is never loaded."""
 
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,6 @@ from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
 from lede.replay.reader import open_dataset
 from lede.serve.policy import Policy
-
-# A learner takes a view of a dataset, with its costs, and yields policies on the way.
-LEARNERS: dict[str, Callable[[Data], Iterator[Snapshot]]] = {"fitted": learn_fitted}
 
 Progress = Callable[[Snapshot, Score], None]
 
@@ -82,8 +76,8 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
     by_rate = config.reward != "paper" and data.costs is not None  # the paper's recipe is to be had to the letter
     best: tuple[Snapshot, Score] | None = None
     with _alone(config.seed), quiet():
-        for step in LEARNERS.get(config.algorithm, learn_dqn)(data):
-            score, _ = data.score(step.policy, "validation", step.rate)
+        for step in (learn_fitted if config.algorithm == "fitted" else learn_dqn)(data):
+            score = data.score(step.policy, "validation", step.rate)
             if best is None or score.rank(by_rate) > best[1].rank(by_rate):
                 best = step, score
             history.append(point(step, score))
@@ -91,24 +85,35 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
                 progress(step, score)
         assert best is not None  # a learner yields its last step
         kept, score = best
-        test = data.score(kept.policy, "test", kept.rate)[0] if data.exact("test") else None
+        test = data.score(kept.policy, "test", kept.rate) if data.exact("test") else None
     on_validation, on_test = (data.static_score(side) for side in ("validation", "test"))
     training = {
         "rows": data.rows,
         "updates": history[-1]["update"],
         "kept": kept.update,
-        "validation": _known(score),
-        "test": _known(test) if test else None,
+        "validation": known(score),
+        "test": known(test) if test else None,
         "static": asdict(data.static) if data.static else None,
         "static_validation": on_validation,
         "static_test": on_test,
         "rate": kept.rate,
         "costs": data.source.costs_from,
     }
-    policy = replace(kept.policy, info=_info(data) | {"training": training})
+    dataset = data.source.dataset
+    info = {
+        "model": dataset.header["model"],
+        "tokenizer_hash": dataset.header["tokenizer_hash"],
+        "state": {"top_k": dataset.header["top_k"], "trace": dataset.header["trace"]},
+        "dataset": {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]},
+        "max_drafts": data.limit,
+        "hyperparameters": config.to_dict(),
+        "lede": version("lede"),
+        "training": training,
+    }
+    policy = replace(kept.policy, info=info)
     policy.save(folder)
     write_csv(folder / "learning.csv", history)
-    draw(folder / "learning.png", history, kept.update, data.static, on_validation)
+    draw(folder / "learning.png", history, kept.update, data.static, on_validation and on_validation[0])
     return LearnResult(policy, folder, kept.update, score, test, on_validation, on_test, tuple(history), data)
 
 
@@ -125,31 +130,6 @@ def _alone(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _info(data: Data) -> dict[str, Any]:
-    """What `policy.json` says besides the network and its training."""
-    dataset = data.source.dataset
-    return {
-        "model": dataset.header["model"],
-        "tokenizer_hash": dataset.header["tokenizer_hash"],
-        "state": {"top_k": dataset.header["top_k"], "trace": dataset.header["trace"]},
-        "dataset": {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]},
-        "max_drafts": data.limit,
-        "hyperparameters": data.config.to_dict(),
-        "lede": _version(),
-    }
-
-
-def _known(score: Score) -> dict[str, float | None]:
-    return {name: finite(value) for name, value in asdict(score).items()}
-
-
-def finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
-
-
-def _version() -> str:
-    try:
-        return metadata.version("lede")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
+def known(score: Score) -> dict[str, float | None]:
+    """A score as JSON, which has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in asdict(score).items()}

@@ -16,7 +16,7 @@ from lede.learn.data import Source
 from lede.learn.errors import Diverged, LearnError
 from lede.learn.grid import Variant
 from lede.learn.rewards import NAMED
-from lede.learn.train import LearnResult, finite, train
+from lede.learn.train import LearnResult, known, train
 from lede.replay.errors import DatasetError
 from lede.replay.files import write_json
 from lede.replay.reader import open_dataset
@@ -31,10 +31,9 @@ Progress = Callable[[int, str], None]
 class Result:
     """How one variant did. status: `ok`; `diverged`; `failed`, and then message says why.
 
-    score: as `learn.score.Score`, on validation, None for what is not known. kept: after how many updates. static: the
-    best fixed rule of the training texts, `layer`, `drafts`, `rate`. exact: scored on sweeps, not estimated from the
-    log. texts: of each validation text `group`, `tokens`, `milliseconds` and the static rule's `static`; empty if not
-    exact.
+    config, data: of what it is the result. score: as `learn.score.Score`, on validation, None for what is not known.
+    texts: where the score is exact, not estimated from the log, of each validation text `group`, `tokens`,
+    `milliseconds` and the best fixed rule's `static`; else None.
     """
 
     name: str
@@ -44,10 +43,7 @@ class Result:
     config: dict[str, Any]
     data: dict[str, Any]
     score: dict[str, float | None]
-    kept: int
-    static: dict[str, float] | None
-    exact: bool
-    texts: dict[str, list[float]]
+    texts: dict[str, list[float]] | None
 
 
 def run_grid(
@@ -59,7 +55,7 @@ def run_grid(
     """
     dataset, folder = open_dataset(dataset_path), Path(out)
     identity = {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]}
-    results = {v: found for v in variants if (found := _stored(folder, v, identity)) is not None}
+    results = {v: stored for v in variants if (stored := _stored(folder, v, identity)) is not None}
     source = Source(dataset) if len(results) < len(variants) else None
     for number, variant in enumerate(variants):
         if variant in results or source is None:
@@ -71,40 +67,25 @@ def run_grid(
         report(0.0)
         target = folder / variant.folder
         target.mkdir(parents=True, exist_ok=True)
-        status, message, trained = "ok", "", None
+        status, message, score, texts = "ok", "", {}, None
         try:
             trained = train(source.view(variant.config), target, lambda step, _: report(step.update / step.total))
+            score, texts = known(trained.score), _texts(trained)
         except (LearnError, DatasetError) as error:
             status, message = ("diverged" if isinstance(error, Diverged) else "failed"), str(error)
-        results[variant] = _write(target, variant, identity, status, message, trained)
+        result = Result(
+            variant.name, variant.config.seed, status, message, _identified(variant), identity, score, texts
+        )
+        write_json(target / RESULT, asdict(result))  # the last of its files
+        results[variant] = result
     return [results[variant] for variant in variants]
 
 
-def _write(
-    target: Path, variant: Variant, identity: dict[str, Any], status: str, message: str, trained: LearnResult | None
-) -> Result:
-    """The variant's result.json, the last of its files."""
-    result = Result(
-        name=variant.name,
-        seed=variant.config.seed,
-        status=status,
-        message=message,
-        config=_identified(variant),
-        data=identity,
-        score={name: finite(value) for name, value in asdict(trained.score).items()} if trained else {},
-        kept=trained.update if trained else 0,
-        static=asdict(trained.data.static) if trained and trained.data.static else None,
-        exact=trained is not None and trained.data.exact("validation"),
-        texts=_texts(trained) if trained is not None and trained.data.exact("validation") else {},
-    )
-    write_json(target / RESULT, asdict(result))
-    return result
-
-
-def _texts(trained: LearnResult) -> dict[str, list[float]]:
+def _texts(trained: LearnResult) -> dict[str, list[float]] | None:
     data = trained.data
-    rollout = data.score(trained.policy, "validation", None)[1]
-    assert rollout is not None
+    if not data.exact("validation"):
+        return None
+    rollout = data.engine("validation").play(trained.policy.exits)
     return {
         "group": data.groups("validation").tolist(),
         "tokens": rollout.tokens.tolist(),

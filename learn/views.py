@@ -77,39 +77,37 @@ def with_bypass(columns: Columns, layers: int) -> Columns:
     reached the last candidate becomes two, one that exits there, as logged, and one that goes on. Propensities are such
     that each weighs half until the two part, and all where a policy agrees with it: estimates count the round once.
     """
-    raw, starts = columns.raw, columns.chain_starts
+    raw, starts, size = columns.raw, columns.chain_starts, len(columns.actions)
     lengths = np.diff(starts)
     choice = (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == EXIT)
     reached = np.logical_or.reduceat(choice, starts[:-1])
     copied = np.repeat(reached, lengths) & (raw["phase"] == WALK)
-    rows = np.concatenate([np.arange(len(copied)), np.flatnonzero(copied)])
-    is_copy = np.arange(len(rows)) >= len(copied)
-    goes_on = is_copy & choice[rows]
-    chain = np.repeat(np.arange(len(lengths)), lengths)[rows] + is_copy * len(lengths)
-    firsts = np.flatnonzero(np.diff(chain, prepend=-1))
-    ends = np.append(firsts[1:], len(rows)) - 1
-    truncated = np.where(is_copy[firsts], False, columns.truncated[chain[firsts] % len(lengths)])
-    terminals = np.zeros(len(rows), bool)
-    terminals[ends] = ~truncated
+    rows = np.append(np.arange(size), np.flatnonzero(copied))
+    goes_on = choice[rows] & (np.arange(len(rows)) >= size)
+    copies = np.repeat(np.arange(len(lengths)), lengths)[copied]
+    chain_starts = np.append(starts, size + np.flatnonzero(np.diff(copies, append=-1)) + 1)
     observations, names = columns.observations[rows], columns.feature_names
     if any(name.startswith("layer=") for name in names):
-        observations = np.concatenate([observations, np.zeros((len(rows), 1), np.float32)], axis=1)
+        observations = np.pad(observations, ((0, 0), (0, 1)))
         names = (*names, f"layer={layers}")
-    chosen = {name: values[rows] for name, values in raw.items()}
     propensities = np.where(choice[rows], np.float32(0.5), np.float32(1)) * columns.propensities[rows]
-    propensities[firsts[reached[chain[firsts] % len(lengths)]]] *= 2
+    propensities[chain_starts[:-1][np.append(reached, np.ones(reached.sum(), bool))]] *= 2
+    truncated = np.append(columns.truncated, np.zeros(reached.sum(), bool))
+    terminals = np.zeros(len(rows), bool)
+    terminals[chain_starts[1:] - 1] = ~truncated
     return replace(
         columns,
         observations=observations,
         actions=np.where(goes_on, CONTINUE, columns.actions[rows]).astype(columns.actions.dtype),
         rewards=columns.rewards[rows],
         terminals=terminals,
-        chain_starts=np.append(firsts, len(rows)).astype(np.int64),
+        chain_starts=chain_starts,
         truncated=truncated,
         propensities=propensities,
         episodes=columns.episodes[rows],
         feature_names=names,
-        raw=chosen | {"forced": chosen["forced"].astype(bool) & ~choice[rows]},
+        raw={name: values[rows] for name, values in raw.items()}
+        | {"forced": (raw["forced"].astype(bool) & ~choice)[rows]},
     )
 
 
@@ -127,8 +125,9 @@ def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
     if candidates == columns.layers and not bypassed(columns).any():
         return columns
     if not set(candidates) <= set(columns.layers):
+        logged, wanted = (", ".join(map(str, layers)) for layers in (columns.layers, candidates))
         raise LearnError(
-            f"the decisions logged are at layers {_named(columns.layers)}, not at {_named(candidates)}: "
+            f"the decisions logged are at layers {logged}, not at {wanted}: "
             "draw others from the sweeps with --write-transitions, and learn from those"
         )
     raw, starts = columns.raw, columns.chain_starts
@@ -142,30 +141,21 @@ def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
     rows = inside & ~gone
     truncated = columns.truncated | np.logical_or.reduceat(cuts, starts[:-1])
 
-    chain = np.repeat(np.arange(len(lengths)), lengths)
-    kept, skipped = np.flatnonzero(rows), np.flatnonzero(~inside & ~gone)
     propensities = columns.propensities.astype(np.float64)
+    kept, skipped = np.flatnonzero(rows), np.flatnonzero(~inside & ~gone)
     if len(kept):
+        chain = np.repeat(np.arange(len(lengths)), lengths)
         after = np.searchsorted(kept, skipped)
         owner = kept[np.maximum(after - 1, 0)]
-        first = (after == 0) | (chain[owner] != chain[skipped])
-        owner[first] = kept[np.minimum(after[first], len(kept) - 1)]
+        owner = np.where((after > 0) & (chain[owner] == chain[skipped]), owner, kept[np.minimum(after, len(kept) - 1)])
         own = chain[owner] == chain[skipped]
         np.multiply.at(propensities, owner[own], propensities[skipped[own]])
     forced = np.where(walking & (raw["layer"] == candidates[-1]), True, raw["forced"].astype(bool))
-    names = [name for name in columns.feature_names if not name.startswith("layer=")]
-    names += [f"layer={layer}" for layer in candidates if f"layer={layer}" in columns.feature_names]
-    at = [columns.feature_names.index(name) for name in names]
+    left_out = {f"layer={layer}" for layer in {*columns.layers} - {*candidates}}
     changed = replace(
-        columns,
-        observations=np.ascontiguousarray(columns.observations[:, at]),
+        with_features(columns, tuple(name for name in columns.feature_names if name not in left_out)),
         propensities=propensities.astype(np.float32),
-        feature_names=tuple(names),
         layers=candidates,
         raw=raw | {"forced": forced},
     )
     return select(changed, rows, truncated)
-
-
-def _named(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers))

@@ -114,7 +114,9 @@ def learning_table(result: "LearnResult") -> Table:
 
 def ranking_table(rows: "Sequence[Ranked]", results: "Sequence[Result]") -> Table:
     """One row per variant, the fastest first."""
-    how = "replayed exactly" if all(r.exact for r in results if r.status == "ok") else "estimated from the log"
+    from lede.learn.ranking import exact
+
+    how = "replayed exactly" if exact(results) else "estimated from the log"
     intervals = "95 % t intervals over seeds and groups of texts, paired with the best static rule"
     headings = ("variant", "seeds", "tokens/ms (95 %)", "over static", "E", "d", "accept")
     table = grid(f"on validation texts, {how}; {intervals}", *headings)

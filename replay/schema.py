@@ -26,6 +26,9 @@ PAPER_STATE = STATE[:3]
 #: The features called `extended`, beside layer=… of every candidate. Choosing a layer and drafting on are different
 #: questions: with the phase among its inputs, a network need not tell them apart by one draft more or less.
 EXTENDED = (*STATE, "draft_index", "phase")
+#: Without those that cost something: conf_trace, a pass over the logits of every verified row; and accept_trace, which
+#: depends on earlier rounds.
+FREE = tuple(name for name in EXTENDED if name not in ("conf_trace", "accept_trace"))
 FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp")  # 0 at layer 0, which has no logits
 #: What a sweep has of the state: all that does not depend on what was drafted before.
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))

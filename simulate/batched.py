@@ -3,12 +3,10 @@
 A round that starts at a position is laid out as a tree of decisions: the walk through C candidates, and behind each of
 them a chain of up to K drafts. Node c*K of a round is the walk's decision at candidate c; node c*K + k is the decision
 behind draft k + 1 at candidate c; END = C*K. In greedy decoding the text does not depend on the policy, so a sweep
-tells for each node its state, and for each action what it commits, what it costs and which node is next. From that
-follow a policy's rate (`Engine.play`), the expected value of exit probabilities (`Rounds.expected`), and transitions.
+tells for each node its state, and for each action what it commits, what it costs and which node is next.
 
-Nothing is estimated but the states of real layers behind a round's first wrong draft: a policy would see them given
-that wrong draft, here it sees those of the true text, so that only the cost of drafts that are lost anyway is off by a
-little. What layer 0 sees there is known (`simulate.rollouts`).
+Exact but for the states of real layers behind a round's first wrong draft, which here are those of the true text: the
+cost of drafts that are lost anyway is off by a little. What layer 0 sees there is known (`simulate.rollouts`).
 """
 
 from collections.abc import Callable, Collection
@@ -162,13 +160,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        texts: Texts,
-        costs: Costs,
-        features: tuple[str, ...],
-        *,
-        bypass: bool = False,
-        max_drafts: int = LONGEST,
+        self, texts: Texts, costs: Costs, features: tuple[str, ...], bypass: bool = False, max_drafts: int = LONGEST
     ) -> None:
         self.texts, self.features, self.bypass, self.longest = texts, features, bypass, max_drafts
         self.prices = prices = prices_of(costs, features, texts.layers)
@@ -240,24 +232,21 @@ class Engine:
         seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 8)
         if layers[0] == 0:
             self._go_astray(seen[:, 0], text, start)
+        logp = seen[..., SWEPT.index("top1_logp")]
+        known = dict(zip(SWEPT, seen.unbind(-1), strict=True)) | {
+            # over committed tokens: a round's drafts leave it as it was
+            "conf_trace": self._states[text, start][..., SWEPT.index("conf_trace")][..., None],
+            "draft_logp": logp.cumsum(-1) - logp,
+            "accept_trace": accept[:, None, None],
+            "draft_index": k + 1,
+            "phase": k > 0,
+        }
+        for name in self.features:
+            if name.startswith("layer="):
+                known[name] = torch.tensor([f"layer={layer}" == name for layer in layers])[:, None]
         out = torch.empty((len(text), len(layers), self.longest, len(self.features)))
         for column, name in enumerate(self.features):
-            to = out[..., column]
-            if name == "conf_trace":  # over committed tokens: a round's drafts leave it as it was
-                to[:] = self._states[text, start][..., SWEPT.index(name)][..., None]
-            elif name in SWEPT:
-                to[:] = seen[..., SWEPT.index(name)]
-            elif name == "draft_logp":
-                logp = seen[..., SWEPT.index("top1_logp")]
-                to[:] = logp.cumsum(-1) - logp
-            elif name == "accept_trace":
-                to[:] = accept[:, None, None]
-            elif name == "draft_index":
-                to[:] = k + 1
-            elif name == "phase":
-                to[:] = k > 0
-            else:  # layer=4
-                to[:] = torch.tensor([f"layer={layer}" == name for layer in layers])[:, None]
+            out[..., column] = known[name]
         return out
 
     def _go_astray(self, seen: Tensor, text: Tensor, start: Tensor) -> None:
@@ -289,12 +278,9 @@ class Engine:
 
     def play(self, exits: Exits) -> Rollout:
         """Write all texts with a policy, given as a function of its features."""
-
-        def choose(starts: Starts, rounds: Rounds) -> Tensor:
-            rows = rounds.rows
-            return torch.from_numpy(exits(rows.reshape(-1, rows.shape[-1]).numpy())).reshape(rows.shape[:-1])
-
-        return self.rollout(choose)
+        return self.rollout(
+            lambda _, rounds: torch.from_numpy(exits(rounds.rows.flatten(0, 2).numpy())).reshape(rounds.rows.shape[:3])
+        )
 
     @torch.no_grad()
     def rollout(self, choose: Callable[[Starts, Rounds], Tensor]) -> Rollout:

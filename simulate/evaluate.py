@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from lede.decode.rules import LONG_DRAFTS, Autoregressive, ExitRule
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
+from lede.replay.schema import FREE
 from lede.replay.split import EpisodeSplits, episode_splits
 from lede.simulate.baselines import BASELINES, best_by_replay
 from lede.simulate.bootstrap import ratio_interval
@@ -152,7 +153,8 @@ def evaluate(
     prompts = np.array([costs.read(int(length)) for length in texts.prompt_lengths])
     best = {}
     for name, options in wanted.items():
-        best[name] = ceiling(texts, costs, positions=True, **options)
+        paid = costs.for_policy(FREE, texts.layers) if "decisions" in options else costs
+        best[name] = ceiling(texts, paid, positions=True, **options)
         progress(len(best), total)
     replayed = []
     for method in methods:
@@ -204,7 +206,10 @@ def evaluate(
 
 
 def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Names of the ceilings and what they may choose; each takes a choice away, so that its worth is seen."""
+    """Names of the ceilings and what they may choose; each takes a choice away, so that its worth is seen.
+
+    The one that pays to look pays for the features that a policy learned by default has.
+    """
     real = [layer for layer in layers if layer > 0]
     free = range(1, LONG_DRAFTS + 1)
     out: dict[str, dict[str, Any]] = {"oracle": {"lengths": free, "bypass": True}}

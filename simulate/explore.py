@@ -6,6 +6,7 @@ the true text. The run's `runs/<id>.json` says `"simulated": true`.
 """
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ def explored(
 
     Each round leaves its walk at every candidate equally often and drafts on with `DRAFT_CHANCE`.
     """
-    engine = Engine(texts, _free(model_layers), STATE, max_drafts=max_drafts)
+    free = Costs(model_layers, (0.0,) * MAX_ROWS, (0.0,) * MAX_ROWS, 0.0, 0.0, 0.0, 0.0)
+    engine = Engine(texts, free, STATE, max_drafts=max_drafts)
     generator = torch.Generator().manual_seed(seed)
     logged: list[dict[str, Tensor]] = []
 
@@ -47,8 +49,7 @@ def explored(
         b, c, k = torch.nonzero(visited, as_tuple=True)
         text, position, most = starts.text[b], starts.position[b], rounds.most[b]
         at, out = position + k, exits[b, c, k]
-        last = torch.zeros(len(b), dtype=torch.bool)
-        last[:-1], last[-1:] = b[1:] != b[:-1], True
+        last = torch.diff(b, append=torch.tensor([-1])) != 0
         alone = (k == 0) & (most == 1)  # its tokens count the verifier's own
         logged.append(
             {
@@ -67,9 +68,7 @@ def explored(
                 "terminal": last & ((k + 1 < most) | (most == max_drafts)),
                 "truncated": last & (k + 1 == most) & (most < max_drafts),  # by the text's end, not by the rule
                 "draft_token": _drafted(texts, engine, text, position, c, k),
-                "target_token": torch.from_numpy(texts.targets)[
-                    text, torch.minimum(at, torch.from_numpy(texts.lengths)[text] - 1)
-                ],
+                "target_token": torch.from_numpy(texts.targets[text, np.minimum(at.numpy(), texts.lengths[text] - 1)]),
                 "accepted": rounds.tokens[b, c, k, EXIT] > alone.double(),
             }
         )
@@ -115,11 +114,9 @@ def write_transitions(
     source = {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]}
     arguments = {"simulated_from": source, "max_drafts": max_drafts, "seed": seed}
     behaviour = {"kind": "uniform", "draft_chance": DRAFT_CHANCE}
-    try:
-        costs: dict[str, Any] | None = dataset_costs(dataset)[0].to_json()
-    except DatasetError:
-        costs = None
-    facts = {"simulated": True, "versions": {}, "device": {}, "behaviour": behaviour, "costs": costs}
+    facts = {"simulated": True, "versions": {}, "device": {}, "behaviour": behaviour, "costs": None}
+    with suppress(DatasetError):
+        facts["costs"] = dataset_costs(dataset)[0].to_json()
     run = start_run(out, arguments, facts)
     text, columns = explored(texts, dataset.model_layers, max_drafts, seed)
     table, numbers = dataset.read("episodes", EPISODES.names[1:])  # all but the number
@@ -131,18 +128,13 @@ def write_transitions(
             if number in done or not here.any():
                 continue
             rows = {name: values[here] for name, values in columns.items()}
-            exits = rows["draft_index"][(rows["phase"] == DRAFT) | (rows["action"] == EXIT)]
             right = rows["accepted"][(rows["phase"] == DRAFT) | (rows["action"] == EXIT)]
             episode = known[int(texts.numbers[number])] | {
                 "episode": number,
                 "rounds": int(rows["round"].max()) + 1,
-                "drafted": len(exits),
+                "drafted": len(right),
                 "accepted": int(right.sum()),
                 "seconds": 0.0,
             }
             writer.add(episode, rows | {"episode": np.full(here.sum(), number)})
     return len(text)
-
-
-def _free(layers: int) -> Costs:
-    return Costs(layers, (0.0,) * MAX_ROWS, (0.0,) * MAX_ROWS, 0.0, 0.0, 0.0, 0.0)

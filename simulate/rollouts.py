@@ -5,6 +5,7 @@ next match would be short. A rule that is judged on the true text's states there
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ BEHIND = MAX_ROWS - 2  # drafts that a round has room for behind its first
 NOTHING = Guess(-1, 0, 0.0)
 
 
+@dataclass(frozen=True)
 class Copies:
     """The drafts behind every wrong guess of N texts, M of them.
 
@@ -23,12 +25,9 @@ class Copies:
     it. states: (M, 30, 3) lookup_length, lookup_agreement and lookup_match where each is drafted.
     """
 
-    def __init__(self, number: NDArray[np.int64], tokens: NDArray[np.int32], states: NDArray[np.float32]) -> None:
-        self.number, self.tokens, self.states = number, tokens, states
-
-    def first(self, count: int) -> "Copies":
-        """Those of the first `count` texts."""
-        return Copies(self.number[:count], self.tokens, self.states)
+    number: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    states: NDArray[np.float32]
 
     def seen(self, text: NDArray[np.int64], wrong: NDArray[np.int64], behind: NDArray[np.int64]) -> NDArray[np.float32]:
         """(…, 3) what is seen `behind` >= 1 drafts behind a wrong one at `wrong` of `text`; all three of one shape."""

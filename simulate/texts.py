@@ -67,36 +67,11 @@ def read_texts(dataset: Dataset, episodes: NDArray[np.int64], layers: tuple[int,
     numbers, text = np.unique(episode[wanted], return_inverse=True)
     columns = {name: rows[name].to_numpy()[wanted] for name in names}
     prompts = prompts_of(dataset, numbers)
-    texts = replace(_arrange(columns, text, prompts, dataset.layers), numbers=numbers)
-    if 0 in layers and 0 not in texts.layers:
-        texts = with_lookup(texts, prompts)
+    swept = tuple(sorted({*dataset.layers, *layers}))
+    texts = replace(_arrange(columns, text, prompts, swept), numbers=numbers)
     at = [texts.layers.index(layer) for layer in layers]
     by_layer = {name: getattr(texts, name)[:, :, at] for name in ("states", "found", "right", "drafts")}
     return replace(texts, layers=layers, **by_layer)
-
-
-def with_lookup(texts: Texts, prompts: Sequence[Sequence[int]]) -> Texts:
-    """The texts with layer 0 added as their first candidate: prompt lookup over prompt and text, position by position.
-
-    prompts: their tokens, in the order of the texts.
-    """
-    drafts, seen = guesses_of(prompts, texts.targets, texts.lengths)
-    states = np.zeros((*drafts.shape, len(SWEPT)), np.float32)
-    states[..., SWEPT.index("conf_trace")] = texts.states[:, :, -1, SWEPT.index("conf_trace")]
-    states[..., LOOKUPS] = seen
-
-    def front(first: NDArray[Any], rest: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([first[:, :, None], rest], axis=2)
-
-    return replace(
-        texts,
-        layers=(0, *texts.layers),
-        states=front(states, texts.states),
-        found=front(drafts >= 0, texts.found),
-        right=front((drafts >= 0) & (drafts == texts.targets), texts.right),
-        drafts=front(drafts, texts.drafts),
-        copies=copies_of(prompts, texts.targets, texts.lengths, drafts),
-    )
 
 
 def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
@@ -121,10 +96,8 @@ def texts_of(
 ) -> Texts:
     """From columns as `collect.sweep.sweep` returns them, one mapping a text; `layers` are those swept, ascending.
 
-    prompts: the tokens before each text.
-
-    At least one layer must be a real one: layer 0 alone does not have every position. `limits` are by default the
-    texts' own lengths.
+    One of them must be real: layer 0 alone does not have every position. prompts: the tokens before each text. limits:
+    by default the texts' own lengths.
     """
     text = np.repeat(np.arange(len(sweeps)), [len(columns["layer"]) for columns in sweeps])
     names = ("position", "layer", *SWEPT, "draft_token", "target_token")
@@ -140,7 +113,7 @@ def _arrange(
     limits: Sequence[int] | None = None,
     stops: frozenset[int] = frozenset(),
 ) -> Texts:
-    """Rows of sweeps, and the number of each row's text, as arrays."""
+    """Rows of sweeps, and the number of each row's text, as arrays. Without rows, layer 0 is told from the tokens."""
     prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)
     at = rows["position"].astype(np.int64) - prompt_lengths[text]
     lengths = np.zeros(len(prompt_lengths), np.int64)
@@ -155,6 +128,12 @@ def _arrange(
     drafts, targets = np.full(shape, -1, np.int32), np.full(shape[:2], -1, np.int32)
     drafts[text, at, column] = rows["draft_token"]
     targets[text, at] = rows["target_token"]
-    room = lengths.copy() if limits is None else np.asarray(limits, np.int64)
+    if layers[0] == 0 and not found[:, :, 0].any():
+        drafts[:, :, 0], states[:, :, 0, LOOKUPS] = guesses_of(prompts, targets, lengths)
+        trace = SWEPT.index("conf_trace")
+        states[:, :, 0, trace] = states[:, :, -1, trace]
+        found[:, :, 0] = drafts[:, :, 0] >= 0
+        right[:, :, 0] = found[:, :, 0] & (drafts[:, :, 0] == targets)
+    room = lengths if limits is None else np.asarray(limits, np.int64)
     copies = copies_of(prompts, targets, lengths, drafts[:, :, 0] if layers[0] == 0 else np.full_like(targets, -1))
     return Texts(layers, states, found, right, drafts, targets, lengths, prompt_lengths, room, copies, stops)

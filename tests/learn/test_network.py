@@ -10,7 +10,7 @@ import torch
 from lede.learn.buffers import TableBuffer, logged_transitions
 from lede.learn.config import LearnConfig
 from lede.learn.dqn import make_algorithm
-from lede.learn.network import NoisyBody, NoisyLinear, NoisyQFunction, SquaredErrorForwarder, mean_weights
+from lede.learn.network import NoisyLinear, NoisyNetwork, SquaredErrorForwarder, mean_weights
 from lede.serve.policy import Policy
 from tests.learn.toy import random_columns
 
@@ -18,7 +18,7 @@ CONFIG = LearnConfig(algorithm="dqn", hidden=(16, 8), gamma=0.9, batch_size=32, 
 
 
 def network(sigma0=0.1, inputs=4):
-    return NoisyQFunction(NoisyBody(inputs, [16, 8], sigma0), 8, 2, sigma0)
+    return NoisyNetwork(inputs, [16, 8], sigma0)
 
 
 def algorithm(config=CONFIG):
@@ -55,7 +55,7 @@ def test_the_draw_is_signed_roots_of_normal_numbers():
     q_func = network()
     torch.manual_seed(0)
     q_func.draw_noise()
-    noise = torch.cat([layer.noise for layer in q_func.noisy_layers])
+    noise = torch.cat([layer.noise for layer in q_func.layers])
     torch.manual_seed(0)
     z = torch.randn(len(noise))
     torch.testing.assert_close(noise, z.sign() * z.abs().sqrt())
@@ -68,7 +68,7 @@ def test_the_error_is_squared():
     rewards, target = torch.randn(6, 1) * 50, torch.randn(6, 1)  # far beyond where Huber's loss is linear
     terminals, gamma = torch.tensor([[0.0], [1], [0], [1], [0], [0]]), torch.full((6, 1), 0.9**3)
     y = rewards + gamma * target * (1 - terminals)
-    expected = (y - q_func(x).q_value.gather(1, actions)) ** 2
+    expected = (y - q_func(x).gather(1, actions)) ** 2
     torch.testing.assert_close(
         forwarder.compute_error(x, actions, rewards, target, terminals, gamma, reduction="none"), expected
     )
@@ -81,8 +81,8 @@ def test_an_update_minimises_the_papers_loss():
     made, data = algorithm(config), batch(config)
     q_func = made.impl.q_function[0]
     with torch.no_grad():
-        now = q_func(torch.tensor(data.observations)).q_value.gather(1, torch.tensor(data.actions).long())
-        best = q_func(torch.tensor(data.next_observations)).q_value.max(dim=1, keepdim=True).values
+        now = q_func(torch.tensor(data.observations)).gather(1, torch.tensor(data.actions).long())
+        best = q_func(torch.tensor(data.next_observations)).max(dim=1, keepdim=True).values
         discount = torch.tensor(0.9**data.intervals * (1 - data.terminals))
         expected = (torch.tensor(data.rewards) + discount * best - now).square().mean()
     assert made.update(data)["loss"] == pytest.approx(float(expected), rel=1e-5)
@@ -92,10 +92,10 @@ def test_one_draw_per_network_and_update(monkeypatch):
     made, data = algorithm(), batch()
     online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
     draws, seen = [], []
-    draw, forward = NoisyQFunction.draw_noise, NoisyQFunction.forward
-    monkeypatch.setattr(NoisyQFunction, "draw_noise", lambda self: (draws.append(self), draw(self))[1])
-    noted = lambda self, x: (seen.append((self, self.head.noise.clone())), forward(self, x))[1]  # noqa: E731
-    monkeypatch.setattr(NoisyQFunction, "forward", noted)
+    draw, forward = NoisyNetwork.draw_noise, NoisyNetwork.forward
+    monkeypatch.setattr(NoisyNetwork, "draw_noise", lambda self: (draws.append(self), draw(self))[1])
+    noted = lambda self, x: (seen.append((self, self.layers[-1].noise.clone())), forward(self, x))[1]  # noqa: E731
+    monkeypatch.setattr(NoisyNetwork, "forward", noted)
     made.update(data)
     made.update(data)
     assert [drawn is target for drawn in draws] == [True, False, True, False]
@@ -124,23 +124,25 @@ def test_double_dqn_values_the_online_networks_choice_by_the_target():
     made.update(data)  # the first update copies
     online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
     with torch.no_grad():
-        target.head.bias.copy_(online.head.bias - torch.tensor([1.0, -1.0]))  # the two must not agree by chance
+        target.layers[-1].bias.copy_(
+            online.layers[-1].bias - torch.tensor([1.0, -1.0])
+        )  # the two must not agree by chance
         x, following = torch.tensor(data.observations), torch.tensor(data.next_observations)
-        now = online(x).q_value.gather(1, torch.tensor(data.actions).long())
-        chosen = online(following).q_value.argmax(1, keepdim=True)
-        assert not torch.equal(chosen, target(following).q_value.argmax(1, keepdim=True))
+        now = online(x).gather(1, torch.tensor(data.actions).long())
+        chosen = online(following).argmax(1, keepdim=True)
+        assert not torch.equal(chosen, target(following).argmax(1, keepdim=True))
         discount = torch.tensor(0.9**data.intervals * (1 - data.terminals))
-        y = torch.tensor(data.rewards) + discount * target(following).q_value.gather(1, chosen)
+        y = torch.tensor(data.rewards) + discount * target(following).gather(1, chosen)
     assert made.update(data)["loss"] == pytest.approx(float((y - now).square().mean()), rel=1e-5)
 
 
 def test_sigmas_are_learned_and_copied_to_the_target():
     made, data = algorithm(), batch()
-    before = made.impl.q_function[0].head.weight_sigma.detach().clone()
+    before = made.impl.q_function[0].layers[-1].weight_sigma.detach().clone()
     made.update(data)  # the first update also copies
     online, target = made.impl.q_function[0], made.impl.modules.targ_q_funcs[0]
-    assert not torch.equal(online.head.weight_sigma, before)
-    assert torch.equal(online.head.weight_sigma, target.head.weight_sigma)
+    assert not torch.equal(online.layers[-1].weight_sigma, before)
+    assert torch.equal(online.layers[-1].weight_sigma, target.layers[-1].weight_sigma)
 
 
 def test_the_exported_network_is_the_mean_network():
@@ -150,7 +152,7 @@ def test_the_exported_network_is_the_mean_network():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(64, 4)).astype(np.float32)
     mean, scale = rng.normal(size=4).astype(np.float32), rng.uniform(0.5, 2, 4).astype(np.float32)
-    policy = Policy(("a", "b", "c", "d"), (2, 4), mean_weights(made.impl.q_function[0]), mean, scale)
+    policy = Policy(("a", "b", "c", "d"), (2, 4), mean_weights(made.impl.q_function[0].layers), mean, scale)
     inputs = (rows - mean) / scale
     values = np.stack([made.predict_value(inputs, np.full(64, action)) for action in (0, 1)], axis=1)
     np.testing.assert_allclose(policy.values(rows), values, rtol=1e-3, atol=1e-5)

@@ -81,7 +81,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     # what chose the network is not what measures it
     data = Source(dataset).view(config)
     for side, score in (("validation", result.score), ("test", result.test)):
-        assert data.score(policy, side, told["rate"])[0].rate == score.rate
+        assert data.score(policy, side, told["rate"]).rate == score.rate
     kept = next(point for point in result.history if point["update"] == result.update)
     assert kept["validation_rate"] == result.score.rate
 
@@ -239,7 +239,7 @@ def test_presets():
     assert (paper.learning_rate, paper.sigma0, paper.layer0, paper.max_drafts) == (6.25e-5, 0.1, False, 12)
     assert paper.updates_for(1000) == 250 and paper.updates_for(1) == 1
     assert preset("paper", updates=7, gamma=None).updates_for(1000) == 7
-    assert preset() == LearnConfig() and (preset().algorithm, preset().n_steps) == ("double_dqn", 3)
+    assert preset() == LearnConfig() and (preset().algorithm, preset().n_steps) == ("double_dqn", 5)
     assert preset(algorithm="fitted") == preset("fitted")
 
 

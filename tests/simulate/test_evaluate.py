@@ -1,6 +1,7 @@
 """Evaluation from a dataset's files: nothing is above the oracle, and every number is what it says."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_a_ceiling_that_may_choose_less_is_lower(found):
     real = max(by_name["always E=4, best d"], by_name["always E=6, best d"])
     assert real < by_name["oracle without layer 0"] < by_name["oracle"]
     assert by_name["oracle that pays to look"] < by_name["oracle"]
+
+
+def test_looking_is_paid_for_as_a_learned_policy_pays(texts):
+    """conf_trace is not among the features that policies have by default: its price changes nothing."""
+    paying = [
+        {row.method: row.tokens_per_s for row in evaluate(texts, replace(PRICES, trace=trace), []).ceilings}
+        for trace in (0.0, 0.5)
+    ]
+    assert paying[0] == pytest.approx(paying[1])
 
 
 def test_a_rule_of_one_layer_is_below_its_own_ceiling(found):

@@ -18,10 +18,10 @@ from tests.learn.toy import COSTS
 SEEDS = st.integers(0, 10_000)
 
 
-def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, bypass) -> float:
+def least(texts: Texts, costs: Costs, layers, lengths, decisions, bypass) -> float:
     """The time of the cheapest sequence of rounds, each of them tried."""
     kept = costs.trace + costs.index if decisions else 0.0
-    fewest = 2 if decisions and keeps_last else 1
+    fewest = 2 if decisions else 1
 
     def rounds(n, t):
         """(milliseconds, tokens) of every round that may start here."""
@@ -44,9 +44,7 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, by
                 if not decisions:
                     yield costs.fixed(layer, drafts), tokens
                     continue
-                dropped = not keeps_last and drafts < most
-                extra = costs.draft(layer) - layer * costs.again() if dropped else 0.0
-                yield spent + (drafts - 1) * costs.draft(layer) + extra + costs.finish(layer, drafts), tokens
+                yield spent + (drafts - 1) * costs.draft(layer) + costs.finish(layer, drafts), tokens
         if not drafted:
             yield costs.plain() + kept + costs.lookup + (0.0 if decisions else costs.index), 1
         elif bypass:
@@ -61,16 +59,16 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, keeps_last, by
     return sum(from_here(n, 0) for n in range(len(texts.lengths)))
 
 
+LAYERS = st.sampled_from([(0,), (2,), (0, 4), (0, 2, 4)])
+LENGTHS = st.sampled_from([range(1, 13), range(1, 32), (1,), (3,), (1, 4)])
+
+
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([(0,), (2,), (0, 4), (0, 2, 4)]),
-       st.sampled_from([range(1, 13), range(1, 32), (1,), (3,), (1, 4)]))  # fmt: skip
-def test_equals_brute_force(seed, decisions, keeps_last, bypass, layers, lengths):
+@given(SEEDS, st.booleans(), st.booleans(), LAYERS, LENGTHS)
+def test_equals_brute_force(seed, decisions, bypass, layers, lengths):
     texts = made_up(seed, count=3, longest=18)
-    found = ceiling(texts, COSTS, layers=layers, lengths=tuple(lengths), decisions=decisions, keeps_last=keeps_last,
-                    bypass=bypass)  # fmt: skip
-    assert found.milliseconds.sum() == pytest.approx(
-        least(texts, COSTS, layers, tuple(lengths), decisions, keeps_last, bypass)
-    )
+    found = ceiling(texts, COSTS, layers=layers, lengths=lengths, decisions=decisions, bypass=bypass)
+    assert found.milliseconds.sum() == pytest.approx(least(texts, COSTS, layers, lengths, decisions, bypass))
     assert (found.accepted + found.rounds >= found.tokens).all()  # every round adds a token to its accepted drafts
 
 
@@ -105,8 +103,8 @@ def test_every_choice_is_worth_something():
     free = ceiling(texts, COSTS)
     for fixed in (ceiling(texts, COSTS, layers=(2,)), ceiling(texts, COSTS, lengths=(4,))):
         assert fixed.rate < free.rate
-    assert ceiling(texts, COSTS, layers=(4,)).exit_layer == 4
-    assert free.drafts < 24
+    deep = ceiling(texts, COSTS, layers=(4,))
+    assert deep.depth.sum() == 4 * deep.drafting.sum() > 0
     assert (free.accepted == free.drafted).all()  # who knows all never drafts a wrong token where layers are found
 
 
@@ -115,7 +113,7 @@ def test_sure_drafts_are_taken_to_the_end():
     length = int(texts.lengths[0])
     found = ceiling(texts, COSTS, layers=(2,))
     assert found.rounds.sum() == math.ceil(length / 32)
-    assert math.isnan(ceiling(made_up(4, count=1, longest=1), COSTS).exit_layer)
+    assert not ceiling(made_up(4, count=1, longest=1), COSTS).drafting.any()
 
 
 def test_refuses_layers_that_were_not_swept():
