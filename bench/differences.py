@@ -50,7 +50,7 @@ def differences(model: Model, samples: Sequence[Sample], prompts: Mapping[str, l
 def next_logits(model: Model, tokens: list[int], prompt: int = 0) -> torch.Tensor:
     """The full model's logits (vocabulary,) after `tokens`, the last of which is run alone as in plain decoding.
 
-    `prompt`: how many of them were the prompt, see Model.cache.
+    `prompt`: how many of them were the prompt, see Backend.cache.
     """
     cache, last = model.cache(len(tokens), prompt), len(tokens) - 1
     for start in range(0, last, LONGEST_BLOCK):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,20 +12,17 @@ from lede.decode.config import Config
 if TYPE_CHECKING:
     from lede.decode.model import Model
 
-FIELDS = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "vocab_size", "rms_norm_eps", "tie_word_embeddings",
-)  # fmt: skip
+# Of a config, what `config_hash` leaves out.
+LEFT_OUT = ("head_dim", "max_position_embeddings", "rope_parameters", "eos_token_id", "revision")
 # Of `rope_parameters`, what a kind of rotary embedding is computed from; other keys come and go with library versions.
-ROTARY = (
-    "rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-    "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "short_factor", "long_factor", "truncate",
-)  # fmt: skip
+ROTARY = {"rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"}
+ROTARY |= {"original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
+ROTARY |= {"truncate"}
 
 
 def config_hash(config: Config) -> str:
     """Names the sizes that decide a model's computation: equal for equal architectures, whatever wrote the file."""
-    return _hash({field: getattr(config, field) for field in FIELDS})
+    return _hash(config)
 
 
 def config_hash_v2(config: Config) -> str:
@@ -32,25 +30,23 @@ def config_hash_v2(config: Config) -> str:
 
     Beside it and not in its place: datasets and policies of older versions have the first only, and stay usable.
     """
-    rotary = {name: config.rotary[name] for name in ROTARY if config.rotary.get(name) is not None}
-    described = {field: getattr(config, field) for field in (*FIELDS, "head_dim")} | {
-        # 10000 and 10000.0 are one number, which JSON writes in two ways
-        "rotary": {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in rotary.items()},
-    }
-    return _hash(described)
+    rotary = {name: value for name, value in config.rotary.items() if name in ROTARY and value is not None}
+    # 10000 and 10000.0 are one number, which JSON writes in two ways
+    rotary = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in rotary.items()}
+    return _hash(config, head_dim=config.head_dim, rotary=rotary)
 
 
-def _hash(described: dict[str, Any]) -> str:
+def _hash(config: Config, **more: Any) -> str:
+    described = {name: value for name, value in asdict(config).items() if name not in LEFT_OUT} | more
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_facts(model: "Model") -> dict[str, Any]:
     """What datasets and policies record about the model that they are for."""
-    return {
-        "name": model.name, "revision": model.config.revision,
-        "config_hash": config_hash(model.config), "config_hash_v2": config_hash_v2(model.config),
-        "weights_hash": model.weights_hash, "layers": model.layer_count, "vocab": model.vocabulary,
-    }  # fmt: skip
+    config = model.config
+    facts = {"name": model.name, "revision": config.revision, "layers": model.layer_count, "vocab": model.vocabulary}
+    hashes = {"config_hash": config_hash(config), "config_hash_v2": config_hash_v2(config)}
+    return facts | hashes | {"weights_hash": model.weights_hash}
 
 
 def weights_hash(weights: dict[str, torch.Tensor]) -> str:

@@ -23,13 +23,11 @@ PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes 
 # identified by.
 LOADED_AS: dict[torch.dtype, torch.dtype | str] = {torch.float64: torch.float32, torch.float16: "auto"}
 # Options of generation that config.json held before there was generation_config.json.
-LEGACY = (
-    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
-    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
-    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
-    "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "temperature", "top_k",
-    "top_p", "typical_p",
-)  # fmt: skip
+LEGACY = {"bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "max_length"}
+LEGACY |= {"encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "min_length"}
+LEGACY |= {"forced_eos_token_id", "length_penalty", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "top_p"}
+LEGACY |= {"num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "temperature"}
+LEGACY |= {"top_k", "typical_p"}
 
 
 def load_model(
@@ -73,11 +71,10 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """{name in a checkpoint: shape} of every weight."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = {
-        "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,), "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden), "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
-    }  # fmt: skip
+    layer: dict[str, tuple[int, ...]] = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
+    layer |= {"self_attn.q_proj": (queries, hidden), "self_attn.o_proj": (hidden, queries)}
+    layer |= dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (keys, hidden))
+    layer |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
     shapes: dict[str, tuple[int, ...]] = {
         f"model.layers.{i}.{name}.weight": shape
         for i in range(config.num_hidden_layers)

@@ -20,19 +20,38 @@ LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
 
 
 class Backend(Protocol):
-    """What computes; see the methods of the same names in Model."""
+    """What computes. Rows are (rows, hidden) in fp32, or the dtype of the residual stream."""
 
-    def use_threads(self, threads: int) -> None: ...
-    def cache(self, length: int, prompt: int) -> Any: ...
-    def embed(self, tokens: list[int]) -> Tensor: ...
-    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor: ...
-    def read(self, x: Tensor, position: int, cache: Any) -> None: ...
-    def head(self, x: Tensor) -> Tensor: ...
-    def statistics(self, logits: Tensor) -> list[Statistics]: ...
+    def use_threads(self, threads: int) -> None:
+        """Decode with so many CPU threads from here on."""
+
+    def cache(self, length: int, prompt: int = 0) -> Any:
+        """A new, empty cache for `length` positions, of a text that begins with a prompt of `prompt` tokens.
+
+        The prompt's length matters to rotary embeddings whose frequencies depend on it (dynamic and longrope).
+        """
+
+    def embed(self, tokens: list[int]) -> Tensor:
+        """The input rows of tokens."""
+
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
+        """Layers lo+1…hi over the rows x (rows, hidden) at `position`, `position`+1, …; their keys and values are kept.
+
+        The cache must hold what those layers made of every earlier position.
+        """
+
+    def read(self, x: Tensor, position: int, cache: Any) -> None:
+        """All layers over the rows x (rows, hidden), for their keys and values alone: how a prompt is read."""
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) in fp32 (fp64 for a fp64 model) of any layer's output x (rows, hidden)."""
+
+    def statistics(self, logits: Tensor) -> list[Statistics]:
+        """See `decode.state.statistics`."""
 
 
 class Model:
-    """A Llama checkpoint ready to decode one sequence at a time; made by `decode.load.load_model`."""
+    """A Llama checkpoint ready to decode one sequence at a time, by its backend; made by `decode.load.load_model`."""
 
     def __init__(
         self,
@@ -53,33 +72,10 @@ class Model:
         self.vocabulary: int = config.vocab_size
         self.context: int = config.context
         self.native = native and supports(config, dtype, device)
-        if self.native:
-            self.backend: Backend = Native(config, weights, dtype)
-        else:
-            self.backend = Eager(config, weights, dtype, device)
-        self.embed, self.statistics = self.backend.embed, self.backend.statistics
-
-    def cache(self, length: int, prompt: int = 0) -> Any:
-        """A new, empty cache for `length` positions, of a text that begins with a prompt of `prompt` tokens.
-
-        The prompt's length matters to rotary embeddings whose frequencies depend on it (dynamic and longrope).
-        """
-        return self.backend.cache(length, prompt)
-
-    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
-        """Layers lo+1…hi over the rows x (rows, hidden) at `position`, `position`+1, …; their keys and values are kept.
-
-        The cache must hold what those layers made of every earlier position.
-        """
-        return self.backend.run(lo, hi, x, position, cache)
-
-    def read(self, x: Tensor, position: int, cache: Any) -> None:
-        """All layers over the rows x (rows, hidden), for their keys and values alone: how a prompt is read."""
-        self.backend.read(x, position, cache)
-
-    def head(self, x: Tensor) -> Tensor:
-        """Logits (rows, vocabulary) in fp32 (fp64 for a fp64 model) of any layer's output x (rows, hidden)."""
-        return self.backend.head(x)
+        backend: Backend = Eager(config, weights, dtype, device) if not self.native else Native(config, weights, dtype)
+        self.backend = backend
+        self.cache, self.embed, self.run, self.read = backend.cache, backend.embed, backend.run, backend.read
+        self.head, self.statistics = backend.head, backend.statistics
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many CPU threads from here on."""

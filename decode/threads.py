@@ -33,10 +33,9 @@ def use_threads(model: Model, threads: int = 0) -> int:
 
 def kept(model: Model, choices: list[int]) -> int:
     """`fastest`, from the cache folder where it was tried before."""
-    name = cache_name(
-        "threads", choices, cpu_features(), os.cpu_count(), config_hash_v2(model.config), model.weights_hash,
-        str(model.dtype), model.native, torch.__version__, (FOLDER / "native.c").read_text(),
-    )  # fmt: skip
+    machine = cpu_features(), os.cpu_count(), torch.__version__, (FOLDER / "native.c").read_text()
+    computed = config_hash_v2(model.config), model.weights_hash, str(model.dtype), model.native
+    name = cache_name("threads", choices, *machine, *computed)
     folder = cache_folder()
     with contextlib.suppress(OSError, ValueError):
         if folder is not None and (threads := int((folder / name).read_text())) in choices:

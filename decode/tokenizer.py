@@ -10,10 +10,9 @@ from tokenizers import Tokenizer as Backend
 from lede.decode.config import read_json
 
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")  # the library's classes that take tokenizer.json as it is
-CHANGES = {  # settings that change what they take
-    "auto_map", "add_bos_token", "add_eos_token", "split_special_tokens",
-    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-}  # fmt: skip
+# settings that change what they take
+CHANGES = {"auto_map", "add_bos_token", "add_eos_token", "split_special_tokens"}
+CHANGES |= {"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"}
 
 
 class Tokenizer:

@@ -40,7 +40,7 @@ class Cache:
 
 
 class Eager:
-    """A backend of `decode.model.Model`."""
+    """A `decode.model.Backend`."""
 
     def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device):
         half_on_cpu = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
@@ -64,8 +64,7 @@ class Eager:
     def use_threads(self, threads: int) -> None:
         """Torch's own number of threads is used."""
 
-    def cache(self, length: int, prompt: int) -> Cache:
-        """See Model.cache."""
+    def cache(self, length: int, prompt: int = 0) -> Cache:
         shape = (len(self._layers), 2 * self.key_heads, length, self.head_size)
         rotation = self._rotary.table(length, prompt)[:length].to(self.device)
         if self.residual_dtype == torch.float64:
@@ -73,14 +72,12 @@ class Eager:
         return Cache(torch.empty(shape, dtype=self.residual_dtype, device=self.device).unbind(0), rotation)
 
     def embed(self, tokens: list[int]) -> Tensor:
-        """(rows, hidden) of the residual dtype."""
         if len(tokens) == 1:  # a view: on a GPU a list of indices is a copy that waits for all work before it
             return self._embedding[tokens[0]].unsqueeze(0).to(self.residual_dtype)
         index = torch.tensor(tokens).to(self.device, non_blocking=True)
         return self._embedding[index].to(self.residual_dtype)
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
-        """See Model.run."""
         rows = x.shape[0]
         end = position + rows
         # (rows, heads + 2 × key heads, head size / 2): queries and keys turn, values are multiplied by 1
@@ -96,16 +93,13 @@ class Eager:
         return x
 
     def read(self, x: Tensor, position: int, cache: Cache) -> None:
-        """See Model.read."""
         self.run(0, len(self._layers), x, position, cache)
 
     def head(self, x: Tensor) -> Tensor:
-        """See Model.head."""
         z = self._head(self._cast(F.rms_norm(x, x.shape[1:], self._norm, self.eps)))
         return z if z.dtype == torch.float64 else z.float()
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
-        """See Model.statistics."""
         return statistics(logits)
 
     def _attend(

@@ -18,6 +18,7 @@ from lede.decode.state import TOP_K, Statistics
 
 LANES = 16  # of a vector
 BLOCK = 32  # outputs in a block of packed weights, positions in a block of the cache
+INTEGERS = ("hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "threads")  # of lede_run's Model
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -26,12 +27,8 @@ class _Layer(Structure):
 
 
 class _Model(Structure):
-    _fields_ = [
-        *((name, c_int32) for name in (
-            "hidden", "feed_forward", "heads", "key_heads", "head_size", "bf16", "threads",
-        )),
-        ("eps", c_float), ("layers", POINTER(_Layer)), ("norm", c_void_p), ("head", c_void_p),
-    ]  # fmt: skip
+    _fields_ = [(name, c_int32) for name in INTEGERS]
+    _fields_ += [("eps", c_float), ("layers", POINTER(_Layer)), ("norm", c_void_p), ("head", c_void_p)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def supports(config: Config, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class Native:
-    """A backend of `decode.model.Model`. The cache is fp32, whatever the dtype of the weights."""
+    """A `decode.model.Backend`. The cache is fp32, whatever the dtype of the weights."""
 
     def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype):
         loaded = library()
@@ -79,11 +76,9 @@ class Native:
         self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
         self._row = -(-self._vocabulary // BLOCK) * BLOCK
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
-        self._model = _Model(
-            config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
-            head_size, int(self._bf16), 1, config.rms_norm_eps, layers,
-            self._plain(weights["model.norm.weight"]), self._packed(head),
-        )  # fmt: skip
+        sizes = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads
+        ends = self._plain(weights["model.norm.weight"]), self._packed(head)
+        self._model = _Model(*sizes, head_size, int(self._bf16), 1, config.rms_norm_eps, layers, *ends)
         self._reference = ctypes.byref(self._model)
         self.use_threads(1)
 
@@ -92,8 +87,7 @@ class Native:
         self._model.threads = threads
         self._reserve(0)
 
-    def cache(self, length: int, prompt: int) -> Cache:
-        """See Model.cache."""
+    def cache(self, length: int, prompt: int = 0) -> Cache:
         capacity = -(-length // BLOCK) * BLOCK
         angles = self._rotary.table(capacity, prompt)
         if self._turns is None or self._turns[0] is not angles:
@@ -102,23 +96,19 @@ class Native:
         return Cache(torch.zeros(*self._shape, capacity, self._head_size), self._turns[1])
 
     def embed(self, tokens: list[int]) -> Tensor:
-        """(rows, hidden) fp32."""
         if len(tokens) == 1:
             return self._embedding[tokens[0]].unsqueeze(0)
         return self._embedding[tokens]
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
-        """See Model.run."""
         x = x.clone(memory_format=torch.contiguous_format)
         self._run(lo, hi, x, position, cache, reading=0)
         return x
 
     def read(self, x: Tensor, position: int, cache: Cache) -> None:
-        """See Model.read."""
         self._run(0, self._layer_count, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
 
     def head(self, x: Tensor) -> Tensor:
-        """See Model.head."""
         rows = x.shape[0]
         logits = torch.empty(rows, self._row)
         self._library.lede_head(
@@ -127,7 +117,6 @@ class Native:
         return logits if self._row == self._vocabulary else logits[:, : self._vocabulary]
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
-        """See Model.statistics."""
         rows, k = logits.shape[0], min(TOP_K, self._vocabulary)
         out = (ctypes.c_double * (5 * rows))()
         self._library.lede_statistics(logits.data_ptr(), rows, self._vocabulary, logits.stride(0), k, out)
@@ -140,10 +129,10 @@ class Native:
         end = position + x.shape[0]
         if end > self._reserved:
             self._reserve(2 * end)
+        kept = cache.store.data_ptr(), cache.store.shape[2], cache.rotation.data_ptr()
         self._library.lede_run(
-            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, cache.store.data_ptr(), cache.store.shape[2],
-            cache.rotation.data_ptr(), reading, self._scratch.data_ptr(),
-        )  # fmt: skip
+            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, *kept, reading, self._scratch.data_ptr()
+        )
 
     def _reserve(self, length: int) -> None:
         size = self._library.lede_scratch_size(self._reference, length)
