@@ -150,7 +150,7 @@ class Costs:
         return prompt_tokens * self.prefill
 
     def to_json(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Costs:
@@ -162,7 +162,7 @@ class Costs:
             rows, what = [value], "a time"
             if name in ("layer", "head"):
                 rows, what = value, f"the times of 1 to {MAX_ROWS} rows"
-                values[name] = tuple(value) if isinstance(value, list) and len(value) == MAX_ROWS else ()
+                values[name] = tuple(value) if isinstance(value, list | tuple) and len(value) == MAX_ROWS else ()
             if values[name] == () or not all(map(_is_cost, rows)):
                 raise DatasetError(f"costs have {name} = {value!r}, not {what}: measure them again")
         return cls(**values)

@@ -5,8 +5,8 @@ Baselines are tuned by replay on training texts. Every time includes reading the
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,13 +68,8 @@ class Evaluation:
     groups: int
     doubt: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """As `lede evaluate --json` prints it."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """A rule to evaluate, by the name and the parameters it is shown with."""
 
     name: str
@@ -82,8 +77,7 @@ class Method:
     parameters: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Sides:
+class Sides(NamedTuple):
     """Swept texts of the test side and of the training side, and the group of each test text."""
 
     test: Texts

@@ -1,5 +1,6 @@
 """`lede evaluate`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,32 +63,33 @@ def evaluate(
     if not policies:
         warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")
     with bar("evaluating", 1000, quiet=json) as advance:
-
-        def tuning(share: float, what: str) -> None:
-            advance(round(share * 500), what)
-
-        def replaying(done: int, total: int) -> None:
-            advance(500 + round(done / total * 500), "replaying")
-
-        baselines = tuned_baselines(sides.training, costs, tuning) if rivals else []
-        found = run(sides.test, costs, baselines + policies, sides.groups, replaying)
+        baselines = []
+        if rivals:
+            baselines = tuned_baselines(sides.training, costs, lambda share, what: advance(round(share * 500), what))
+        evaluation = run(
+            sides.test,
+            costs,
+            baselines + policies,
+            sides.groups,
+            lambda done, total: advance(500 + round(done / total * 500), "replaying"),
+        )
     if plot is not None:
         from lede.simulate.evaluate_plot import draw
 
-        draw(plot, found, title=f"{opened.header['model']['name']}, {found.texts} test texts, {dataset}")
+        draw(plot, evaluation, title=f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}")
     if json:
-        print_json({"dataset": str(dataset), "costs": whose} | found.to_json())
+        print_json({"dataset": str(dataset), "costs": whose} | asdict(evaluation))
         return
     from lede.tables import EVALUATION_WORDS, ceiling_table, evaluation_table
 
     tables = wide(WIDTH)
-    tables.print(evaluation_table(found, str(dataset)))
+    tables.print(evaluation_table(evaluation, str(dataset)))
     console.print()
-    tables.print(ceiling_table(found))
+    tables.print(ceiling_table(evaluation))
     say(EVALUATION_WORDS, "dim")
     say(whose, "dim")
-    if found.doubt:
-        say(found.doubt, "yellow")
+    if evaluation.doubt:
+        say(evaluation.doubt, "yellow")
     if plot is not None:
         say(f"drawn in {plot}")
 

@@ -27,10 +27,21 @@ LAYERS = (0, 1, 2, 3)
 PROMPTS = [[3], [5, 9, 2, 30, 7, 1], [4, 4, 4, 4], [1, 2, 3, 1, 2, 3, 1, 2], [60, 11], [8, 8, 40, 8, 8]]
 LENGTH = 60
 COSTS = Costs(
-    layers=4, layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)),
-    head=tuple(0.7 + 0.2 * rows for rows in range(MAX_ROWS)), features=0.05, decision=0.13, lookup=0.03, round=0.4,
-    context=20, cache=0.02, attention=0.01, prefill=0.5, autoregressive=5.1, index=0.17, trace=0.07,
-)  # fmt: skip
+    layers=4,
+    layer=tuple(0.9 + 0.1 * rows for rows in range(MAX_ROWS)),
+    head=tuple(0.7 + 0.2 * rows for rows in range(MAX_ROWS)),
+    features=0.05,
+    decision=0.13,
+    lookup=0.03,
+    round=0.4,
+    context=20,
+    cache=0.02,
+    attention=0.01,
+    prefill=0.5,
+    autoregressive=5.1,
+    index=0.17,
+    trace=0.07,
+)
 FLAT = replace(COSTS, cache=0.0, attention=0.0)  # the batched engine knows no positions
 
 
@@ -188,9 +199,11 @@ def bill(round_, rule, room):
 
 
 @given(
-    layers=candidates(), seed=st.integers(0, 99), most=st.integers(1, MAX_ROWS - 1),
+    layers=candidates(),
+    seed=st.integers(0, 99),
+    most=st.integers(1, MAX_ROWS - 1),
     without=st.sets(st.sampled_from(State._fields[4:])),
-)  # fmt: skip
+)
 @settings(FIXED, max_examples=40)
 def test_all_texts_at_once_are_the_texts_one_by_one(layers, seed, most, without):
     policy, bypass = network(layers, seed, *without, max_drafts=most), layers[-1] == 4
@@ -224,11 +237,16 @@ def tuned_rules(family, count, **changes):
 @pytest.mark.parametrize(
     ("family", "parameters"),
     [
-        *tuned_rules("layerskip", 3), *tuned_rules("prompt-lookup", 2), *tuned_rules("length-heuristic", 3),
+        *tuned_rules("layerskip", 3),
+        *tuned_rules("prompt-lookup", 2),
+        *tuned_rules("length-heuristic", 3),
         *tuned_rules("draft-verify", 2, max_drafts=2, keeps_last=True),  # two are drafted before it is asked
-        *tuned_rules("adaptive-lookup", 3), *tuned_rules("del", 4), *tuned_rules("lite", 4), ("plain", {}),
+        *tuned_rules("adaptive-lookup", 3),
+        *tuned_rules("del", 4),
+        *tuned_rules("lite", 4),
+        ("plain", {}),
     ],
-)  # fmt: skip
+)
 def test_baselines_take_the_same_rounds(family, parameters):
     for number in range(len(PROMPTS)):
         rule = make_rule(family, parameters) if parameters else Autoregressive()

@@ -1,7 +1,7 @@
 """Evaluation from a dataset's files: nothing is above the oracle, and every number is what it says."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -49,10 +49,12 @@ def texts(dataset):
 @pytest.fixture(scope="module")
 def found(texts):
     methods = [
-        Method("layerskip", LayerSkip(4, 3), {"exit_layer": 4, "draft_length": 3}), Method("lookup", PromptLookup(31)),
-        Method("adaptive", AdaptiveLookup(4, 1, 31)), Method("draft-verify", DraftVerify(6, keeps_last=False)),
+        Method("layerskip", LayerSkip(4, 3), {"exit_layer": 4, "draft_length": 3}),
+        Method("lookup", PromptLookup(31)),
+        Method("adaptive", AdaptiveLookup(4, 1, 31)),
+        Method("draft-verify", DraftVerify(6, keeps_last=False)),
         *(Method(f"policy {seed}", QPolicy(policy(seed=seed))) for seed in range(4)),
-    ]  # fmt: skip
+    ]
     return evaluate(texts, PRICES, methods)
 
 
@@ -86,8 +88,10 @@ def test_a_ceiling_that_may_choose_less_is_lower(found):
     by_name = {row.method: row.predicted_speedup for row in found.ceilings}
     assert by_name["oracle"] == found.oracle_speedup
     assert {f"always d={d}, best E" for d in (2, 4, 8, 12, 24)} | {f"always E={e}, best d" for e in LAYERS} | {
-        "oracle", "oracle without layer 0", "oracle that pays to look"
-    } == by_name.keys()  # fmt: skip
+        "oracle",
+        "oracle without layer 0",
+        "oracle that pays to look",
+    } == by_name.keys()
     real = max(by_name["always E=4, best d"], by_name["always E=6, best d"])
     assert real < by_name["oracle without layer 0"] < by_name["oracle"]
     assert by_name["oracle that pays to look"] < by_name["oracle"]
@@ -126,12 +130,11 @@ def test_the_worst_tenth_is_of_texts_not_of_a_mean():
 
 
 def test_the_report_is_json_of_a_known_shape(found):
-    report = json.loads(json.dumps(found.to_json()))
+    report = json.loads(json.dumps(asdict(found)))
     assert report.keys() == {"texts", "groups", "doubt", "oracle_speedup", "rows", "ceilings"}
-    keys = {
-        "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "predicted_speedup",
-        "predicted_low", "predicted_high", "bound_low", "bound_high", "regret", "worst_decile", "exits", "parameters",
-    }  # fmt: skip
+    keys = {"method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s"}
+    keys |= {"predicted_speedup", "predicted_low", "predicted_high", "bound_low", "bound_high"}
+    keys |= {"regret", "worst_decile", "exits", "parameters"}
     assert all(row.keys() == keys for row in (*report["rows"], *report["ceilings"]))
     assert (report["texts"], report["groups"], report["doubt"]) == (found.texts, found.texts, None)
 
@@ -180,9 +183,8 @@ def test_intervals_resample_groups(texts):
 
 def test_baselines_are_tuned_once_each(dataset):
     made = tuned_baselines(chosen(read_sides(dataset).training, [0, 1]), PRICES)
-    assert [method.name for method in made] == [
-        "layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup",
-    ]  # fmt: skip
+    names = ["layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup"]
+    assert [method.name for method in made] == names
     assert set(made[0].rule.layers) < set(LAYERS)
 
 

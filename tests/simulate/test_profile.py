@@ -77,9 +77,13 @@ def test_samples_are_of_every_kind():
     samples, prompts = gather(ours("grouped"), 0.0)
     kinds = {(s.states, s.lookup, s.exit_layer > 0, s.drafts > 0) for s in samples}
     assert {
-        (False, False, True, True), (False, False, False, False), (False, True, False, True), (True, False, True, True),
-        (True, True, True, True), (True, True, False, True),
-    } <= kinds  # fmt: skip
+        (False, False, True, True),
+        (False, False, False, False),
+        (False, True, False, True),
+        (True, False, True, True),
+        (True, True, True, True),
+        (True, True, False, True),
+    } <= kinds
     assert all(s.draft > 0 and s.verify > 0 and s.rest > 0 for s in samples)
     assert prompts
     assert all(tokens > 0 and spent > 0 for tokens, spent in prompts)
