@@ -2,11 +2,8 @@
 
 A *part* is what one flush of one writer publishes: `episodes/run=<id>/<part>.parquet`, perhaps one in `sweeps`, and
 last the one in `transitions`, which commits it. A file's metadata lists the parts it holds: one as flushed, several
-after compaction. An episodes or sweeps file counts when every part it holds is held by some transitions file; one that
-does not was left by a writer that died between the renames.
-
-Files are written in the dataset's `.staging` folder and renamed, so that the table folders only ever hold complete
-Parquet files, and a reader that knows nothing of this module may scan them at any time.
+after compaction. An episodes or sweeps file counts when every part it holds is held by some transitions file. Files are
+written in the dataset's `.staging` folder and renamed, so that any reader may scan the table folders at any time.
 """
 
 from __future__ import annotations
@@ -71,6 +68,11 @@ def described(number: int) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+def named(error: OSError, path: Path) -> OSError:
+    """The same error about `path`."""
+    return OSError(error.errno, os.strerror(error.errno or 0), str(path))
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what Arrow raises about an unreadable file into a `DatasetError` that names it."""
@@ -80,7 +82,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path} vanished while it was read (compaction?): open the dataset again") from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the file system's, not Arrow's
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+            raise named(error, path) from error
         reason = str(error).splitlines()[0].rstrip(".")
         raise DatasetError(
             f"{path} is not a readable Parquet file ({reason}): move it away, or restore it from a copy, "
@@ -182,7 +184,7 @@ def stage(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise named(error, path) from error
 
 
 def publish(staged: Path, path: Path) -> None:
@@ -192,22 +194,17 @@ def publish(staged: Path, path: Path) -> None:
         staged.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, durably. Raises an `OSError` that names it."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        stage(staged, data)
-        publish(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+        raise named(error, path) from error
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file that appears whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write a JSON file that appears whole or not at all, durably. Raises an `OSError` that names it."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        publish(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -246,9 +243,8 @@ def run_lock(root: Path, run: str, worker: int | None = None) -> Path:
 def hold(path: Path, *, exclusive: bool) -> int | None:
     """Lock a file until the returned descriptor is closed or the process dies.
 
-    Exclusively, or None if somebody else holds it; shared after waiting for whoever holds it exclusively. Nothing
-    relies on locks for what a reader sees. They refuse what would spoil a dataset by mistake: two writers with the same
-    number, or compaction under a writer. Where the file system has none, nothing is refused.
+    Exclusively, or None if somebody else holds it; shared after waiting for whoever holds it exclusively. Locks refuse
+    two writers with one number and compaction under a writer; where the file system has none, nothing is refused.
     """
     make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -34,7 +34,6 @@ Features = Literal["paper", "extended"]
 
 #: Columns handed on as they are in `Columns.raw`.
 RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")
-_READ = ("step", *RAW, *STATE, "action", "propensity", "truncated")
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,9 @@ class Dataset:
         for run, files in self.files(table).items():
             for path in files:
                 rows = read_columns(path, table, ["episode", *columns])
-                if wrong := not_finite(rows):
-                    raise DatasetError(
-                        f"{path} holds NaN or infinite numbers in {', '.join(wrong)}: move it away, then collect "
-                        "again with the same arguments to replace its rows"
-                    )
+                if wrong := ", ".join(not_finite(rows)):
+                    hint = "move it away, then collect again with the same arguments to replace its rows"
+                    raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
                 tables.append(rows.select(list(columns)))
                 numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
         return pa.concat_tables(tables), np.concatenate(numbers)
@@ -154,10 +151,10 @@ class Dataset:
 
         Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
         """
-        table, episodes = self.read("transitions", _READ)
+        table, episodes = self.read("transitions", ("step", *RAW, *STATE, "action", "propensity", "truncated"))
         if not len(episodes):
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
-        rows, episodes = _in_order({name: table[name].to_numpy() for name in _READ}, episodes, self.path)
+        rows, episodes = _in_order({name: table[name].to_numpy() for name in table.column_names}, episodes, self.path)
         last = last_rows(episodes, rows["round"])
         rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
         terminals = last & ~rows["truncated"]
@@ -211,9 +208,7 @@ def _in_order(
 def _features(
     rows: dict[str, NDArray[Any]], features: Features, layers: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    if features == "paper":
-        columns = {name: rows[name] for name in PAPER_STATE}
-    else:
-        columns = {name: rows[name] for name in EXTENDED}
+    columns = {name: rows[name] for name in (PAPER_STATE if features == "paper" else EXTENDED)}
+    if features == "extended":
         columns |= {f"layer={layer}": rows["layer"] == layer for layer in layers}
     return np.stack([column.astype(np.float32) for column in columns.values()], axis=1), tuple(columns)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 FORMAT = 1
 WALK, DRAFT = 0, 1  # phase
 CONTINUE, EXIT = 0, 1  # action
-FIRST_REWARD = "paper"
 
 #: The state of a decision, in the order of every feature matrix built from it.
 STATE = (
@@ -125,15 +124,11 @@ def ascending(keys: Sequence[NDArray[Any]], *, strict: bool = True) -> NDArray[n
 def parquet_options(schema: pa.Schema) -> dict[str, object]:
     """Keyword arguments of `pyarrow.parquet.write_table`: zstd, byte-stream-split floats, a checksum on every page."""
     floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    others = [path for path in _leaf_paths(schema) if path not in floats]
+    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
     return {
         "compression": "zstd",
         "use_byte_stream_split": floats,
-        "use_dictionary": others,
+        "use_dictionary": [leaf for leaf in leaves if leaf not in floats],
         "write_page_checksum": True,
         "row_group_size": 2**31 - 1,  # one row group a file
     }
-
-
-def _leaf_paths(schema: pa.Schema) -> list[str]:
-    return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]

@@ -38,7 +38,7 @@ from lede.replay.files import (
     write_json,
 )
 from lede.replay.reward import paper_reward
-from lede.replay.schema import ADDED, FIRST_REWARD, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
+from lede.replay.schema import ADDED, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
 
 FIRST_FLUSH = 5.0  # seconds
 
@@ -139,7 +139,7 @@ def start_run(
         )
     started = datetime.now(UTC).isoformat(timespec="seconds")
     told = facts() if callable(facts) else facts
-    content = {"id": run_id, "arguments": wanted, "reward": FIRST_REWARD, **told, "started": started}
+    content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
     write_json(description, content)
     return run
 
@@ -185,7 +185,9 @@ class EpisodeWriter:
             self._lock(None, exclusive=False)  # waits for compaction
             self._lock(worker, exclusive=True)
             remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
-            self._part = _Part(self._next_number())
+            names = {path.stem for table in TABLES for path in table_files(run.path, table, run.id)}
+            names |= committed_parts(run.path, run.id).keys()  # wherever a part's rows are now
+            self._part = _Part(next_number(names, f"part-{worker}-"))
         except BaseException:
             self._unlock()
             raise
@@ -201,24 +203,15 @@ class EpisodeWriter:
         while self._locks:
             os.close(self._locks.pop())
 
-    def _next_number(self) -> int:
-        """One more than any part of this worker, wherever its rows are now."""
-        root, run_id = self.run.path, self.run.id
-        names = {path.stem for table in TABLES for path in table_files(root, table, run_id)}
-        names |= committed_parts(root, run_id).keys()
-        return next_number(names, f"part-{self.worker}-")
-
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
-
-        An episode may lack the columns in `schema.ADDED`.
 
         Raises `ValueError` if a column is missing or unknown, a value does not fit its type, or rows are out of order;
         and what `flush` raises, with the episode buffered all the same.
         """
         rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
         tables = {
-            "episodes": _to_arrow({name: [value] for name, value in (ADDED | dict(episode)).items()}, "episodes"),
+            "episodes": _to_arrow({name: [value] for name, value in {**ADDED, **episode}.items()}, "episodes"),
             "transitions": _to_arrow({**rows, **derive(rows, self.run.layers)}, "transitions"),
         }
         if sweep is not None:
@@ -270,11 +263,6 @@ class EpisodeWriter:
             raise
         # One assignment: an interrupt comes before it, and the part is published again as it is, or after it.
         self._part = _Part(self._part.number + 1, self._part.episodes[count:], self._part.opened)
-
-    def close(self) -> None:
-        """Flush, and let another writer have this number. If the flush fails the writer stays open."""
-        self.flush()
-        self._unlock()
 
     def __enter__(self) -> Self:
         return self
@@ -333,7 +321,6 @@ def _to_arrow(columns: Mapping[str, Any], table: str) -> pa.Table:
 
 
 def _check_rows(rows: pa.Table, table: str, episode: int) -> None:
-    """One episode's rows must say so and be in strictly ascending order."""
     if any(number != episode for number in rows["episode"].unique().to_pylist()):
         raise ValueError(f"{table} of episode {episode} hold rows of other episodes")
     if not is_sorted(rows, table, strict=True):

@@ -192,7 +192,8 @@ def test_one_writer_a_number(tmp_path: Path) -> None:
         writer.flush()
         with pytest.raises(replay.DatasetError, match="is being written"):
             replay.compact_dataset(tmp_path / "data")
-    replay.EpisodeWriter(run, 1).close()
+    with replay.EpisodeWriter(run, 1):
+        pass
 
 
 @pytest.mark.parametrize(
