@@ -36,11 +36,9 @@ def generate(
             on_round(round_)
     ended = time.perf_counter()
     new = decoding.tokens[len(ids) :]
-    text = model.tokenizer.decode(new, skip_special_tokens=True) if model.tokenizer is not None else ""
+    text = str(model.tokenizer.decode(new, skip_special_tokens=True)) if model.tokenizer is not None else ""
     assert decoding.finish is not None
-    return Generation(
-        tuple(ids), tuple(new), str(text), decoding.finish, ended - began, prefilled - began, tuple(rounds)
-    )
+    return Generation(tuple(ids), tuple(new), text, decoding.finish, ended - began, prefilled - began, tuple(rounds))
 
 
 def encode(model: Model, prompt: Any) -> list[int]:

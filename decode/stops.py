@@ -2,8 +2,7 @@
 
 A text ends at the first token in which an occurrence of a stop string ends; the occurrence may begin in any earlier
 token, the prompt's too. What a token adds to the text is taken behind other text, and in bytes, so that half a
-character is found as well. The library fills a table for its whole vocabulary, with an entry for every place in every
-stop string; here the tokens that occur are looked at, backwards from the last for as long as they match.
+character is found as well.
 """
 
 import re

@@ -5,17 +5,18 @@ attention and the cache stay in fp32, where they are several times as fast at on
 may depend here on the rows beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lede.decode.backends.linear import Linear, fixed_linear
 from lede.decode.backends.rotary import Rotary
 from lede.decode.config import Config
 from lede.decode.state import Statistics, statistics
 
+Linear = Callable[[Tensor], Tensor]
 MASKED_ROWS = 512  # the longest block that one call of `run` may be given; prompts are fed in such blocks
 
 
@@ -147,6 +148,26 @@ class Eager:
             gate_up=self._linear(torch.cat((weight("mlp.gate_proj"), weight("mlp.up_proj")))),
             down=self._linear(weight("mlp.down_proj")),
         )
+
+
+def packed_bf16_works() -> bool:
+    """Whether this CPU and this build of torch multiply bf16 through oneDNN with prepacked weights."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def fixed_linear(weight: Tensor) -> Linear:
+    """x ↦ x·weightᵀ for x of (rows, in) and weight of (out, in), both of weight's dtype.
+
+    In bf16 on a CPU the weight is reordered once into oneDNN's own layout: with it a product of 5 rows costs about 1.1
+    times that of one (fp32 without it: 1.5 to 4.8 times), and the result for a row does not depend on the rows beside
+    it up to 512 inputs, so that plain and speculative decoding see the same logits.
+    """
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and packed_bf16_works():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        product = torch.ops.mkldnn._linear_pointwise.default
+        return lambda x: product(x, packed, None, "none", [], "")
+    weight = weight.contiguous()
+    return lambda x: F.linear(x, weight)
 
 
 def paired(weight: Tensor, head_size: int) -> Tensor:

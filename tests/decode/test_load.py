@@ -116,10 +116,10 @@ def test_facts_name_the_checkpoint_whatever_its_dtype(checkpoint):
 
 
 def test_the_second_config_hash_adds_the_head_size_and_the_rotary_embedding():
-    scaled = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-              "original_max_position_embeddings": 64}  # fmt: skip
-    changed = ({}, {"head_dim": 64}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-               {"rope_parameters": scaled})  # fmt: skip
+    plain = {"rope_type": "default", "rope_theta": 5e5}
+    scaled = plain | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled |= {"original_max_position_embeddings": 64}
+    changed = ({}, {"head_dim": 64}, {"rope_parameters": plain}, {"rope_parameters": scaled})
     configs = [llama_config("m", LlamaConfig(**changes).to_dict()) for changes in changed]
     assert len({config_hash(config) for config in configs}) == 1  # as it always was
     assert len({config_hash_v2(config) for config in configs}) == 4

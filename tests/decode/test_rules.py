@@ -319,10 +319,10 @@ def test_the_time_inside_a_rule_is_told():
 
 @pytest.mark.parametrize(
     ("layers", "shadow", "message"),
-    [((L, L + 1), (), "exits at layers"), ((L,), (), "exits at layers"), ((-1, 2), (), "exits at layers"),
-     ((L, 1), (), "ascend"), ((1, 1), (), "ascend"),
-     ((1,), (0, 2), "shadow"), ((1,), (L,), "shadow"), ((1,), (2, 1), "shadow")],
-)  # fmt: skip
+    [(layers, (), "exits at layers") for layers in ((L, L + 1), (L,), (-1, 2), (1, L + 1))]
+    + [((L, 1), (), "ascend"), ((1, 1), (), "ascend")]
+    + [((1,), shadow, "shadow") for shadow in ((0, 2), (L,), (2, 1), (1, 1))],
+)
 def test_rules_that_cannot_be_are_refused(layers, shadow, message):
     rule = ExitRule()
     rule.layers, rule.shadow_layers = layers, shadow
