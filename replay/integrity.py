@@ -68,15 +68,13 @@ def _strangers(root: Path) -> Iterator[Finding]:
 
 
 def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
+    about = run_file(root, run)
     try:
-        read_json(run_file(root, run))
+        read_json(about)
     except FileNotFoundError:
-        yield Finding(
-            run_file(root, run), "missing", "the description of the run, copy it from where the rows are from"
-        )
+        yield Finding(about, "missing", "the description of the run, copy it from where the rows are from")
     except DatasetError as error:
-        yield Finding(run_file(root, run), "torn", str(error))
-
+        yield Finding(about, "torn", str(error))
     committed: dict[str, Path] = {}
     described: set[str] = set()
     for table in reversed(TABLES):  # transitions first: they say which parts of the others count
@@ -89,9 +87,7 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
                 continue
             if table == "transitions":
                 for part in sorted(parts & committed.keys()):
-                    yield Finding(
-                        path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one of them"
-                    )
+                    yield Finding(path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one")
                 committed |= dict.fromkeys(parts, path)
             elif not parts <= committed.keys():
                 yield Finding(path, "orphan", "its transitions were never committed; ignored, resuming removes it")
@@ -99,11 +95,10 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
             elif table == "episodes":
                 described |= parts
             yield from _check_rows(rows, table, path, layers)
-            twice = [episode for episode in rows["episode"].unique().to_pylist() if episode in owner]
-            if twice:
-                message = f"has episode {twice[0]} again, as {owner[twice[0]]} does: remove one"
-                yield Finding(path, "duplicate", message)
-            owner |= dict.fromkeys(rows["episode"].unique().to_pylist(), path)
+            episodes = rows["episode"].unique().to_pylist()
+            if twice := [episode for episode in episodes if episode in owner]:
+                yield Finding(path, "duplicate", f"has episode {twice[0]} again, as {owner[twice[0]]} does: remove one")
+            owner |= dict.fromkeys(episodes, path)
     for part in sorted(committed.keys() - described):
         yield Finding(committed[part], "missing", f"no episodes file has {part}: copy it from where the rows are from")
 

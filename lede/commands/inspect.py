@@ -22,14 +22,14 @@ def inspect(
     from lede import replay
     from lede.replay.pictures import check_format
 
+    from lede.tables import dataset_tables
+    from lede.terminal import console, print_json, say
+
     if plot is not None:
         check_format(plot)
     facts = replay.inspect_dataset(dataset)
     if plot is not None:
         replay.plot_dataset(facts, plot)
-    from lede.tables import dataset_tables
-    from lede.terminal import console, print_json, say
-
     if json:
         print_json(facts)
         return
