@@ -20,7 +20,7 @@ ROWS = 256  # queries to one step of `causal_attention`
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x: (..., hidden) of any float type; the mean of squares is taken in fp32, as Llama does."""
+    """x: (..., hidden); the mean of squares is taken in fp32, as Llama does."""
     y = x.float()
     return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
@@ -64,11 +64,11 @@ def block(x: Tensor, cos: Tensor, sin: Tensor, weights: tuple[Tensor, ...], head
 
 
 def block_weights(layer: LlamaDecoderLayer) -> tuple[Tensor, ...]:
-    """The nine weights of a `transformers` LlamaDecoderLayer, in the order that `block` takes them."""
-    attention, mlp = layer.self_attn, layer.mlp
-    heads, dense = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    parts = layer.input_layernorm, *heads, attention.o_proj, layer.post_attention_layernorm, *dense
-    return tuple(part.weight for part in parts)
+    """The nine weights of a layer, in the order that `block` takes them."""
+    attention, dense = layer.self_attn, layer.mlp
+    projections = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+    mlp = dense.gate_proj, dense.up_proj, dense.down_proj
+    return tuple(part.weight for part in (layer.input_layernorm, *projections, layer.post_attention_layernorm, *mlp))
 
 
 def logits(x: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
@@ -76,23 +76,21 @@ def logits(x: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
     return F.linear(rms_norm(x, norm, eps), head)
 
 
-def exit_loss(x: Tensor, targets: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
-    """Cross-entropy, nats per token, of one layer's output. x: (rows, hidden), targets: (rows,)."""
-    return F.cross_entropy(logits(x, norm, head, eps).float(), targets)
-
-
-def distilled_loss(
-    x: Tensor, targets: Tensor, teacher: Tensor, norm: Tensor, head: Tensor, eps: float, share: float
+def exit_loss(
+    x: Tensor, targets: Tensor, norm: Tensor, head: Tensor, eps: float, teacher: Tensor | None = None, share: float = 0
 ) -> Tensor:
-    """`share` of KL(last layer ‖ this layer) and the rest of cross-entropy, over the rows given.
+    """Cross-entropy, nats per token, of one layer's output. x: (rows, hidden), targets: (rows,).
 
-    x, teacher: (rows, hidden): this layer's output and the last one's; no gradient flows into the teacher.
+    With a `teacher` (rows, hidden), the last layer's output, `share` of KL(last layer ‖ this layer) and the rest of
+    cross-entropy; no gradient flows into the teacher.
     """
+    student = F.log_softmax(logits(x, norm, head, eps).float(), -1)
+    loss = F.nll_loss(student, targets)
+    if teacher is None:
+        return loss
     with torch.no_grad():
         reference = F.log_softmax(logits(teacher, norm, head, eps).float(), -1)
-    student = F.log_softmax(logits(x, norm, head, eps).float(), -1)
-    divergence = F.kl_div(student, reference, reduction="batchmean", log_target=True)
-    return share * divergence + (1 - share) * F.nll_loss(student, targets)
+    return share * F.kl_div(student, reference, reduction="batchmean", log_target=True) + (1 - share) * loss
 
 
 class Forward:
@@ -103,14 +101,14 @@ class Forward:
         self.model, self.layers, self.eps = model, config.num_hidden_layers, config.rms_norm_eps
         self.head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         wrap: Callable = torch.compile if compiled else (lambda f: f)
-        self._block, self._exit, self._distilled = wrap(block), wrap(exit_loss), wrap(distilled_loss)
+        self._block, self._loss = wrap(block), wrap(exit_loss)
 
     def hidden_states(self, tokens: Tensor, skipped: Set[int] = frozenset()) -> list[Tensor]:
         """Outputs of layers 1…L, each (batch, length, hidden); a layer in `skipped` passes its input on."""
         inner = self.model.model
         x = inner.embed_tokens(tokens)
-        cos, sin = inner.rotary_emb(x, torch.arange(tokens.shape[1], device=x.device)[None])
-        cos, sin = cos[:, None], sin[:, None]
+        rotations = inner.rotary_emb(x, torch.arange(tokens.shape[1], device=x.device)[None])
+        cos, sin = (part[:, None] for part in rotations)
         states = []
         for number, layer in enumerate(inner.layers, 1):
             if number not in skipped:
@@ -118,14 +116,10 @@ class Forward:
             states.append(x)
         return states
 
-    def loss(self, state: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of one layer's output. state: (batch, length, hidden), targets: (batch, length)."""
-        return self._exit(state.flatten(0, 1), targets.flatten(), *self.head)
-
-    def distilled(self, state: Tensor, last: Tensor, targets: Tensor, share: float) -> Tensor:
-        """See `distilled_loss`; all three tensors are batch × length."""
-        rows = state.flatten(0, 1), targets.flatten(), last.detach().flatten(0, 1)
-        return self._distilled(*rows, *self.head, share)
+    def loss(self, state: Tensor, targets: Tensor, teacher: Tensor | None = None, share: float = 0) -> Tensor:
+        """See `exit_loss`. state, teacher: (batch, length, hidden), targets: (batch, length)."""
+        last = None if teacher is None else teacher.detach().flatten(0, 1)
+        return self._loss(state.flatten(0, 1), targets.flatten(), *self.head, last, share)
 
     @property
     def head(self) -> tuple[Tensor, Tensor, float]:
@@ -159,12 +153,9 @@ def step_loss(
     skipped = {n for n, chance in chances if chance < dropout_rate(n, layers, config.layer_dropout)}
     states = forward.hidden_states(windows[:, :-1], skipped)
     total = last = forward.loss(states[-1], targets)
+    teacher = None if progress < config.distil_from else states[-1]
     for band, weight in zip(exit_bands(layers), config.exit_weights, strict=True):
-        if not band:
-            continue
-        layer = band[int(torch.randint(len(band), (), generator=draw))]
-        if progress < config.distil_from:
-            total = total + weight * forward.loss(states[layer - 1], targets)
-        else:
-            total = total + weight * forward.distilled(states[layer - 1], states[-1], targets, config.distil_share)
+        if band:
+            layer = band[int(torch.randint(len(band), (), generator=draw))]
+            total = total + weight * forward.loss(states[layer - 1], targets, teacher, config.distil_share)
     return total, last.item()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -21,8 +20,7 @@ class Report:
     """Measured on held-out text with the weights as they are stored.
 
     `on_text` and `on_output` give, for layers 1…L, the share of positions at which the layer's most likely next token
-    is the last layer's: where the text is somebody's, and where it is the model's own greedy output, which is what
-    drafting meets.
+    is the last layer's: on that text, and on the model's own greedy output, which is what drafting meets.
     """
 
     progress: Progress
@@ -31,15 +29,6 @@ class Report:
     on_output: tuple[float, ...]
     text_positions: int
     output_positions: int
-
-    def table(self) -> Table:
-        """One line per layer, for a terminal."""
-        table = Table(title="Agreement with the last layer", title_justify="left")
-        for heading in ("layer", "held-out text", "own greedy output"):
-            table.add_column(heading, justify="right")
-        for layer, (text, output) in enumerate(zip(self.on_text, self.on_output, strict=True), 1):
-            table.add_row(str(layer), f"{text:.1%}", f"{output:.1%}")
-        return table
 
 
 @torch.no_grad()

@@ -43,28 +43,27 @@ class Progress:
 def new_model(config: AdaptConfig, end_of_text: int) -> LlamaForCausalLM:
     """A freshly initialised Llama with tied embeddings, of the sizes in `config`."""
     torch.manual_seed(config.seed)
-    sizes = LlamaConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.hidden,
-        intermediate_size=config.feed_forward,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=config.context,
-        tie_word_embeddings=True,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+        )
     )
-    model = LlamaForCausalLM(sizes)
     model.generation_config.pad_token_id = end_of_text
     return model
 
 
 def optimisers(model: nn.Module, config: AdaptConfig) -> Optimizers:
     """Muon for the layers' weight matrices, AdamW for everything else."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
+    inner = [name for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    matrices, others = ([p for n, p in model.named_parameters() if (n in inner) == side] for side in (True, False))
     muon = torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(others, lr=config.other_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -160,12 +159,10 @@ def load_checkpoint(
     if folder is None:
         return Progress()
     described = json.loads((folder / "progress.json").read_text())
-    wanted = json.loads(json.dumps(asdict(config)))
+    wanted = json.loads(json.dumps(asdict(config))) | {"the text": fingerprint}
     del wanted["checkpoint_every"]  # may differ from one session to the next
-    differing = [name for name, value in wanted.items() if described["config"].get(name) != value]
-    if described["stream"] != fingerprint:
-        differing.append("the text")
-    if differing:
+    there = described["config"] | {"the text": described["stream"]}
+    if differing := [name for name, value in wanted.items() if there.get(name) != value]:
         raise AdaptError(
             f"{folder} is of another training (different: {', '.join(differing)}): give the same arguments to go on "
             "with it, or another --out"

@@ -45,6 +45,7 @@ def adapt(
     """
     given = locals()
     from lede.commands.loading import check_model, quiet_transformers
+    from lede.tables import grid
     from lede.terminal import bar, console, errors, print_json, say
 
     if model is not None:
@@ -69,5 +70,8 @@ def adapt(
     if json:
         print_json(asdict(report))
         return
-    console.print(report.table())
+    table = grid("agreement with the last layer", "layer", "held-out text", "own greedy output")
+    for layer, shares in enumerate(zip(report.on_text, report.on_output, strict=True), 1):
+        table.add_row(str(layer), *(f"{share:.1%}" for share in shares))
+    console.print(table)
     say(f"model in {out}; next: lede collect --model {out}")
