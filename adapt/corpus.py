@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,14 @@ from lede.replay.split import stable_hash
 END_OF_TEXT = "<|endoftext|>"
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text, and whether training must not see it."""
-
-    text: str
-    held_out: bool
+Document = tuple[str, bool]  # a text, and whether training must not see it
 
 
 def standard_library() -> Iterator[Document]:
     """The running interpreter's own source, split by module (see `collect/stdlib.py`)."""
     for module in stdlib.modules():
         if (text := stdlib.read(module)) is not None:
-            yield Document(text, module.held_out)
+            yield text, module.held_out
 
 
 def text_files(folder: Path) -> Iterator[Document]:
@@ -47,7 +41,7 @@ def text_files(folder: Path) -> Iterator[Document]:
             if path == folder:
                 raise AdaptError(f"{folder} is not UTF-8 text") from None
             continue
-        yield Document(text, path != folder and stable_hash(str(path.relative_to(folder))) % HELD_OUT_SHARE == 0)
+        yield text, path != folder and stable_hash(str(path.relative_to(folder))) % HELD_OUT_SHARE == 0
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

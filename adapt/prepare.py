@@ -65,7 +65,7 @@ def streams(model: str | None, text: Path | None, config: AdaptConfig, out: Path
 
 def _made(asked: dict, text: Path | None, config: AdaptConfig) -> Streams:
     documents = list(corpus.standard_library() if text is None else corpus.text_files(text))
-    seen, held_out = ([d.text for d in documents if d.held_out == wanted] for wanted in (False, True))
+    seen, unseen = ([text for text, held_out in documents if held_out == wanted] for wanted in (False, True))
     if not seen:
         raise AdaptError(f"there is no text to train on in {text or 'the standard library'}")
     if asked["model"] is None:
@@ -75,8 +75,8 @@ def _made(asked: dict, text: Path | None, config: AdaptConfig) -> Streams:
         if tokenizer.eos_token_id is None:
             raise AdaptError(f"the tokenizer of {asked['model']} has no end-of-text token")
     library = f"the standard library of CPython {platform.python_version()}"
-    source = Source(**asked, described=str(text or library), documents=len(seen), held_out_documents=len(held_out))
-    train, rest = (corpus.token_stream(texts, tokenizer) for texts in (seen, held_out))
+    source = Source(**asked, described=str(text or library), documents=len(seen), held_out_documents=len(unseen))
+    train, rest = (corpus.token_stream(texts, tokenizer) for texts in (seen, unseen))
     if len(rest) <= config.context:  # too few files for their names' hashes to divide: the last tenth instead
         cut = len(train) * 9 // 10
         train, rest = train[:cut], np.concatenate([rest, train[cut:]])

@@ -7,6 +7,7 @@ plain decoder's token than the other's.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 
@@ -32,12 +33,11 @@ def differences(model: Model, samples: Sequence[Sample], prompts: Mapping[str, l
     texts = {s.prompt_id: s.token_ids for s in samples if s.method == BASELINE}
     out = []
     for s in samples:
-        plain, mine = texts.get(s.prompt_id), s.token_ids
+        plain, mine, margin = texts.get(s.prompt_id), s.token_ids, None
         if plain is None or mine == plain:
             continue
-        at = next((i for i, (a, b) in enumerate(zip(plain, mine, strict=False)) if a != b), min(len(plain), len(mine)))
+        at = next(i for i, (a, b) in enumerate(zip_longest(plain, mine)) if a != b)
         token, other = (text[at] if at < len(text) else None for text in (plain, mine))
-        margin = None
         if token is not None and other is not None:
             prompt = prompts[s.prompt_id]
             logits = next_logits(model, [*prompt, *plain[:at]], len(prompt))

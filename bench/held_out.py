@@ -7,9 +7,8 @@ import numpy as np
 
 from lede.bench.errors import BenchError
 from lede.collect.prompts import Prompt
-from lede.replay.files import episode_numbers
 from lede.replay.reader import Dataset
-from lede.replay.split import Split, episode_splits
+from lede.replay.split import SPLITS, episode_splits
 from lede.simulate.calibration import IDENTITY
 
 
@@ -18,26 +17,19 @@ def dataset_prompts(dataset: Dataset, limit: int, tuning: int) -> tuple[list[Pro
 
     Raises BenchError for a dataset that leaves nothing to measure or tune on.
     """
-    test, training = _side(dataset, "test"), _side(dataset, "train")
+    rows, numbers = dataset.read("episodes", ["prompt_id", "task", "prompt_tokens"])
+    splits = episode_splits(dataset)
+    sides: dict[str, dict[tuple[int, ...], Prompt]] = {side: {} for side in SPLITS}  # each prompt once
+    for row, side, group in zip(rows.take(np.argsort(numbers)).to_pylist(), splits.split, splits.group, strict=True):
+        if tokens := tuple(row["prompt_tokens"]):
+            sides[side].setdefault(tokens, Prompt(row["prompt_id"], row["task"], "", tokens=tokens, group=str(group)))
+    test, training = (list(sides[side].values()) for side in ("test", "train"))
     if not training or not test:
         raise BenchError(
             f"{dataset.path} has {len(training)} prompts to tune on and {len(test)} to measure on: "
             "collect more episodes, of all sides of the split"
         )
     return test[:limit], training[:tuning]
-
-
-def _side(dataset: Dataset, side: Split) -> list[Prompt]:
-    """The prompts of one side, each once."""
-    splits = episode_splits(dataset)
-    names = dict(zip(splits.numbers.tolist(), zip(splits.split, splits.group.tolist(), strict=True), strict=True))
-    rows = dataset.episodes.select("run", "episode", "prompt_id", "task", "prompt_tokens").sort("run", "episode")
-    found: dict[tuple[int, ...], Prompt] = {}
-    for run, episode, prompt_id, task, tokens in rows.collect().iter_rows():
-        mine, group = names[int(episode_numbers(run, np.array([episode]))[0])]
-        if mine == side and tokens:
-            found.setdefault(tuple(tokens), Prompt(prompt_id, task, "", tokens=tuple(tokens), group=str(group)))
-    return list(found.values())
 
 
 def check_same_model(dataset: Dataset, model_facts: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -32,15 +33,17 @@ class Library:
         probe = [i % model.vocabulary for i in range(1, 33)]
         self._threads = best_threads(lambda: self._write(probe, min(24, model.context - 32), 0), self._ours)
 
-    def write(self, ids: list[int], seed: int, most: int | None = None, **early: int) -> tuple[int, ...]:
-        """The new tokens of `generate`; `early`: exit_layer and drafts of its self-speculative decoding."""
+    def write(
+        self, ids: list[int], seed: int, most: int | None = None, exit_layer: int | None = None, drafts: int = 0
+    ) -> tuple[int, ...]:
+        """The new tokens of `generate`; with an exit layer, of its self-speculative decoding with so many drafts."""
         torch.set_num_threads(self._threads)
         tokens = min(most or self.settings.max_new_tokens, self.model.context - len(ids))
         try:
-            if not early:
+            if exit_layer is None:
                 return self._write(ids, tokens, seed)
-            with drafting(self.theirs, early["drafts"]):
-                return self._write(ids, tokens, seed, assistant_early_exit=early["exit_layer"])
+            with drafting(self.theirs, drafts):
+                return self._write(ids, tokens, seed, assistant_early_exit=exit_layer)
         finally:
             torch.set_num_threads(self._ours)
 
@@ -69,20 +72,16 @@ class Library:
         """The fastest of a few exit layers and draft lengths on training prompts; they take turns."""
         deep = self.model.layer_count
         pairs = list(itertools.product(sorted({max(deep // part, 1) for part in (8, 4, 2)}), LENGTHS))
-        seconds, tokens = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0)
-        most = min(TRIED_TOKENS, self.settings.max_new_tokens)
+        spent = {pair: np.zeros(2) for pair in pairs}  # tokens, seconds
         runs = list(itertools.product(prompts[:TRIED_ON], pairs))
         for number, (ids, pair) in enumerate(runs, 1):
             began = time.perf_counter()
-            tokens[pair] += len(self.write(ids, 0, most, exit_layer=pair[0], drafts=pair[1]))
-            seconds[pair] += time.perf_counter() - began
+            tokens = self.write(ids, 0, min(TRIED_TOKENS, self.settings.max_new_tokens), *pair)
+            spent[pair] += len(tokens), time.perf_counter() - began
             progress(number, len(runs))
-        best = max(pairs, key=lambda pair: tokens[pair] / seconds[pair])
-        return {
-            "parameters": {"exit_layer": best[0], "drafts": best[1]},
-            "measured": tokens[best] / seconds[best],
-            "configurations": len(pairs),
-        }
+        rates = {pair: float(tokens / seconds) for pair, (tokens, seconds) in spent.items()}
+        best = max(pairs, key=rates.__getitem__)
+        return {"parameters": {"exit_layer": best[0], "drafts": best[1]}, "measured": rates[best], "scored": len(pairs)}
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """The speedup that a method's own drafts imply: what it would reach if deciding and the host's work were free.
 
 A round of d drafts at depth E costs d early passes with their heads, one early pass more for the last draft, and the
-other layers and the head over d + 1 rows; it commits acceptance · d + 1 tokens. With the costs measured on this device,
-and the measured time of a token of plain decoding above, that is a speedup which no exit policy with these E, d and
-acceptance can pass; prompts are left out of it.
+other layers and the head over d + 1 rows; it commits acceptance · d + 1 tokens. By the costs measured on this device,
+prompts left out, no exit policy with these E, d and acceptance can be faster.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from math import floor
 
@@ -21,12 +21,11 @@ def implied(costs: Costs, exit_layer: float, draft_length: float, acceptance: fl
 
 def limit(costs: Costs, samples: Sequence[Sample]) -> float | None:
     """The same for a method's rounds, layer by layer with its own mean number of drafts there; None without rounds."""
-    rounds: dict[int | None, int] = {}
-    drafted: dict[int | None, int] = {}
+    rounds, drafted = Counter[int | None](), Counter[int | None]()
     for s in samples:
         for layer, drafts in zip(s.exits, s.drafts, strict=True):
-            rounds[layer] = rounds.get(layer, 0) + 1
-            drafted[layer] = drafted.get(layer, 0) + drafts
+            rounds[layer] += 1
+            drafted[layer] += drafts
     if not rounds:
         return None
     tokens = sum(s.accepted + s.rounds for s in samples)

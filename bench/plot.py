@@ -1,7 +1,7 @@
 """A bench as pictures: speedups, exit depth against acceptance, and what adaptive rules choose round by round."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,11 @@ def draw(path: Path, reports: Sequence[Report]) -> list[Path]:
     """
     if path.suffix:
         return [save(speedups(reports), path)]
-    pictures: dict[str, Callable[[Report], Any]] = {
-        "speedup": lambda report: speedups([report]),
-        "acceptance": acceptance,
-        "choices": choices,
-    }
     written = []
     for report in reports:
         folder = path if len(reports) == 1 else path / report.facts["model"] / report.facts["task"]
-        written += [save(picture(report), folder / f"{name}.png") for name, picture in pictures.items()]
+        pictures = {"speedup": speedups([report]), "acceptance": acceptance(report), "choices": choices(report)}
+        written += [save(picture, folder / f"{name}.png") for name, picture in pictures.items()]
     return written
 
 

@@ -57,7 +57,7 @@ def test_tuning_returns_one_of_what_it_tried(library):
     assert tuned["parameters"]["drafts"] in (2, 4, 8)
     assert tuned["measured"] > 0
     assert seen[-1] == (12, 12)
-    assert tuned["configurations"] == 6
+    assert tuned["scored"] == 6
 
 
 def test_sampling_follows_the_seed(library, checkpoint):
