@@ -21,7 +21,6 @@ def inspect(
     """
     from lede import replay
     from lede.replay.pictures import check_format
-
     from lede.tables import dataset_tables
     from lede.terminal import console, print_json, say
 
