@@ -77,8 +77,7 @@ def calibrations(tuned: Mapping[str, Any]) -> list[Costs]:
 def combined(costs: Sequence[Costs]) -> Costs:
     """The mean of every number; several calibrations must be of one model."""
     every = [one.to_json() for one in costs]
-    known = [name for name in every[0] if all(one[name] is not None for one in every)]
-    mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in known}
+    mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in every[0]}
     return Costs.from_json(mean | {"layers": costs[0].layers, "context": round(mean["context"])})
 
 

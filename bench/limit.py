@@ -13,7 +13,7 @@ from lede.bench.measure import Sample
 from lede.simulate.costs import MAX_ROWS, Costs
 
 
-def implied(costs: Costs, exit_layer: float, draft_length: float, acceptance: float) -> float:
+def implied(costs: Costs, exit_layer: int, draft_length: float, acceptance: float) -> float:
     """The speedup over plain decoding of rounds with these means; layer 0 is the lookup, 0 drafts plain decoding."""
     tokens = acceptance * draft_length + 1
     return tokens * costs.plain() / round_cost(costs, exit_layer, draft_length)
@@ -21,33 +21,20 @@ def implied(costs: Costs, exit_layer: float, draft_length: float, acceptance: fl
 
 def limit(costs: Costs, samples: Sequence[Sample]) -> float | None:
     """The same for a method's rounds, layer by layer with its own mean number of drafts there; None without rounds."""
-    rounds, drafted = Counter[int | None](), Counter[int | None]()
+    rounds = Counter(layer for s in samples for layer in s.exits)
+    drafted = Counter[int | None]()
     for s in samples:
         for layer, drafts in zip(s.exits, s.drafts, strict=True):
-            rounds[layer] += 1
             drafted[layer] += drafts
-    if not rounds:
-        return None
-    tokens = sum(s.accepted + s.rounds for s in samples)
-    spent = sum(
-        count * (costs.plain() if layer is None else round_cost(costs, layer, drafted[layer] / count))
-        for layer, count in rounds.items()
-    )
-    return tokens * costs.plain() / spent
+    spent = sum(count * round_cost(costs, layer or 0, drafted[layer] / count) for layer, count in rounds.items())
+    return sum(s.accepted + s.rounds for s in samples) * costs.plain() / spent if rounds else None
 
 
-def round_cost(costs: Costs, exit_layer: float, draft_length: float) -> float:
-    """Milliseconds of the model's own work in a round; between whole layers and lengths, on a straight line."""
+def round_cost(costs: Costs, exit_layer: int, draft_length: float) -> float:
+    """Milliseconds of the model's own work in a round; between whole lengths, on a straight line."""
     if draft_length == 0:
         return costs.plain()
-    low = floor(exit_layer)
-    share = exit_layer - low
-    below = _whole_layer(costs, low, draft_length)
-    return below if not share else (1 - share) * below + share * _whole_layer(costs, low + 1, draft_length)
-
-
-def _whole_layer(costs: Costs, layer: int, draft_length: float) -> float:
     low = max(min(floor(draft_length), MAX_ROWS - 2), 1)
-    below, above = costs.fixed(layer, low), costs.fixed(layer, low + 1)
-    host = costs.round + (costs.index if layer == 0 else 0.0)
+    below, above = costs.fixed(exit_layer, low), costs.fixed(exit_layer, low + 1)
+    host = costs.round + (costs.index if exit_layer == 0 else 0.0)
     return below + (draft_length - low) * (above - below) - host

@@ -62,10 +62,10 @@ def acceptance(report: Report) -> Any:
     picture = figure(9, 5.4)
     axes = picture.subplots()
     length = float(np.median([row.draft_length or 4.0 for _, _, row in rows] or [4.0]))
-    deepest = max([e for e, _, _ in rows], default=1) + 1.5
-    depth = np.linspace(0, min(deepest, report.costs.layers - 1), 90)
+    deepest = int(max([e for e, _, _ in rows], default=1)) + 2
+    depth = np.arange(max(min(deepest, report.costs.layers - 1), 1) + 1)
     share = np.linspace(min([a for _, a, _ in rows], default=0.5) * 0.85, 1, 60)
-    grid = np.array([[implied(report.costs, e, length, a) for e in depth] for a in share])
+    grid = np.array([[implied(report.costs, int(e), length, a) for e in depth] for a in share])
     axes.contourf(depth, share, grid, levels=9, cmap="Greys", alpha=0.28)
     axes.clabel(axes.contour(depth, share, grid, levels=9, colors="#7a8591", linewidths=0.7), fmt="%.2f×", fontsize=7.5)
     for number, (e, a, row) in enumerate(rows):
