@@ -38,6 +38,8 @@ def main() -> None:
             ours.fill(logged_transitions(columns, columns.observations, config.n_steps, config.gamma))
             buffers = {"tables": ours, "d3rlpy's": stock_buffer(columns, config)}
             algorithms = {kind: make_algorithm(SimpleNamespace(config=config), 10**6) for kind in buffers}
+            for algorithm in algorithms.values():
+                algorithm.create_impl(columns.observations.shape[1:], 2)
             seconds = dict.fromkeys(buffers, float("inf"))
             for turn in range(SLICES):
                 for kind, buffer in buffers.items():

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lede.learn.data import scaling
 from lede.learn.library import d3rlpy
 from lede.replay.reader import Columns
 from lede.replay.schema import CONTINUE, EXIT
@@ -78,20 +79,6 @@ class TableBuffer(d3rlpy.dataset.ReplayBufferBase):
             transitions=(),
         )
 
-    def sample_transition(self) -> Any:
-        """The first transition: d3rlpy asks for one to learn the shape of an observation."""
-        batch = self.batch(np.zeros(1, np.int64))
-        return d3rlpy.dataset.Transition(
-            observation=batch.observations[0],
-            action=batch.actions[0],
-            reward=batch.rewards[0],
-            next_observation=batch.next_observations[0],
-            next_action=batch.next_actions[0],
-            terminal=float(batch.terminals[0, 0]),
-            interval=int(batch.intervals[0, 0]),
-            rewards_to_go=batch.rewards[:1],
-        )
-
     @property
     def transition_count(self) -> int:
         return len(self._table.rows)
@@ -112,7 +99,7 @@ class TableBuffer(d3rlpy.dataset.ReplayBufferBase):
         )
 
 
-# The rest of the interface (appending, episodes, trajectories) is what d3rlpy's fitter does not ask for.
+# The rest of the interface (appending, episodes, trajectories) is what d3rlpy does not ask for once there is a network.
 TableBuffer.__abstractmethods__ = frozenset()
 
 
@@ -219,7 +206,12 @@ def drawn_starts(engine: Engine, own: Starts, anywhere: float, count: int, rng: 
     """So many round starts: a share from anywhere in the texts, the others of a policy's own."""
     starts = own.at(torch.from_numpy(rng.integers(0, len(own.text), count)))
     far = int(count * anywhere)
-    text, position = engine.everywhere
-    drawn = torch.from_numpy(rng.integers(0, len(text), far))
-    starts.text[:far], starts.position[:far] = text[drawn], position[drawn]
+    drawn = engine.everywhere.at(torch.from_numpy(rng.integers(0, len(engine.everywhere.text), far)))
+    starts.text[:far], starts.position[:far] = drawn.text, drawn.position
     return starts
+
+
+def sampled_scaling(engine: Engine, rng: np.random.Generator) -> tuple[Float, Float]:
+    """Mean and scale (F,) of the features in rounds from anywhere."""
+    rows = engine.rounds(drawn_starts(engine, engine.everywhere, 1.0, ROUNDS, rng)).rows
+    return scaling(rows.flatten(0, 2).numpy())

@@ -10,19 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
-from lede.learn.buffers import TableBuffer, drawn_starts, logged_transitions, swept_transitions
+from lede.learn.buffers import TableBuffer, logged_transitions, sampled_scaling, swept_transitions
 from lede.learn.data import Data, Snapshot, scaling
 from lede.learn.errors import Diverged, LearnError
 from lede.learn.library import d3rlpy
 from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
 from lede.serve.policy import Policy
-from lede.simulate.batched import Starts
 
 CQL_ALPHA = 1.0  # weight of the conservative term, d3rlpy's default
 REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average
-SAMPLE = 1000  # rounds from which the scale of inputs is taken
 DIVERGED = 1e4  # a loss that no reward in use comes near
 
 
@@ -105,11 +102,8 @@ class _Sweeps:
         self._rng = np.random.default_rng(data.config.seed)
         assert data.static is not None
         self._rate = data.static.rate
-        text, position = self._engine.everywhere
-        self._own = Starts(text, position, torch.full((len(text),), 0.5))  # before there is a policy: anywhere
-        sample = drawn_starts(self._engine, self._own, 1.0, SAMPLE, self._rng)
-        rows = self._engine.rounds(sample).rows
-        self._mean, self._scale = scaling(rows.reshape(-1, rows.shape[-1]).numpy())
+        self._own = self._engine.everywhere  # before there is a policy
+        self._mean, self._scale = sampled_scaling(self._engine, self._rng)
         self.buffer = TableBuffer(self._rng, paired=True)
 
     def policy(self, weights: Weights) -> Policy:

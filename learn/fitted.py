@@ -14,24 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from lede.learn.buffers import ANYWHERE, drawn_starts
-from lede.learn.data import Data, Snapshot, scaling
+from lede.learn.buffers import ANYWHERE, drawn_starts, sampled_scaling
+from lede.learn.data import Data, Snapshot
 from lede.learn.network import mean_weights
-from lede.simulate.batched import Starts
 
 LOOKS_FIRST = 1.0  # log-odds of exiting before training: drafts must be long enough for their ends to be seen
-SAMPLE = 1000  # rounds from which the scale of inputs is taken
 
 
 def learn_fitted(data: Data) -> Iterator[Snapshot]:
     """Fit to the training texts; yields the policy so far every `score_every` steps."""
     config, engine = data.config, data.engine("train")
     rng = np.random.default_rng(config.seed)
-    text, position = engine.everywhere
-    own = Starts(text, position, torch.full((len(text),), 0.5))
+    own = engine.everywhere
     width, total = len(data.features), config.updates_for(data.rows)
-    sample = engine.rounds(drawn_starts(engine, own, 1.0, SAMPLE, rng)).rows.reshape(-1, width).numpy()
-    mean, scale = scaling(sample)
+    mean, scale = sampled_scaling(engine, rng)
     network = _network(width, config.hidden)
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)

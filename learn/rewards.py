@@ -1,14 +1,10 @@
 """Rewards by name, or from a file of one's own: functions of logged columns, so that one dataset serves them all.
 
 `paper`: §3.1.3. `accepted`: +1 for each draft that is committed, -1 for each that is not, 0 for a decision that drafts
-nothing; so a draft is worth making where it is likelier right than wrong. `time`: tokens less their time's worth, at a
-rate. `FILE.py`: a file that defines
-
-    def reward(columns, costs):  # columns: {name: array (N,)}, costs: simulate.costs.Costs or None
-        return ...               # array (N,)
-
-over whole rounds, or walks: `COLUMNS` of the transitions table (data/README.md), and `last`, the round's last row, and
-`bypass`, rows at which a walk goes on past its last candidate: no draft, one token of the full model's.
+nothing. `time`: tokens less their time's worth, at a rate. `FILE.py`: a file that defines reward(columns, costs), with
+columns {name: array (N,)} of whole rounds or walks and `simulate.costs.Costs` or None, and gives an array (N,). Columns
+are `COLUMNS` of the transitions table (data/README.md), `last`, the round's last row, and `bypass`, rows at which a
+walk goes on past its last candidate: no draft, one token of the full model's.
 """
 
 import runpy

@@ -170,13 +170,9 @@ class Engine:
         self._errs = torch.from_numpy(texts.copies.number >= 0)  # whether layer 0 drafts a wrong token there
         self.runs, self._lengths = torch.from_numpy(accepted_runs(texts)), torch.from_numpy(texts.lengths)
         self._k = torch.arange(max_drafts)
-
-    @property
-    def everywhere(self) -> tuple[Tensor, Tensor]:
-        """Every text and position at which a round may start."""
-        inside = torch.arange(self.runs.shape[1]) < self._lengths[:, None]
-        text, position = torch.nonzero(inside, as_tuple=True)
-        return text, position
+        text, position = torch.nonzero(torch.arange(self.runs.shape[1]) < self._lengths[:, None], as_tuple=True)
+        #: Every text and position at which a round may start, as if nothing had been drafted before.
+        self.everywhere = Starts(text, position, torch.full((len(text),), AcceptTrace().value))
 
     def rounds(self, starts: Starts) -> Rounds:
         """Lay out the rounds that start there."""

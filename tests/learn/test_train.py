@@ -121,7 +121,7 @@ def test_importing_prints_nothing_and_changes_nothing():
 @pytest.mark.parametrize("algorithm", ["double_dqn", "dqn", "cql"])
 def test_finds_the_policy_that_is_known_to_be_best_from_a_log(known, tmp_path, algorithm):
     """Exit exactly where everything so far is right; see `toy.write_known`."""
-    config = preset(algorithm=algorithm, learning_rate=2e-3, updates=1500, score_every=250)
+    config = preset(algorithm=algorithm, learning_rate=2e-3, updates=1500, score_every=500)
     result = learn(known, tmp_path, config)
     policy = load_policy(tmp_path)
     assert policy.info["hyperparameters"]["source"] == "log" and policy.max_drafts == 12
@@ -136,7 +136,7 @@ def test_finds_the_policy_that_is_known_to_be_best_from_a_log(known, tmp_path, a
 
 
 def test_the_papers_recipe_finds_it_too(known, tmp_path):
-    config = preset("paper", learning_rate=1e-3, updates=1500, score_every=250)
+    config = preset("paper", learning_rate=1e-3, updates=1000, score_every=500)
     learn(known, tmp_path, config)
     data = open_dataset(known).columns(horizon="walk", features="paper")
     free = ~data.raw["forced"]
@@ -166,7 +166,7 @@ def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, algorithm)
         side: made_up(seed, count=30, longest=40, chance=0.8, signal=0.05)
         for seed, side in enumerate(("train", "validation", "test"))
     }
-    options = {"updates": 150} if algorithm == "fitted" else {"updates": 1500, "score_every": 250}
+    options = {"updates": 150} if algorithm == "fitted" else {"updates": 1000, "score_every": 250}
     data = Swept(open_dataset(synthetic), costs, **sides).view(preset(algorithm=algorithm, hidden=(16,), **options))
     result = train(data, tmp_path)
     by_hand = data.engine("test").play(lambda rows: rows[:, data.features.index("margin")] > 0.5).rate
