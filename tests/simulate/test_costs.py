@@ -76,7 +76,7 @@ def test_going_on_without_a_draft_is_plain_decoding_and_the_looks(exit_layer, at
 
 def test_json_and_what_is_not_costs():
     assert Costs.from_json(json.loads(json.dumps(MEASURED.to_json()))) == MEASURED
-    assert Costs.from_json(MEASURED.to_json() | {"unknown": 1}) == MEASURED
+    assert Costs.from_json(MEASURED.to_json() | {"unknown": 1, "error": None}) == MEASURED  # null: not measured
     with pytest.raises(DatasetError, match="lack lookup"):
         Costs.from_json({name: value for name, value in MEASURED.to_json().items() if name != "lookup"})
     for wrong in ({"layer": [1.0]}, {"head": []}):
