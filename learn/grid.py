@@ -1,17 +1,7 @@
-"""A grid of variants: lists of values of the options of `learn`, in a TOML file.
+"""A grid of variants: lists of values of the options of `learn`, in a TOML file, as in docs/variants.toml.
 
-    seeds = [0, 1, 2]
-    n_steps = [1, 3]
-    gamma = [1.0, 0.99]
-
-is twelve variants: every combination of the values, each with every seed. Tables `[[grid]]` hold combinations of their
-own, with what stands above them as their defaults:
-
-    seeds = [0, 1, 2]
-    [[grid]]
-    reward = ["time", "accepted"]
-    [[grid]]
-    preset = "paper"
+Every combination of the values is a variant, with each of the `seeds`. Tables `[[grid]]` hold combinations of their
+own, with what stands above them as their defaults.
 """
 
 import os

@@ -34,4 +34,4 @@ def made_up(
     copies = Copies(number, np.full(behind, 3, np.int32), rng.normal(size=(*behind, 3)).astype(np.float32))
     return Texts(
         layers, states, found, right, drafts, targets, lengths, np.full(count, 5, np.int64), lengths.copy(), copies
-    )  # fmt: skip
+    )

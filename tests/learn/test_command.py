@@ -31,9 +31,27 @@ def test_every_option_is_heard(data, tmp_path):
     reward = tmp_path / "mine.py"
     reward.write_text("def reward(columns, costs):\n    return columns['accepted'] * 2.0 - 1.0 * columns['bypass']\n")
     done = lede(
-        "--dataset", data, "--out", tmp_path / "p", "--algorithm", "dqn", "--reward", reward,
-        "--candidates", "2", "--bypass", "--gamma", 0.9, "--n-step", 2, "--updates", 30, "--seed", 5, "--json",
-    )  # fmt: skip
+        "--dataset",
+        data,
+        "--out",
+        tmp_path / "p",
+        "--algorithm",
+        "dqn",
+        "--reward",
+        reward,
+        "--candidates",
+        "2",
+        "--bypass",
+        "--gamma",
+        0.9,
+        "--n-step",
+        2,
+        "--updates",
+        30,
+        "--seed",
+        5,
+        "--json",
+    )
     assert json.loads(done.stdout)["updates"] == 30
     policy = load_policy(tmp_path / "p")
     chosen = policy.info["hyperparameters"]

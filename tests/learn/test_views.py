@@ -42,16 +42,17 @@ def test_fewer_candidates_keep_what_such_a_walk_would_have_logged(rounds):
     view = with_candidates(rounds, kept)
     assert view.layers == kept and set(np.unique(view.raw["layer"])) <= set(kept)
     assert [name for name in view.feature_names if name.startswith("layer=")] == ["layer=0", "layer=5"]
-    ids = {}  # rows of the original by what identifies them
-    for number, row in enumerate(zip(rounds.episodes, rounds.raw["round"], rounds.raw["phase"], rounds.raw["layer"],
-                                     rounds.raw["draft_index"], strict=True)):  # fmt: skip
-        ids[tuple(map(int, row))] = number
+
+    def keys(columns):
+        """What identifies each row."""
+        named = (columns.raw[name] for name in ("round", "phase", "layer", "draft_index"))
+        return [tuple(map(int, row)) for row in zip(columns.episodes, *named, strict=True)]
+
+    numbers, kept_keys = {key: number for number, key in enumerate(keys(rounds))}, keys(view)
     chain_of = np.repeat(np.arange(len(rounds.truncated)), np.diff(rounds.chain_starts))
     whole = cut = 0
     for start, stop, truncated in zip(view.chain_starts, view.chain_starts[1:], view.truncated, strict=False):
-        keys = zip(view.episodes, view.raw["round"], view.raw["phase"], view.raw["layer"], view.raw["draft_index"],
-                   strict=True)  # fmt: skip
-        here = [ids[tuple(map(int, key))] for key in list(keys)[start:stop]]
+        here = [numbers[key] for key in kept_keys[start:stop]]
         original = np.flatnonzero(chain_of == chain_of[here[0]])
         exits = original[(rounds.raw["phase"][original] == WALK) & (rounds.actions[original] == EXIT)]
         possible = len(exits) and rounds.raw["layer"][exits[0]] in kept
