@@ -89,14 +89,9 @@ class TableBuffer(d3rlpy.dataset.ReplayBufferBase):
     @property
     def dataset_info(self) -> Any:
         """Shapes and the two discrete actions, as d3rlpy's algorithms ask for them."""
-        one, number = [np.dtype(np.float32)], d3rlpy.dataset.Signature(dtype=[np.dtype(np.float32)], shape=[(1,)])
-        return d3rlpy.dataset.DatasetInfo(
-            observation_signature=d3rlpy.dataset.Signature(dtype=one, shape=[self._table.observations.shape[1:]]),
-            action_signature=number,
-            reward_signature=number,
-            action_space=d3rlpy.ActionSpace.DISCRETE,
-            action_size=2,
-        )
+        kind, shapes = [np.dtype(np.float32)], (self._table.observations.shape[1:], (1,), (1,))
+        signatures = [d3rlpy.dataset.Signature(dtype=kind, shape=[shape]) for shape in shapes]
+        return d3rlpy.dataset.DatasetInfo(*signatures, action_space=d3rlpy.ActionSpace.DISCRETE, action_size=2)
 
 
 # The rest of the interface (appending, episodes, trajectories) is what d3rlpy does not ask for once there is a network.

@@ -122,13 +122,7 @@ def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:
 
 def _handed(columns: Columns) -> dict[str, Array]:
     """What a file's function sees; copies, so that it can do with them as it likes."""
-    own: dict[str, Array] = {
-        "action": columns.actions,
-        "propensity": columns.propensities,
-        "episode": columns.episodes,
-        "last": last_rows(columns),
-        "bypass": bypassed(columns),
-    }
-    own |= dict(zip(columns.feature_names, columns.observations.T, strict=True))
-    seen = columns.raw | own
+    seen = columns.raw | dict(zip(columns.feature_names, columns.observations.T, strict=True))
+    seen |= {"action": columns.actions, "propensity": columns.propensities, "episode": columns.episodes}
+    seen |= {"last": last_rows(columns), "bypass": bypassed(columns)}
     return {name: seen[name].copy() for name in COLUMNS if name in seen}
