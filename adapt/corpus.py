@@ -1,6 +1,5 @@
 """Text to train on, as one stream of token ids split into training and held-out documents."""
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,11 +63,6 @@ def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> np
     # verbose: no word about the context's length
     rows = [[*tokenizer.encode(t, add_special_tokens=False, verbose=False), tokenizer.eos_token_id] for t in texts]
     return np.fromiter(itertools.chain(*rows), np.int32)
-
-
-def fingerprint(stream: np.ndarray) -> str:
-    """Names a token stream, so that a resumed training can refuse another one's checkpoint."""
-    return hashlib.sha256(stream.tobytes()).hexdigest()[:16]
 
 
 class Windows:

@@ -19,6 +19,7 @@ from lede.adapt import corpus
 from lede.adapt.config import AdaptConfig
 from lede.adapt.errors import AdaptError
 from lede.adapt.forward import Forward, step_loss
+from lede.replay.split import fingerprint
 
 Optimizers = list[torch.optim.Optimizer]
 CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, whole until it is replaced
@@ -82,9 +83,9 @@ def train(
     another training (other text or other settings), the text is too short, or the loss stops being a number.
     """
     device = model.device
-    fingerprint = corpus.fingerprint(stream)
+    text = fingerprint(stream.tobytes())  # a checkpoint of another one is refused
     optimizers = optimisers(model, config)
-    progress = load_checkpoint(model, optimizers, config, fingerprint, out)
+    progress = load_checkpoint(model, optimizers, config, text, out)
     windows = corpus.Windows(stream, config.context, config.batch, config.seed)
     forward = Forward(model, can_compile() if compiled is None else compiled)
     model.train()
@@ -113,10 +114,10 @@ def train(
         progress.loss = last if progress.step == 1 else progress.loss + weight * (last - progress.loss)
         on_progress(progress)
         if time.monotonic() - saved > config.checkpoint_every:
-            save_checkpoint(model, optimizers, config, fingerprint, progress, out)
+            save_checkpoint(model, optimizers, config, text, progress, out)
             saved = time.monotonic()
     if progress.step > resumed_at:
-        save_checkpoint(model, optimizers, config, fingerprint, progress, out)
+        save_checkpoint(model, optimizers, config, text, progress, out)
     model.eval()
     return progress
 
@@ -128,7 +129,7 @@ def can_compile() -> bool:
 
 
 def save_checkpoint(
-    model: nn.Module, optimizers: Optimizers, config: AdaptConfig, fingerprint: str, progress: Progress, out: Path
+    model: nn.Module, optimizers: Optimizers, config: AdaptConfig, text: str, progress: Progress, out: Path
 ) -> None:
     """Write the whole state beside the old one, then swap: a kill at any moment leaves one of them whole."""
     new, current, old = (out / name for name in CHECKPOINTS)
@@ -136,7 +137,7 @@ def save_checkpoint(
     new.mkdir(parents=True)
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
     torch.save(state, new / "state.pt")
-    described = {"config": asdict(config), "stream": fingerprint, "progress": asdict(progress)}
+    described = {"config": asdict(config), "stream": text, "progress": asdict(progress)}
     (new / "progress.json").write_text(json.dumps(described, indent=2))
     for path in new.iterdir():
         with path.open("rb") as file:
@@ -148,9 +149,7 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(
-    model: nn.Module, optimizers: Optimizers, config: AdaptConfig, fingerprint: str, out: Path
-) -> Progress:
+def load_checkpoint(model: nn.Module, optimizers: Optimizers, config: AdaptConfig, text: str, out: Path) -> Progress:
     """Put the newest whole checkpoint of `out` into model and optimisers; a fresh Progress where there is none.
 
     Raises AdaptError where it is of another training.
@@ -159,7 +158,7 @@ def load_checkpoint(
     if folder is None:
         return Progress()
     described = json.loads((folder / "progress.json").read_text())
-    wanted = json.loads(json.dumps(asdict(config))) | {"the text": fingerprint}
+    wanted = json.loads(json.dumps(asdict(config))) | {"the text": text}
     del wanted["checkpoint_every"]  # may differ from one session to the next
     there = described["config"] | {"the text": described["stream"]}
     if differing := [name for name, value in wanted.items() if there.get(name) != value]:

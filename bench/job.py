@@ -1,18 +1,20 @@
 """What one table of a bench is to show."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lede.bench.names import BASELINE, METHODS
-from lede.bench.store import code_hash, policy_hash, prompts_hash
+from lede.bench.store import code_hash
 from lede.collect.prompts import Prompt
 from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode
 from lede.decode.model import Model
 from lede.decode.sampling import Settings
+from lede.replay.split import fingerprint
 from lede.serve.policy import Policy, check_fits, load_policy
 
 
@@ -58,9 +60,10 @@ def question(model: Model, job: Job) -> dict[str, Any]:
         "model": model_facts(model),
         "task": job.task,
         "methods": job.rows,
-        "policies": {name: policy_hash(folder) for name, folder in job.policies.items()},
-        "prompts": prompts_hash(job.prompts),
-        "training": prompts_hash(job.training),
+        # a policy's description holds the hash of its weights
+        "policies": {name: fingerprint((folder / "policy.json").read_bytes()) for name, folder in job.policies.items()},
+        "prompts": fingerprint(json.dumps([asdict(prompt) for prompt in job.prompts])),
+        "training": fingerprint(json.dumps([asdict(prompt) for prompt in job.training])),
         **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
         "device": device_facts(model)["name"],
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -1,7 +1,6 @@
 """Methods interleaved prompt by prompt in one process, so that a slow spell of the machine hits all of them."""
 
 import gc
-import hashlib
 import random
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -12,6 +11,7 @@ from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
+from lede.replay.split import stable_hash
 from lede.simulate.profile import synchronise
 
 WARM_UP = 2  # prompts decoded by every method before anything is timed
@@ -97,7 +97,7 @@ def measure(
         for method in methods:
             if method.name in due:
                 starting(method.name, -1)
-                method.run(ids, seed_of(prompt_id))
+                method.run(ids, stable_hash(prompt_id))
     gc.collect()
     gc.freeze()  # what is there by now is not looked through again: a collection takes 1 ms instead of 400
     for number, (prompt_id, task, ids) in enumerate(prompts):
@@ -108,7 +108,7 @@ def measure(
             gc.collect()  # or a run pays for what the one before it left
             synchronise(model)
             began = time.perf_counter()
-            result = method.run(ids, seed_of(prompt_id))
+            result = method.run(ids, stable_hash(prompt_id))  # every method samples a prompt with the same seed
             synchronise(model)
             seconds, rounds = time.perf_counter() - began, result.rounds
             yield Sample(
@@ -127,8 +127,3 @@ def measure(
                 commits=tuple(len(r.committed) for r in rounds),
                 text=result.text,
             )
-
-
-def seed_of(prompt_id: str) -> int:
-    """What every method samples this prompt with."""
-    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:7], "big")

@@ -9,7 +9,6 @@ Spec-Bench's `evaluation/speed.py` reads the lines; it takes the mean of the pro
 `bench.summary` takes, and counts a baseline's tokens by encoding `turns` again.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,8 +24,8 @@ import torch
 from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
 from lede.bench.names import TUNED
-from lede.collect.prompts import Prompt
 from lede.replay.files import write_json
+from lede.replay.split import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
@@ -41,7 +40,7 @@ class Store:
 
     def __init__(self, root: Path, question: Mapping[str, Any], fresh: bool = False):
         """Open the folder of `question` (JSON-ready) under `root`, or make it; `fresh` empties it first."""
-        self.folder = root / _hash(json.dumps(question, sort_keys=True).encode())[:8]
+        self.folder = root / fingerprint(json.dumps(question, sort_keys=True))[:8]
         if fresh:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,16 +104,6 @@ class Store:
         write_json(self._tuning, self.tuned() | {name: value})
 
 
-def prompts_hash(prompts: Iterable[Prompt]) -> str:
-    """Names a list of prompts."""
-    return _hash(json.dumps([asdict(prompt) for prompt in prompts]).encode())
-
-
-def policy_hash(folder: Path) -> str:
-    """Names a policy: its description holds the hash of its weights."""
-    return _hash((folder / "policy.json").read_bytes())
-
-
 @cache
 def code_hash(parts: tuple[str, ...] = MEASURED_CODE) -> str:
     """Names files and folders of the code, by default what is measured, and the libraries it runs on."""
@@ -123,8 +112,4 @@ def code_hash(parts: tuple[str, ...] = MEASURED_CODE) -> str:
         path = ROOT / part
         for file in sorted(f for f in path.rglob("*") if f.suffix in (".py", ".c")) if path.is_dir() else [path]:
             content += [file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")]
-    return _hash("\0".join(content).encode())
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return fingerprint("\0".join(content))

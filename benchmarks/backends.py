@@ -1,4 +1,4 @@
-"""`python -m bench.backends lede/models/lede-tiny`: a pass over 1…13 rows, natively and in torch operations."""
+"""`python benchmarks/backends.py lede/models/lede-tiny`: a pass over 1…13 rows, natively and in torch operations."""
 
 import sys
 import time

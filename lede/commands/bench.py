@@ -11,11 +11,11 @@ from lede.errors import said_plainly
 if TYPE_CHECKING:
     from lede.bench.run import Report
     from lede.collect.prompts import Prompt
-    from lede.decode.sampling import Settings
     from lede.replay.reader import Dataset
 
-    Workload = tuple[str, list[Prompt], list[Prompt], Settings]  # title, to measure on, to tune on, how to decode
 
+# title, prompts to measure on, prompts to tune on, tokens to write by default, temperature
+Workload = tuple[str, "list[Prompt]", "list[Prompt]", int, float]
 PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
 EMBEDDED_CANDIDATES = (3, 4, 6)
 USUAL_TOKENS = 256
@@ -107,11 +107,13 @@ def bench(
         check_format(plot)
     opened = open_dataset(dataset) if dataset is not None else None
     if opened is not None:
-        works = [held_out_episodes(opened, limit, tuning, max_new_tokens)]
+        works = [held_out_episodes(opened, limit, tuning)]
     elif prompts is not None and training is not None:
-        works = [given_prompts(prompts, training, limit, tuning, max_new_tokens)]
+        from lede.collect.prompts import load_prompts
+
+        works = [(prompts.stem, load_prompts(prompts)[:limit], load_prompts(training)[:tuning], USUAL_TOKENS, 0.0)]
     else:
-        works = [named_task(name, limit, tuning, seed, max_new_tokens) for name in task or ["stdlib"]]
+        works = [named_task(name, limit, tuning, seed) for name in task or ["stdlib"]]
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         warn(note)
 
@@ -120,6 +122,7 @@ def bench(
     from lede.bench.plot import draw
     from lede.bench.run import bench as run
     from lede.decode.facts import model_facts
+    from lede.decode.sampling import Settings
     from lede.paths import model_name, model_path
 
     reports: list[Report] = []
@@ -129,7 +132,8 @@ def bench(
             loaded = load(name, dtype, device, threads)
             if opened is not None:
                 check_same_model(opened, model_facts(loaded))
-            for title, test, train, settings in works:
+            for title, test, train, usual, temperature in works:
+                settings = Settings(max_new_tokens or usual, temperature)
                 job = Job(title, test, train, settings, chosen, policies, threads, check)
                 which = f"{model_name(name)}, {title}: " if tables > 1 else ""
 
@@ -176,18 +180,16 @@ def plan(
                 f"{folder} is not a policy for {name}, which exits at real layers only: its candidates are "
                 f"{', '.join(map(str, layers))}"
             )
-    notes = []
-    for name in missing:
-        left_out = ", ".join(method for method, needs in POLICY_OF.items() if needs == name)
-        how = {
-            "lede": "",
-            "lede-paper": " --preset paper",
-            "lede-exits": f" --candidates {real_candidates(usual)} --out {folders[name]}",
-        }
-        notes.append(
-            f"without {left_out}: there is no policy at {folders[name]}; lede learn --dataset {usual}{how[name]} makes "
-            "one (from what lede collect writes)"
-        )
+    options = {
+        "lede": "",
+        "lede-paper": " --preset paper",
+        "lede-exits": f" --candidates {real_candidates(usual)} --out {folders['lede-exits']}",
+    }
+    notes = [
+        f"without {', '.join(method for method, needs in POLICY_OF.items() if needs == name)}: there is no policy at "
+        f"{folders[name]}; lede learn --dataset {usual}{options[name]} makes one (from what lede collect writes)"
+        for name in missing
+    ]
     return chosen, policies, notes
 
 
@@ -202,35 +204,21 @@ def real_candidates(dataset: Path) -> str:
     return ",".join(str(layer) for layer in layers if layer > 0)
 
 
-def held_out_episodes(dataset: "Dataset", limit: int, tuning: int, max_new_tokens: int | None) -> "Workload":
+def held_out_episodes(dataset: "Dataset", limit: int, tuning: int) -> Workload:
     """A dataset's episodes; the usual length is that of its newest run."""
     from lede.bench.held_out import dataset_prompts
-    from lede.decode.sampling import Settings
 
-    runs = dataset.runs
-    usual = runs[-1].get("arguments", {}).get("max_new_tokens") if runs else None
-    test, train = dataset_prompts(dataset, limit, tuning)
-    return f"held out of {dataset.path.resolve().name}", test, train, Settings(max_new_tokens or usual or USUAL_TOKENS)
+    usual = dataset.runs[-1].get("arguments", {}).get("max_new_tokens") if dataset.runs else None
+    title = f"held out of {dataset.path.resolve().name}"
+    return title, *dataset_prompts(dataset, limit, tuning), usual or USUAL_TOKENS, 0.0
 
 
-def given_prompts(prompts: Path, training: Path, limit: int, tuning: int, max_new_tokens: int | None) -> "Workload":
-    """The beginnings of two files of prompts."""
-    from lede.collect.prompts import load_prompts
-
-    test, train = load_prompts(prompts)[:limit], load_prompts(training)[:tuning]
-    from lede.decode.sampling import Settings
-
-    return prompts.stem, test, train, Settings(max_new_tokens or USUAL_TOKENS)
-
-
-def named_task(task: str, limit: int, tuning: int, seed: int, max_new_tokens: int | None) -> "Workload":
+def named_task(task: str, limit: int, tuning: int, seed: int) -> Workload:
     """Test and training prompts of one of `collect.tasks`."""
     from lede.collect.tasks import TASKS, load_task
 
     test, train = load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed)
-    from lede.decode.sampling import Settings
-
-    return task, test, train, Settings(max_new_tokens or TASKS[task].max_new_tokens, TASKS[task].temperature)
+    return task, test, train, TASKS[task].max_new_tokens, TASKS[task].temperature
 
 
 def show(report: "Report") -> None:
