@@ -50,28 +50,30 @@ of it ({report.output_positions:,} positions), which is where drafts are made.
 
 {licence}
 """
-LICENCES = {
-    "weights": "The weights come from {model} and stay under its licence.",
-    "library": "The text is CPython's standard library, copyright © Python Software Foundation and others, under the "
-    "PSF License Version 2. A model may repeat what it was trained on: treat long passages of its output that are "
-    "found there as being under that licence.",
-    "text": "A model may repeat what it was trained on: the text's own licence holds for what it repeats.",
-}
+LIBRARY_LICENCE = (
+    "The text is CPython's standard library, copyright © Python Software Foundation and others, under the PSF License "
+    "Version 2. A model may repeat what it was trained on: treat long passages of its output that are found there as "
+    "being under that licence."
+)
+TEXT_LICENCE = "A model may repeat what it was trained on: the text's own licence holds for what it repeats."
 
 
 def model_card(title: str, sizes: str, streams: Streams, config: AdaptConfig, report: Report) -> str:
     """README.md for a model of these `sizes` (in words), trained from these streams with this outcome."""
     source, progress = streams.source, report.progress
+    if source.model:
+        front_matter, warning = f"\nbase_model: {source.model}", ""
+        what = f"{source.model} ({sizes}), trained further."
+        licence = f"The weights come from {source.model} and stay under its licence.\n\n"
+    else:
+        front_matter, warning = "", "It is small: for tests, demonstrations and measurements, not for its answers."
+        what, licence = f"A Llama of {sizes}, trained from nothing.", ""
     pairs = zip(report.on_text, report.on_output, strict=True)
-    licences = [LICENCES["weights"].format(model=source.model)] if source.model else []
-    what = (
-        f"{source.model} ({sizes}), trained further." if source.model else f"A Llama of {sizes}, trained from nothing."
-    )
     return CARD.format(
         title=title,
-        front_matter=f"\nbase_model: {source.model}" if source.model else "",
+        front_matter=front_matter,
         what=what,
-        warning="" if source.model else "It is small: for tests, demonstrations and measurements, not for its answers.",
+        warning=warning,
         source=source,
         progress=progress,
         config=config,
@@ -82,5 +84,5 @@ def model_card(title: str, sizes: str, streams: Streams, config: AdaptConfig, re
         minutes=progress.seconds / 60,
         exit_weights=", ".join(f"{w:g}" for w in config.exit_weights),
         rows="\n".join(f"| {n} | {text:.1%} | {output:.1%} |" for n, (text, output) in enumerate(pairs, 1)),
-        licence="\n\n".join([*licences, LICENCES["library" if source.text is None else "text"]]),
+        licence=licence + (LIBRARY_LICENCE if source.text is None else TEXT_LICENCE),
     )

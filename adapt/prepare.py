@@ -19,7 +19,7 @@ from lede.adapt.train import new_model
 
 @dataclass(frozen=True)
 class Source:
-    """What the streams were made of; `model`, `text`, `vocabulary` (of a new tokenizer) are as the user gave them."""
+    """What the streams were made of; `model`, `text`, `vocabulary` (of a new tokenizer) are as they were given."""
 
     model: str | None
     text: str | None

@@ -1,6 +1,5 @@
 """What a training achieved: held-out loss, and how often each layer already says what the last one will."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +63,9 @@ def _agreement(forward: Forward, states: list[Tensor]) -> Tensor:
 def _greedy(model: LlamaForCausalLM, prompts: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """prompts: (batch, p) → those and their most likely continuations, (batch, p + n) with n <= length, and (batch, n)
     bool on the CPU: the continuation's tokens up to its end of text."""
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else list(ends) if isinstance(ends, Iterable) else [ends]
-    settings = {"do_sample": False, "max_new_tokens": length, "pad_token_id": ends[0] if ends else 0}
+    stop = model.generation_config.eos_token_id  # None, a token or several
+    ends = torch.tensor([] if stop is None else stop, dtype=torch.long, device=prompts.device).flatten()
+    settings = {"do_sample": False, "max_new_tokens": length, "pad_token_id": int(ends[0]) if len(ends) else 0}
     whole: Tensor = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)  # type: ignore
-    ended = torch.isin(whole[:, prompts.shape[1] :], torch.tensor(ends, device=whole.device)).long()
+    ended = torch.isin(whole[:, prompts.shape[1] :], ends).long()
     return whole, (ended.cumsum(1) - ended == 0).cpu()

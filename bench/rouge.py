@@ -1,8 +1,5 @@
-"""ROUGE-L of what was written against the references, as the paper's code base measures it.
-
-LayerSkip's benchmark, on which the paper's is built, takes the F-measure of lower-cased texts split at white space,
-punctuation left on the words and no stemmer. The rouge-score package's own tokenizer drops punctuation instead, so its
-numbers are somewhat higher; the longest common subsequence is the package's.
+"""ROUGE-L of what was written against the references, as LayerSkip's benchmark, on which the paper's is built, has it:
+the F-measure of lower-cased texts split at white space. The rouge-score package's own tokenizer would drop punctuation.
 """
 
 from collections.abc import Sequence

@@ -140,8 +140,7 @@ def measured(
     """Take the samples that are not there yet, each written down at once; perhaps costs between some prompts."""
     new: list[Sample] = []
     total = len(methods) * len(chosen)
-    left = total - len(before)
-    due = {left * (number + 1) // CALIBRATIONS for number in range(CALIBRATIONS)}
+    due = {(total - len(before)) * (number + 1) // CALIBRATIONS for number in range(CALIBRATIONS)}
 
     def report(note: str) -> None:
         progress((len(before) + len(new)) / total, note)

@@ -285,6 +285,14 @@ def test_the_report_counts_agreement_with_the_last_layer() -> None:
     assert report.held_out_loss == pytest.approx(model(window, labels=window).loss.item(), abs=0.2)
 
 
+def test_a_greedy_continuation_counts_up_to_its_end_of_text() -> None:
+    model = train.new_model(TINY, end_of_text=0)
+    model.lm_head.weight.data.zero_()  # every token is as likely: the first is taken, the end of text
+    assert measure(model, stream(), TINY.context, train.Progress()).output_positions == 16  # one of each continuation
+    model.generation_config.eos_token_id = None
+    assert measure(model, stream(), TINY.context, train.Progress()).output_positions == 16 * (TINY.context // 2)
+
+
 def test_what_cannot_be_gone_on_from_is_named(finished: Path, text: Path, tmp_path: Path) -> None:
     def refused(model: Path, config: AdaptConfig = TINY) -> str:
         with pytest.raises(AdaptError) as error:
