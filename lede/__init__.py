@@ -3,7 +3,7 @@
     import lede
 
     model = lede.load_model(lede.default_model_path())
-    policy = lede.load_policy("policies/lede-tiny")
+    policy = lede.load_policy(lede.default_policy_path())
     print(lede.generate(model, "def mean(values):", policy=policy, max_new_tokens=64).text)
 
 Names are imported when they are first used, so that `import lede` costs nothing.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lede.decode.model import Model as Model
     from lede.decode.round import Generation as Generation
     from lede.paths import default_model_path as default_model_path
+    from lede.paths import default_policy_path as default_policy_path
     from lede.replay.reader import open_dataset as open_dataset
     from lede.serve.generate import generate as generate
     from lede.serve.policy import Policy as Policy
@@ -34,6 +35,7 @@ _HOME = {
     "Model": "lede.decode.model",
     "Policy": "lede.serve.policy",
     "default_model_path": "lede.paths",
+    "default_policy_path": "lede.paths",
     "generate": "lede.serve.generate",
     "load_model": "lede.decode.load",
     "load_policy": "lede.serve.policy",

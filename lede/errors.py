@@ -21,15 +21,7 @@ USER_ERRORS = (
     ("lede.bench.errors", "BenchError"),
 )
 # What a missing optional package is installed with.
-EXTRAS = {
-    "d3rlpy": "learn",
-    "gymnasium": "learn",
-    "fastapi": "server",
-    "uvicorn": "server",
-    "ray": "ray",
-    "datasets": "bench",
-    "rouge_score": "bench",
-}
+EXTRAS = {"datasets": "bench", "rouge_score": "bench"}
 
 P = ParamSpec("P")
 
@@ -107,8 +99,9 @@ def _explain(error: Exception) -> str | None:
         return error.message
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = error.name.split(".")[0]
-        if package in EXTRAS:
-            return f"this needs the package {package}: install it with pip install 'lede[{EXTRAS[package]}]'"
+        if package != "lede":
+            wanted = f"'lede[{EXTRAS[package]}]'" if package in EXTRAS else package
+            return f"this needs the package {package}: install it with pip install {wanted}"
     if isinstance(error, UnicodeEncodeError):
         return f"{error.object[:60]!r} holds bytes that are not UTF-8 text: rename it, or give other text"
     if isinstance(error, OSError):

@@ -11,6 +11,18 @@ def default_model_path() -> Path:
     return Path(__file__).parent / "models" / EMBEDDED
 
 
+def default_policy_path() -> Path:
+    """The folder of the policy for the embedded model that is in the package, learned with another machine's costs."""
+    return Path(__file__).parent / "policies" / EMBEDDED
+
+
+def usual_policy(model: str | None) -> Path | None:
+    """The policy that decodes a model when none is named: `policies/<model name>`, or the embedded model's own."""
+    learned = policy_path(dataset_path(model))
+    shipped = default_policy_path() if model_path(model) == str(default_model_path()) else learned
+    return next((folder for folder in (learned, shipped) if folder.is_dir()), None)
+
+
 def model_path(model: str | None) -> str:
     """The model named on the command line, or the embedded one (also by its name)."""
     return str(default_model_path()) if model in (None, EMBEDDED) else os.path.expanduser(str(model))

@@ -26,7 +26,8 @@ def generate(
         str | None, typer.Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="A policy's folder. [dim]Default: policies/<model name> where it exists[/]")
+        Path | None,
+        typer.Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No policy: every token through all layers.")] = False,
     model: ModelOption = None,
@@ -67,7 +68,7 @@ def generate(
     text = parse_text(prompt)
 
     from lede.commands.loading import check_model, load
-    from lede.paths import dataset_path, policy_path
+    from lede.paths import dataset_path, policy_path, usual_policy
     from lede.serve.policy import load_policy
     from lede.terminal import console, print_json, warn
 
@@ -75,9 +76,9 @@ def generate(
     for name in PARAMETERS & options.keys():
         raise typer.BadParameter(f"--option {name}: this has an option of its own, see --help")
     if policy is None and not plain:
-        usual = policy_path(dataset_path(model))
-        policy = usual if usual.is_dir() else None
+        policy = usual_policy(model)
         if policy is None:
+            usual = policy_path(dataset_path(model))
             warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
     learned = load_policy(policy) if policy is not None else None
     loaded = load(model, dtype, device, threads)
