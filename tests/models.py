@@ -16,14 +16,27 @@ END = "<end>"  # end of text: the tokenizer's last token
 FIXED = settings(derandomize=True, deadline=None, database=None)
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 61, "max_position_embeddings": 160,
-    "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 61,
+    "max_position_embeddings": 160,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
-}  # fmt: skip
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {},
     "one-key-head, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True, "vocab_size": 48},
@@ -32,9 +45,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
     # sizes that native.c does not take
     "odd": {
-        "hidden_size": 60, "intermediate_size": 70, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 20,
+        "hidden_size": 60,
+        "intermediate_size": 70,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 20,
     },
-}  # fmt: skip
+}
 
 
 def llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:

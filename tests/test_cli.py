@@ -13,11 +13,33 @@ from lede.cli import app
 
 BENCH_KEYS = {"model", "task", "device", "dtype", "threads", "versions", "prompts", "rows", "differences", "run"}
 ROW_KEYS = {
-    "method", "exit_layer", "draft_length", "acceptance", "tokens_per_round", "tokens_per_s", "speedup", "speedup_low",
-    "speedup_high", "speedup_over_transformers", "identical", "limit", "share_of_limit", "decoding_speedup",
-    "prompt_share", "draft_share", "decision_share", "verify_share", "host_share", "rouge_l", "parameters",
-    "predicted_speedup", "predicted_low", "predicted_high", "oracle_speedup", "regret",
-}  # fmt: skip
+    "method",
+    "exit_layer",
+    "draft_length",
+    "acceptance",
+    "tokens_per_round",
+    "tokens_per_s",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "speedup_over_transformers",
+    "identical",
+    "limit",
+    "share_of_limit",
+    "decoding_speedup",
+    "prompt_share",
+    "draft_share",
+    "decision_share",
+    "verify_share",
+    "host_share",
+    "rouge_l",
+    "parameters",
+    "predicted_speedup",
+    "predicted_low",
+    "predicted_high",
+    "oracle_speedup",
+    "regret",
+}
 
 
 def lede(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -43,9 +65,24 @@ def work(tmp_path_factory, checkpoint) -> dict[str, Path]:
     )
     data, policy = folder / "data" / "tiny", folder / "policy"
     collected = lede(
-        "collect", "--model", checkpoint, "--prompts", prompts, "--out", data, "--episodes", 6, "--threads", 1,
-        "--max-new-tokens", 32, "--candidates", "2,0,1", "--sweep", "--json",
-    )  # fmt: skip
+        "collect",
+        "--model",
+        checkpoint,
+        "--prompts",
+        prompts,
+        "--out",
+        data,
+        "--episodes",
+        6,
+        "--threads",
+        1,
+        "--max-new-tokens",
+        32,
+        "--candidates",
+        "2,0,1",
+        "--sweep",
+        "--json",
+    )
     facts = json.loads(collected.stdout)
     assert (facts["episodes"], facts["planned"], facts["resumed"]) == (6, 6, 0)
     assert facts["tokens"] <= 6 * 32
@@ -95,9 +132,20 @@ def test_generate_writes_the_same_text_with_and_without_a_policy(work):
 
 def test_generate_traces_which_layer_drafted_what(work):
     traced = lede(
-        "generate", "--model", work["model"], "--policy", work["policy"], "--prompt", "-", "--trace", "--threads", 1,
-        "--max-new-tokens", 8, stdin="class Tree:",
-    )  # fmt: skip
+        "generate",
+        "--model",
+        work["model"],
+        "--policy",
+        work["policy"],
+        "--prompt",
+        "-",
+        "--trace",
+        "--threads",
+        1,
+        "--max-new-tokens",
+        8,
+        stdin="class Tree:",
+    )
     assert "lookup" in traced.stdout
     assert "layer 1" in traced.stdout
     assert "class Tree:" in traced.stdout
@@ -108,10 +156,30 @@ def test_bench_reports_what_the_readme_promises(work):
     picture = work["folder"] / "lede.bench.png"
     methods = "transformers,autoregressive,layerskip,lede,lede-fixed-length"
     command = (
-        "bench", "--model", work["model"], "--policy", work["policy"],
-        "--prompts", other, "--training", work["prompts"], "--limit", 3, "--tuning", 2, "--max-new-tokens", 12,
-        "--threads", 1, "--dtype", "float32", "--out", work["folder"] / "runs", "--methods", methods,
-    )  # fmt: skip
+        "bench",
+        "--model",
+        work["model"],
+        "--policy",
+        work["policy"],
+        "--prompts",
+        other,
+        "--training",
+        work["prompts"],
+        "--limit",
+        3,
+        "--tuning",
+        2,
+        "--max-new-tokens",
+        12,
+        "--threads",
+        1,
+        "--dtype",
+        "float32",
+        "--out",
+        work["folder"] / "runs",
+        "--methods",
+        methods,
+    )
     report = json.loads(lede(*command, "--json", "--plot", picture).stdout)
     assert report.keys() >= BENCH_KEYS
     assert (report["prompts"], report["dtype"], report["threads"]) == (3, "float32", 1)
@@ -140,14 +208,46 @@ def test_bench_checks_several_policies_on_a_dataset_s_held_out_episodes(work):
     variant = shutil.copytree(work["policy"], work["folder"] / "variant")
     data = work["folder"] / "data" / "held"
     lede(
-        "collect", "--model", work["model"], "--prompts", work["prompts"], "--out", data, "--episodes", 4,
-        "--threads", 1, "--max-new-tokens", 4, "--candidates", "0,1,2",
-    )  # fmt: skip
+        "collect",
+        "--model",
+        work["model"],
+        "--prompts",
+        work["prompts"],
+        "--out",
+        data,
+        "--episodes",
+        4,
+        "--threads",
+        1,
+        "--max-new-tokens",
+        4,
+        "--candidates",
+        "0,1,2",
+    )
     command = (
-        "bench", "--model", work["model"], "--dataset", data, "--check", "--methods", "layerskip,lede",
-        "--policy", work["policy"], "--policy", variant, "--limit", 2, "--tuning", 2, "--max-new-tokens", 8,
-        "--threads", 1, "--out", work["folder"] / "checked",
-    )  # fmt: skip
+        "bench",
+        "--model",
+        work["model"],
+        "--dataset",
+        data,
+        "--check",
+        "--methods",
+        "layerskip,lede",
+        "--policy",
+        work["policy"],
+        "--policy",
+        variant,
+        "--limit",
+        2,
+        "--tuning",
+        2,
+        "--max-new-tokens",
+        8,
+        "--threads",
+        1,
+        "--out",
+        work["folder"] / "checked",
+    )
     report = json.loads(lede(*command, "--json").stdout)
     assert report["task"] == "held out of held"
     assert [row["method"] for row in report["rows"]] == ["autoregressive", "layerskip", "lede", "variant"]
@@ -192,10 +292,29 @@ def test_bench_makes_a_table_for_every_model(work):
     byte_tokenizer().save_pretrained(second)
     other = write_prompts(work["folder"] / "two.jsonl", ["def median(values):", "while True:"])
     out = lede(
-        "bench", "--model", work["model"], "--model", second, "--prompts", other, "--training", work["prompts"],
-        "--methods", "autoregressive,prompt-lookup", "--tuning", 1, "--max-new-tokens", 8, "--threads", 1, "--json",
-        "--out", work["folder"] / "both", "--plot", work["folder"] / "plots",
-    )  # fmt: skip
+        "bench",
+        "--model",
+        work["model"],
+        "--model",
+        second,
+        "--prompts",
+        other,
+        "--training",
+        work["prompts"],
+        "--methods",
+        "autoregressive,prompt-lookup",
+        "--tuning",
+        1,
+        "--max-new-tokens",
+        8,
+        "--threads",
+        1,
+        "--json",
+        "--out",
+        work["folder"] / "both",
+        "--plot",
+        work["folder"] / "plots",
+    )
     report = json.loads(out.stdout)
     assert [table["model"] for table in report["tables"]] == ["tiny", "second"]
     assert report["rows"] == report["tables"][0]["rows"]
@@ -240,8 +359,22 @@ def complaint(*arguments: object) -> str:
 
 
 def collect(work, out, *more: object, model=None) -> tuple[object, ...]:
-    return ("collect", "--model", model or work["model"], "--prompts", work["prompts"], "--out", out, "--episodes", 2,
-            "--threads", 1, "--max-new-tokens", 4, *more)  # fmt: skip
+    return (
+        "collect",
+        "--model",
+        model or work["model"],
+        "--prompts",
+        work["prompts"],
+        "--out",
+        out,
+        "--episodes",
+        2,
+        "--threads",
+        1,
+        "--max-new-tokens",
+        4,
+        *more,
+    )
 
 
 def generate(work, *more: object, model=None) -> tuple[object, ...]:

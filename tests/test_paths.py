@@ -72,9 +72,12 @@ def test_tilde_is_the_home_folder_in_every_path(template, tmp_path, monkeypatch)
         out=Path("~/x"), policy=[Path("~/a"), Path("b")], prompt="~/x", plot=None, unknown=Path("~no-such-user/x")
     )
     assert given == {
-        "out": tmp_path / "x", "policy": [tmp_path / "a", Path("b")], "prompt": "~/x", "plot": None,
+        "out": tmp_path / "x",
+        "policy": [tmp_path / "a", Path("b")],
+        "prompt": "~/x",
+        "plot": None,
         "unknown": Path("~no-such-user/x"),
-    }  # fmt: skip
+    }
     assert model_path("~/models/m") == str(tmp_path / "models" / "m")
     shutil.copytree(template, tmp_path / "data")
     done = CliRunner().invoke(app, ["inspect", "~/data", "--json"])

@@ -239,7 +239,7 @@ def test_presets():
     assert (paper.learning_rate, paper.sigma0, paper.layer0, paper.max_drafts) == (6.25e-5, 0.1, False, 12)
     assert paper.updates_for(1000) == 250 and paper.updates_for(1) == 1
     assert preset("paper", updates=7, gamma=None).updates_for(1000) == 7
-    assert preset() == LearnConfig() and (preset().algorithm, preset().n_steps) == ("double_dqn", 5)
+    assert preset() == LearnConfig() and (preset().algorithm, preset().n_steps) == ("double_dqn", 3)
     assert preset(algorithm="fitted") == preset("fitted")
 
 
