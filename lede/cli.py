@@ -32,6 +32,9 @@ def main() -> None:
     """Entry point."""
     if os.environ.get("COLUMNS") == "0":  # a terminal of unknown width; rich would print nothing
         del os.environ["COLUMNS"]
+    # transformers' bars and warnings are for its direct users; commands say what theirs need to know
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     replace_unprintable()
     stop_on_signals()
     try:

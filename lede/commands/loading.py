@@ -1,7 +1,6 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
 import gc
-import os
 from typing import TYPE_CHECKING
 
 from lede.paths import model_path
@@ -9,12 +8,6 @@ from lede.terminal import errors
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
-
-
-def quiet_transformers() -> None:
-    """Before it is imported: its bars and warnings are for its direct users; commands say what theirs need to know."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def check_model(model: str | None, dtype: str = "auto", device: str = "auto") -> None:
@@ -27,7 +20,6 @@ def check_model(model: str | None, dtype: str = "auto", device: str = "auto") ->
 def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
     """The model, on the device, with the number of CPU threads set."""
     check_model(model, dtype, device)
-    quiet_transformers()
     with errors.status("loading torch and the model"):
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
