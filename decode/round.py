@@ -82,5 +82,5 @@ class Generation:
 
     @property
     def tokens_per_round(self) -> float | None:
-        """Committed tokens a round; None for an empty generation."""
+        """Committed tokens per round; None for an empty generation."""
         return len(self.token_ids) / len(self.rounds) if self.rounds else None

@@ -130,6 +130,6 @@ def closing_line(done: "Generation") -> str:
             f"E {done.exit_layer:.2f}",
             f"d {done.draft_length:.2f}",
             f"acceptance {done.acceptance:.0%}",
-            f"{done.tokens_per_round:.2f} tokens a round",
+            f"{done.tokens_per_round:.2f} tokens per round",
         ]
     return " · ".join([*parts, f"ended by {done.finish.replace('_', ' ')}"])
