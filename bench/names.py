@@ -1,7 +1,8 @@
 """The methods of the bench by name, in the order of its tables; imports nothing, for a command to check names with."""
 
 LIBRARY, EARLY_EXIT, BASELINE = "transformers", "transformers-early-exit", "autoregressive"
-FAMILIES = tuple(["layerskip", "lite", "draft-verify", "length-heuristic", "del", "prompt-lookup", "adaptive-lookup"])
+EXITS = ("layerskip", "lite", "draft-verify", "kangaroo", "length-heuristic", "del")
+FAMILIES = (*EXITS, "prompt-lookup", "adaptive-lookup", "ucb", "tapout")
 # The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
 ABLATIONS = ("lede-fixed-exit", "lede-fixed-length", "lede-paper-fixed-exit", "lede-paper-fixed-length")
 # Method → the policy that it runs on; any other name is a policy's own.

@@ -17,10 +17,13 @@ from lede.decode.rules import (
     Del,
     DraftVerify,
     ExitRule,
+    Kangaroo,
     LayerSkip,
     LengthHeuristic,
     Lite,
     PromptLookup,
+    TapOut,
+    Ucb,
 )
 from lede.simulate.costs import Costs
 from lede.simulate.scalar import replay_rule
@@ -138,6 +141,23 @@ def _del(texts: Texts, layer_count: int) -> list[Parameters]:
     ]
 
 
+def _kangaroo(texts: Texts, layer_count: int) -> list[Parameters]:
+    thresholds, most = (0.2, 0.4, 0.6, 0.8), (3, 6, MAX_DRAFTS)
+    return grid(exit_layer=_real(texts), threshold=thresholds, max_drafts=most, keeps_last=(True, False))
+
+
+def _ucb(texts: Texts, layer_count: int) -> list[Parameters]:
+    """The lookup with sets of real layers; few arms are soon known, many leave more to choose from."""
+    sets = [[0], *([0, *layers] for layers in ladders(_real(texts), (1, 2, 4)))]
+    lengths = ([4], [2, 6], [1, 3, 6, MAX_DRAFTS])
+    return grid(layers=sets, lengths=lengths, exploration=(0.001, 0.03, 0.5), decay=(1.0, 0.99))
+
+
+def _tapout(texts: Texts, layer_count: int) -> list[Parameters]:
+    how = {"exploration": (0.01, 0.2, 2.0), "max_drafts": (3, 6, MAX_DRAFTS), "keeps_last": (True, False)}
+    return grid(exit_layer=_real(texts), **how)
+
+
 def _make_lite(thresholds: dict[str, float], **others: Any) -> Lite:
     return Lite({int(layer): p for layer, p in thresholds.items()}, **others)
 
@@ -157,8 +177,11 @@ BASELINES = {
     "layerskip": Baseline(_layerskip, LayerSkip),
     "lite": Baseline(_lite, _make_lite),
     "draft-verify": Baseline(_draft_verify, DraftVerify),
+    "kangaroo": Baseline(_kangaroo, Kangaroo),
     "length-heuristic": Baseline(_length_heuristic, LengthHeuristic),
     "del": Baseline(_del, _make_del),
     "prompt-lookup": Baseline(_prompt_lookup, PromptLookup),
     "adaptive-lookup": Baseline(_adaptive_lookup, AdaptiveLookup),
+    "ucb": Baseline(_ucb, Ucb),
+    "tapout": Baseline(_tapout, TapOut),
 }

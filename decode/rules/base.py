@@ -19,7 +19,8 @@ LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long
 class ExitRule:
     """A rule that exits at its first candidate and drafts up to its limit; others override what they decide.
 
-    State is per generation: `start` resets all of it. `layers` and `max_drafts` are read anew at each round's start.
+    State is per generation: `start` resets all of it, but for what a bandit has learned. `layers` and `max_drafts` are
+    read anew at each round's start.
     """
 
     name = "rule"

@@ -108,3 +108,20 @@ class DraftVerify(ExitRule):
 
     def _set_threshold(self, threshold: float) -> None:
         self.threshold, self._log = threshold, math.log(max(threshold, 1e-30))
+
+
+class Kangaroo(DraftVerify):
+    """Draft on while the token's probability is at least η. No state.
+
+    Source: Kangaroo (Liu et al., NeurIPS 2024, arXiv 2404.18911): a fixed exit with a trained head, and double early
+    exiting, which stops a draft of at most 6 tokens at a top probability of η = 0.6 or less. Deviations: the exit has
+    a head of its own only where the model has one for that layer; η, the layer and the longest draft are tuned.
+    """
+
+    name = "kangaroo"
+
+    def __init__(self, exit_layer: int, threshold: float = 0.6, *, max_drafts: int = 6, keeps_last: bool = True):
+        super().__init__(exit_layer, threshold, max_drafts=max_drafts, keeps_last=keeps_last)
+
+    def finish(self, round_: "Round") -> None:
+        """Nothing adapts."""

@@ -1,6 +1,7 @@
 """Each rule against what its source says, on real rounds and on made-up ones; and no rule remembers the last text."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,17 +15,21 @@ from lede.decode.round import Generation, Round
 from lede.decode.rules import (
     AdaptiveLookup,
     Autoregressive,
+    Bandit,
     Del,
     DraftVerify,
     ExitRule,
     FixedExit,
     FixedLength,
+    Kangaroo,
     LayerSkip,
     LengthHeuristic,
     Lite,
     PromptLookup,
     QPolicy,
     RandomRule,
+    TapOut,
+    Ucb,
 )
 from lede.decode.rules.dynamic_exit import best_exit
 from lede.decode.sampling import Settings
@@ -45,6 +50,7 @@ RULES = {
     "lite, bypass": lambda: Lite({1: 0.6, 2: 0.5}, 6, L),
     "draft-verify": lambda: DraftVerify(1, 0.4, step=0.3),
     "draft-verify, drops": lambda: DraftVerify(1, 0.4, step=0.3, keeps_last=False),
+    "kangaroo": lambda: Kangaroo(1, 0.5),
     "length-heuristic": lambda: LengthHeuristic(1, 2),
     "del": lambda: Del((1, 2, 3), L),
     "del, drops": lambda: Del((1, 3), L, 0.8, first=3, max_drafts=18, keeps_last=False),
@@ -53,6 +59,11 @@ RULES = {
     "lede-fixed-exit": lambda: FixedExit(Values((0, 1, 3)), 1),
     "lede-fixed-length": lambda: FixedLength(Values((0, 1, 3)), 4),
     "random": lambda: RandomRule((0, 1, 2), seed=5),
+}
+LEARNING = {
+    "ucb": lambda: Ucb((0, 1, 3), (2, 5), 0.5),
+    "ucb, forgets": lambda: Ucb((1,), (3,), decay=0.9),
+    "tapout": lambda: TapOut(1, 0.2),
 }
 
 
@@ -74,8 +85,8 @@ def state(layer: int, probability: float, draft_index: int = 1) -> State:
 
 def test_every_rule_is_among_them():
     known = {value for name in rules.__all__ if isinstance(value := getattr(rules, name), type)}
-    made = {type(make()) for make in RULES.values()}
-    assert {rule for rule in known if hasattr(rule, "start")} - {ExitRule} == made
+    made = {type(make()) for make in (RULES | LEARNING).values()}
+    assert {rule for rule in known if hasattr(rule, "start")} - {ExitRule, Bandit} == made
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -87,6 +98,62 @@ def test_a_rule_that_served_before_decides_as_a_fresh_one(name):
     again = [timeless(decoded(used, prompt).rounds) for prompt in reversed(PROMPTS)]
     fresh = [timeless(decoded(make(), prompt).rounds) for prompt in PROMPTS]
     assert once == again[::-1] == fresh
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_bandit_goes_on_learning_and_writes_plain_decodings_text(name):
+    rule = LEARNING[name]()
+    played = set()
+    for prompt in PROMPTS:
+        known = sum(rule._sums[0])
+        text = decoded(rule, prompt)
+        played |= {(round_.exit_layer, len(round_.drafts)) for round_ in text.rounds}
+        assert text.token_ids == decoded(Autoregressive(), prompt).token_ids
+        assert sum(rule._sums[0]) > known or rule._decay < 1
+    assert len(played) > 2
+
+
+def test_ucb_tries_every_arm_and_settles_for_the_most_tokens_a_second():
+    rule = Ucb((0, 2), (1, 4), exploration=0.5)
+    rates = {((), 0): 1.0, ((0,), 1): 1.5, ((0,), 4): 0.5, ((2,), 1): 3.0, ((2,), 4): 2.0}
+    played = []
+    for _ in range(300):
+        arm = (rule.layers, rule.max_drafts)
+        played.append(arm)
+        rule.finish(replace(finished(4, 3), seconds=4 / rates[arm]))
+    assert played[:5] == list(rates)
+    assert played[5:].count(((2,), 1)) > 150
+    assert set(played[20:]) == set(rates)  # and never stops looking at the others
+    rule.finish(replace(finished(4, 3), seconds=1e9, cut=True))  # says nothing of the arm
+    assert (rule.layers, rule.max_drafts) == ((2,), 1)
+
+
+def test_a_bandit_that_forgets_follows_a_change():
+    ends = {}
+    for decay in (1.0, 0.9):
+        rule = Ucb((1,), (2,), exploration=0.01, decay=decay)
+        for number in range(260):
+            drafting = rule.layers == (1,)
+            rule.finish(replace(finished(2, 2), seconds=1.0 if drafting == (number < 200) else 2.0))
+        ends[decay] = rule.layers
+    assert ends == {1.0: (1,), 0.9: ()}
+
+
+def test_tapout_pays_for_accepted_shares_and_its_arms_stop_where_they_say():
+    rule = TapOut(1, max_drafts=4)
+    rule.finish(finished(2, 1))
+    assert [sums[0] for sums in rule._sums] == [1.0, (1 / 4 + 1 / 2) / 2, 1.0]
+    unsure = State(1, 2, DRAFT, 0, entropy=1.5, margin=0.1, top1_logp=math.log(0.3))
+    sure = State(1, 2, DRAFT, 0, entropy=0.1, margin=0.9, top1_logp=math.log(0.95))
+    assert [goes_on(unsure) for goes_on in rule.goes_on] == [False] * 7 + [True]
+    assert all(goes_on(sure) for goes_on in rule.goes_on)
+
+
+def test_kangaroo_keeps_its_threshold():
+    rule = Kangaroo(1, 0.5)
+    for _ in range(3):
+        rule.finish(finished(3, 0))
+    assert [rule.draft_on(state(1, p, 2)) for p in (0.49, 0.51)] == [False, True]
 
 
 def test_coin_flips_say_how_likely_they_were():
