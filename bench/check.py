@@ -14,7 +14,7 @@ import numpy as np
 from lede.bench.job import Job, tokenised
 from lede.bench.measure import Sample
 from lede.bench.methods import rule_of
-from lede.bench.names import BASELINE, EARLY_EXIT, LIBRARY
+from lede.bench.names import BASELINE, FOREIGN
 from lede.bench.store import Store, code_hash
 from lede.bench.summary import Row
 from lede.bench.tune import sweep_texts
@@ -106,11 +106,7 @@ def check(
     if "calibrations" not in tuned:  # measured without a check: these at least are of today
         calibrate(model, store, lambda share: progress(0.3 * share, "measuring costs again"))
     policies = job.load_policies(model)
-    rules = {
-        name: rule_of(model, name, store.parameters(name), policies)
-        for name in job.rows
-        if name not in (LIBRARY, EARLY_EXIT)
-    }
+    rules = {name: rule_of(model, name, store.parameters(name), policies) for name in job.rows if name not in FOREIGN}
     tokens = {prompt_id: ids for prompt_id, _, ids in tokenised(model, job.prompts)}
     plain = {s.prompt_id: s.token_ids for s in samples if s.method == BASELINE and s.token_ids}
     visited = {layer for rule in rules.values() for layer in (*rule.layers, *rule.shadow_layers)}

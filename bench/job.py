@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lede.bench.names import BASELINE, METHODS
+from lede.bench.names import BASELINE, KNOWN
 from lede.bench.store import code_hash
 from lede.collect.prompts import Prompt
 from lede.decode.device import device_facts
@@ -22,7 +22,7 @@ from lede.serve.policy import Policy, check_fits, load_policy
 class Job:
     """`prompts` are measured on, `training` only tuned on.
 
-    methods: names of METHODS or of policies. policies: folders, by the names of the policies in POLICY_OF and by any
+    methods: names of KNOWN or of policies. policies: folders, by the names of the policies in POLICY_OF and by any
     others. threads: as asked for, 0 for what was fastest. check: set beside each speedup what replay says.
     """
 
@@ -38,7 +38,7 @@ class Job:
     @property
     def rows(self) -> list[str]:
         """The methods in the order of the table, the baseline always among them."""
-        return [name for name in dict.fromkeys((*METHODS, *self.policies)) if name in {*self.methods, BASELINE}]
+        return [name for name in dict.fromkeys((*KNOWN, *self.policies)) if name in {*self.methods, BASELINE}]
 
     def load_policies(self, model: Model) -> dict[str, Policy]:
         """By name. Raises PolicyError for one of another model."""

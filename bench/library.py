@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,28 +61,44 @@ class Library:
 
     def method(self, name: str, **early: int) -> Method:
         """A row of the bench: a Generation without rounds."""
-
-        def run(ids: list[int], seed: int) -> Generation:
-            tokens, tokenizer = self.write(ids, seed, **early), self.model.tokenizer
-            text = str(tokenizer.decode(list(tokens), skip_special_tokens=True)) if tokenizer else ""
-            return Generation(tuple(ids), tokens, text, "unknown", 0.0, 0.0, ())
-
-        return Method(name, run)
+        return writer_method(self.model, name, lambda ids, seed: self.write(ids, seed, **early))
 
     def tune(self, prompts: Sequence[list[int]], progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """The fastest of a few exit layers and draft lengths on training prompts; they take turns."""
-        deep = self.model.layer_count
-        pairs = list(itertools.product(sorted({max(deep // part, 1) for part in (8, 4, 2)}), LENGTHS))
-        spent = {pair: np.zeros(2) for pair in pairs}  # tokens, seconds
-        runs = list(itertools.product(prompts[:TRIED_ON], pairs))
-        for number, (ids, pair) in enumerate(runs, 1):
-            began = time.perf_counter()
-            tokens = self.write(ids, 0, min(TRIED_TOKENS, self.settings.max_new_tokens), *pair)
-            spent[pair] += len(tokens), time.perf_counter() - began
-            progress(number, len(runs))
-        rates = {pair: float(tokens / seconds) for pair, (tokens, seconds) in spent.items()}
-        best = max(pairs, key=rates.__getitem__)
-        return {"parameters": {"exit_layer": best[0], "drafts": best[1]}, "measured": rates[best], "scored": len(pairs)}
+        """The fastest of a few exit layers and draft lengths on training prompts."""
+        layers = sorted({max(self.model.layer_count // part, 1) for part in (8, 4, 2)})
+        options = [{"exit_layer": layer, "drafts": drafts} for layer, drafts in itertools.product(layers, LENGTHS)]
+        return fastest(partial(self.write, seed=0), options, prompts, self.settings, progress)
+
+
+def writer_method(model: Model, name: str, write: Callable[[list[int], int], tuple[int, ...]]) -> Method:
+    """A row of the bench for another decoder: a Generation of which only the tokens are known."""
+
+    def run(ids: list[int], seed: int) -> Generation:
+        tokens, tokenizer = write(ids, seed), model.tokenizer
+        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True)) if tokenizer else ""
+        return Generation(tuple(ids), tokens, text, "unknown", 0.0, 0.0, ())
+
+    return Method(name, run)
+
+
+def fastest(
+    write: Callable[..., tuple[int, ...]],
+    options: Sequence[dict[str, int]],
+    prompts: Sequence[list[int]],
+    settings: Settings,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The fastest of a few ways to write, on some of the training prompts; they take turns."""
+    spent = np.zeros((len(options), 2))  # tokens, seconds
+    runs = list(itertools.product(prompts[:TRIED_ON], range(len(options))))
+    for number, (ids, option) in enumerate(runs, 1):
+        began = time.perf_counter()
+        tokens = write(ids, most=min(TRIED_TOKENS, settings.max_new_tokens), **options[option])
+        spent[option] += len(tokens), time.perf_counter() - began
+        progress(number, len(runs))
+    rates = spent[:, 0] / spent[:, 1]
+    best = int(rates.argmax())
+    return {"parameters": options[best], "measured": float(rates[best]), "scored": len(options)}
 
 
 @contextmanager

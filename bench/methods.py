@@ -6,8 +6,9 @@ from typing import Any
 
 from lede.bench.job import Job, tokenised
 from lede.bench.library import Library
+from lede.bench.llama_cpp import KINDS, LlamaCpp
 from lede.bench.measure import Method, rule_method
-from lede.bench.names import ABLATIONS, BASELINE, EARLY_EXIT, FAMILIES, LIBRARY, POLICY_OF, TUNED
+from lede.bench.names import ABLATIONS, BASELINE, EARLY_EXIT, FAMILIES, FOREIGN, LIBRARY, POLICY_OF, TUNED
 from lede.bench.store import Store
 from lede.bench.tune import Training, sweep_prompts, tune
 from lede.decode.model import Model
@@ -27,11 +28,13 @@ def prepare(
 ) -> list[Method]:
     """The methods of a job, each tuned on its training prompts where the store does not know its parameters yet.
 
-    All spaces have the same budget; the library's early exit, which is timed alone, tries fewer. `path`: see `bench`.
-    Raises PolicyError for a policy of another model.
+    All spaces have the same budget; other decoders, which are timed alone, try fewer. `path`: see `bench`.
+    Raises PolicyError for a policy of another model, BenchError for what llama.cpp is not given.
     """
     policies, names, settings = job.load_policies(model), job.rows, job.settings
     prompts = [ids for _, _, ids in tokenised(model, job.training)]
+
+    theirs = _foreign(model, path, job, prompts)
 
     def step(number: int, note: str) -> Callable[..., None]:
         """Progress of one of the names, behind the costs and the sweeps."""
@@ -41,32 +44,43 @@ def prepare(
         store.remember("costs", measure_costs(model, progress=step(0, "measuring costs")).to_json())
     known = store.tuned()
     due = {name for name in names if name in TUNED and name not in known}
-    if due - {EARLY_EXIT}:
+    if due - {*FOREIGN}:
         exits = {layer for policy in policies.values() for layer in policy.layers} - {model.layer_count}
         layers = {*real_layers(model.layer_count), *exits}
         texts = sweep_prompts(model, prompts, settings, layers, step(1, "sweeping the training prompts"))
         training = Training(prompts, texts, Costs.from_json(known["costs"]), settings)
-    library = Library(model, path, settings) if {LIBRARY, EARLY_EXIT} & {*names} else None
     methods = []
     for number, name in enumerate(names, 2):
         if name in due:
             note = step(number, f"tuning {name}")
-            if name == EARLY_EXIT and library is not None:
-                store.remember(name, library.tune(prompts, note))
+            if name in theirs:
+                store.remember(name, theirs[name].tune(prompts, note))
             else:
                 rule = partial(rule_of, model, name, policies=policies)
                 store.remember(name, tune(model, _space(model, name, texts, policies), rule, training, note))
         parameters = store.parameters(name)
-        if name in (LIBRARY, EARLY_EXIT) and library is not None:
-            methods.append(library.method(name, **parameters))
+        if name in theirs:
+            methods.append(theirs[name].method(name, **parameters))
         else:
             methods.append(rule_method(model, rule_of(model, name, parameters, policies), settings, name))
     progress(1.0, "")
     return methods
 
 
+def _foreign(model: Model, path: str, job: Job, training: list[list[int]]) -> dict[str, Library | LlamaCpp]:
+    """The job's other decoders, by the names of their methods."""
+    theirs: dict[str, Library | LlamaCpp] = {}
+    if mine := {LIBRARY, EARLY_EXIT} & {*job.rows}:
+        theirs |= dict.fromkeys(mine, Library(model, path, job.settings))
+    for kind in KINDS:
+        if mine := {f"llama-cpp-{kind}", f"llama-cpp-{kind}-ngram"} & {*job.rows}:
+            longest = max(len(ids) for ids in (*training, *(ids for _, _, ids in tokenised(model, job.prompts))))
+            theirs |= dict.fromkeys(mine, LlamaCpp(model, path, kind, job.settings, longest))
+    return theirs
+
+
 def rule_of(model: Model, name: str, parameters: dict[str, Any], policies: Mapping[str, Policy]) -> ExitRule:
-    """The exit rule of a method that is not the library's, with these parameters."""
+    """The exit rule of a method of ours, with these parameters."""
     if name == BASELINE:
         return Autoregressive()
     if name in FAMILIES:

@@ -18,4 +18,10 @@ POLICY_OF = {
 REAL_LAYERS = ("lede-exits", "lede-paper")  # policies that must not have the lookup among their candidates
 WITHOUT_POLICY = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES)
 METHODS = (*WITHOUT_POLICY, *POLICY_OF)
-TUNED = (EARLY_EXIT, *FAMILIES, *ABLATIONS)  # have parameters that training prompts set
+# Measured where they are asked for: each alone, or all of them as LLAMA_CPP.
+LLAMA_CPP = "llama-cpp"
+NGRAMS = ("llama-cpp-bf16-ngram", "llama-cpp-q8_0-ngram")
+LLAMA_CPPS = ("llama-cpp-bf16", "llama-cpp-q8_0", *NGRAMS)
+FOREIGN = (LIBRARY, EARLY_EXIT, *LLAMA_CPPS)  # other decoders: nothing is known of their rounds
+KNOWN = (*METHODS, *LLAMA_CPPS)
+TUNED = (EARLY_EXIT, *FAMILIES, *ABLATIONS, *NGRAMS)  # have parameters that training prompts set

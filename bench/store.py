@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
 MEASURED_CODE = (
     *("decode", "serve", "bench/measure.py", "bench/methods.py", "bench/library.py", "bench/tune.py"),
-    "simulate/baselines.py",
+    *("bench/llama_cpp.py", "simulate/baselines.py"),
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from lede.bench.names import BASELINE, FAMILIES, METHODS
+from lede.bench.names import BASELINE, FAMILIES, KNOWN
 from lede.tables import grid, number, numbers
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def check_table(report: "Report") -> Table:
 
 
 def _style(row: Any) -> str:
-    return "bold" if row.method == "lede" or row.method not in METHODS else ""
+    return "bold" if row.method == "lede" or row.method not in KNOWN else ""
 
 
 def bench_words(report: "Report") -> Iterator[Text]:
     """The tables' point in a few sentences, what a reader must know of them, and where the run is."""
     facts = report.facts
     others = {"lede-paper": "the paper's own recipe"}
-    others |= {row.method: f"the policy {row.method}" for row in report.rows if row.method not in METHODS}
+    others |= {row.method: f"the policy {row.method}" for row in report.rows if row.method not in KNOWN}
     baselines = [row for row in report.rows if row.method in FAMILIES]
     if best := max(baselines, key=lambda row: row.speedup, default=None):
         others = {best.method: f"the best of the baselines, {best.method} ({_listed(best.parameters)})"} | others

@@ -1,5 +1,6 @@
 """`lede bench`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -161,13 +162,20 @@ def plan(
     given: folders named on the command line, by the names of the presets and of further policies, which are always
     measured. Raises PolicyError where there is no policy.
     """
-    from lede.bench.names import METHODS, POLICY_OF, REAL_LAYERS
+    from lede.bench.names import KNOWN, LLAMA_CPP, LLAMA_CPPS, METHODS, POLICY_OF, REAL_LAYERS
     from lede.paths import dataset_path, policy_path
     from lede.serve.policy import load_policy
 
     further = [name for name in given if name not in PRESETS]
-    if unknown := [name for name in asked or () if name not in (*METHODS, *further)]:
-        raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {', '.join((*METHODS, *further))}")
+    if asked is not None:
+        asked = [name for given_name in asked for name in (LLAMA_CPPS if given_name == LLAMA_CPP else [given_name])]
+    if unknown := [name for name in asked or () if name not in (*KNOWN, *further)]:
+        there = ", ".join((*METHODS, LLAMA_CPP, *LLAMA_CPPS, *further))
+        raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {there}")
+    needed = ("xllamacpp", "gguf") if {*LLAMA_CPPS} & {*(asked or ())} else ()
+    if missing_packages := [name for name in needed if find_spec(name) is None]:
+        packages = " ".join(missing_packages)
+        raise typer.BadParameter(f"llama-cpp needs packages that are not here: pip install {packages}")
     usual = dataset_path(model)
     folders = {name: folder or policy_path(usual, PRESETS[name]) for name, folder in given.items()}
     missing = [name for name in folders if asked is None and given[name] is None and not folders[name].is_dir()]

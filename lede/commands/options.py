@@ -36,12 +36,12 @@ def one_of(option: str, value: str, *choices: str) -> Any:
 
 def named_policies(folders: list[Path] | None) -> dict[str, Path]:
     """The folders by the names of their rows: lede, and each further one's own."""
-    from lede.bench.names import METHODS
+    from lede.bench.names import KNOWN
 
     named: dict[str, Path] = {}
     for folder in folders or ():
         name = Path(os.path.abspath(folder)).name if named else "lede"
-        if name in named or (named and name in METHODS):
+        if name in named or (named and name in KNOWN):
             raise typer.BadParameter(f"--policy {folder}: there is a row {name} already, give its folder another name")
         named[name] = folder
     return named
