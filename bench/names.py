@@ -4,7 +4,7 @@ LIBRARY, EARLY_EXIT, BASELINE = "transformers", "transformers-early-exit", "auto
 EXITS = ("layerskip", "lite", "draft-verify", "kangaroo", "length-heuristic", "del")
 FAMILIES = (*EXITS, "prompt-lookup", "adaptive-lookup", "ucb", "tapout")
 # The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
-ABLATIONS = ("lede-fixed-exit", "lede-fixed-length", "lede-paper-fixed-exit", "lede-paper-fixed-length")
+ABLATIONS = ("lede-fixed-exit", "lede-fixed-length")
 # Method → the policy that it runs on; any other name is a policy's own.
 POLICY_OF = {
     "lede": "lede",
@@ -12,10 +12,7 @@ POLICY_OF = {
     "lede-fixed-length": "lede",
     "lede-exits": "lede-exits",
     "lede-paper": "lede-paper",
-    "lede-paper-fixed-exit": "lede-paper",
-    "lede-paper-fixed-length": "lede-paper",
 }
-REAL_LAYERS = ("lede-exits", "lede-paper")  # policies that must not have the lookup among their candidates
 WITHOUT_POLICY = (LIBRARY, EARLY_EXIT, BASELINE, *FAMILIES)
 METHODS = (*WITHOUT_POLICY, *POLICY_OF)
 # Measured where they are asked for: each alone, or all of them as LLAMA_CPP.

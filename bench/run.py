@@ -104,7 +104,7 @@ def bench(
     groups = {prompt.id: prompt.group for prompt in job.prompts}
     parameters = {name: store.parameters(name) for name in job.rows if name in TUNED}
     rouge = rouge_of(samples, job.prompts)
-    rows = summarise(samples, model.dtype in EXACT, costs, groups, rouge, parameters, greedy)
+    rows = summarise(samples, model.dtype in EXACT, groups, rouge, parameters, greedy)
     facts = {
         "model": model.name,
         **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens", "temperature")},

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lede.bench.limit import limit
 from lede.bench.measure import Sample, speed
 from lede.bench.names import BASELINE, LIBRARY
 from lede.simulate.bootstrap import ratio_interval
-from lede.simulate.costs import Costs
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,6 @@ class Row:
     speedup_high: float
     speedup_over_transformers: float | None
     identical: bool | None  # every token is the plain decoder's (and in fp32 also the library's); None when sampling
-    limit: float | None  # the speedup that its E, d and acceptance imply (bench.limit)
-    decoding_speedup: float | None  # like `speedup`, reading prompts not included
-    share_of_limit: float | None  # decoding_speedup / limit
     prompt_share: float | None  # of all its time, reading prompts
     draft_share: float | None  # of decoding time, prompts not included: walks and drafts without decisions
     decision_share: float | None
@@ -48,7 +43,6 @@ class Row:
 def summarise(
     samples: Sequence[Sample],
     exact_library: bool,
-    costs: Costs | None = None,
     groups: Mapping[str, str] | None = None,
     rouge: Mapping[str, float | None] | None = None,
     parameters: Mapping[str, dict[str, Any]] | None = None,
@@ -56,9 +50,8 @@ def summarise(
 ) -> list[Row]:
     """Rows in the order in which the methods first appear, over the prompts that all of them have.
 
-    `exact_library`: in this dtype ours must equal the library's. Without `costs` to be trusted there are no
-    limits. `groups`: see `interval`; `rouge` and `parameters` are by method; `greedy` False: outputs are samples, and
-    `identical` is None.
+    `exact_library`: in this dtype ours must equal the library's. `groups`: see `interval`; `rouge` and `parameters` are
+    by method; `greedy` False: outputs are samples, and `identical` is None.
     """
     by_method = by_name(samples)
     shared = sorted(set.intersection(*(set(runs) for runs in by_method.values())))
@@ -70,8 +63,6 @@ def summarise(
     rows = []
     for method, mine in runs.items():
         low, high = interval(mine, reference, groups)
-        bound = limit(costs, mine) if costs is not None and not costs.doubt else None
-        decoding = decoding_speed(mine) / decoding_speed(reference) if bound else None
         row = Row(
             method,
             exit_layer=mean(mine, "exit_layers", "drafting_rounds"),
@@ -84,9 +75,6 @@ def summarise(
             speedup_high=high,
             speedup_over_transformers=speed(mine) / speed(library) if library else None,
             identical=[s.token_ids for s in mine] == plain if greedy else None,
-            limit=bound,
-            decoding_speedup=decoding,
-            share_of_limit=decoding / bound if bound and decoding else None,
             rouge_l=(rouge or {}).get(method),
             parameters=(parameters or {}).get(method),
             **shares(mine),
@@ -118,11 +106,6 @@ def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
         "verify_share": verifying / decoding,
         "host_share": (decoding - drafting - verifying) / decoding,
     }
-
-
-def decoding_speed(samples: Sequence[Sample]) -> float:
-    """Σtokens/Σseconds without the time of reading prompts."""
-    return sum(s.tokens for s in samples) / sum(s.seconds - s.prompt_seconds for s in samples)
 
 
 def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float | None:

@@ -48,14 +48,12 @@ def bench_table(report: "Report") -> Table:
 
 
 def time_table(report: "Report") -> Table:
-    """Where each method's time goes, and how near it comes to what its own drafts would allow."""
-    table = grid(None, "method", "prompt", "draft", "decide", "verify", "host", "decoding", "limit", "reached")
+    """Where each method's time goes: of all of it reading the prompt, the others of decoding."""
+    table = grid(None, "method", "prompt", "draft", "decide", "verify", "host")
     for row in report.rows:
         if row.verify_share is not None:
-            drafting = _percent(row.prompt_share), _percent(row.draft_share), _percent(row.decision_share, 1)
-            rest = _percent(row.verify_share), _percent(row.host_share)
-            bounds = _times(row.decoding_speedup), _times(row.limit), _percent(row.share_of_limit)
-            table.add_row(row.method, *drafting, *rest, *bounds, style=_style(row))
+            shares = row.prompt_share, row.draft_share, row.decision_share, row.verify_share, row.host_share
+            table.add_row(row.method, *(f"{share:.1%}" for share in shares), style=_style(row))
     return table
 
 
@@ -66,7 +64,7 @@ def check_table(report: "Report") -> Table:
         if row.predicted_speedup is not None and row.regret is not None:
             bounds = f"{row.predicted_low:.2f}–{row.predicted_high:.2f}"
             ratio = f"{row.speedup / row.predicted_speedup:.3f}"
-            cells = _times(row.predicted_speedup), bounds, _speedup(row), ratio, _percent(1 - row.regret)
+            cells = _times(row.predicted_speedup), bounds, _speedup(row), ratio, f"{1 - row.regret:.0%}"
             table.add_row(row.method, *cells, style=_style(row))
     return table
 
@@ -92,15 +90,9 @@ def bench_words(report: "Report") -> Iterator[Text]:
         "the prompt itself), the same groups for both methods",
         "dim",
     )
-    if any(row.limit is not None for row in report.rows):
-        yield Text(
-            "prompt: its share of all time; draft, decide, verify, host: theirs of decoding. decoding: the speedup "
-            "without prompts; limit: the one that a method's own E, d and acceptance imply, were deciding and the "
-            "host's work free; reached: what it has of that",
-            "dim",
-        )
+    yield Text("prompt: its share of all time; draft, decide, verify, host: theirs of decoding", "dim")
     if report.costs.doubt:
-        yield Text(f"no limits: {report.costs.doubt}", "yellow")
+        yield Text(report.costs.doubt, "yellow")
     yield from _check_words(report)
     if parameters := [f"{row.method} ({_listed(row.parameters)})" for row in report.rows if row.parameters]:
         yield Text(f"tuned on {facts['training_prompts']} training prompts: {'; '.join(parameters)}", "dim")
@@ -177,7 +169,3 @@ def _speedup(row: Any) -> str:
 
 def _times(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}×"
-
-
-def _percent(share: float | None, digits: int = 0) -> str:
-    return "–" if share is None else f"{share:.{digits}%}"

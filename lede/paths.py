@@ -47,3 +47,11 @@ def policy_path(dataset: str | Path, preset: str = "default") -> Path:
     """`policies/<dataset name>`; other presets have theirs beside it, `policies/<dataset name>-<preset>`."""
     name = Path(dataset).resolve().name
     return Path("policies") / (name if preset == "default" else f"{name}-{preset}")
+
+
+def usual_policies(dataset: str | Path) -> dict[str, Path]:
+    """By the names of their rows in tables: where `lede learn` puts what it learned, whether or not it is there."""
+    return {
+        row: policy_path(dataset, preset)
+        for row, preset in (("lede", "default"), ("lede-paper", "paper"), ("lede-exits", "exits"))
+    }

@@ -61,7 +61,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "the device 'toaster' is not supported": ("calibrate", "--device", "toaster"),
     "no-task": ("collect", "--task", "no-task"),
     "no-prompts.jsonl": ("collect", "--prompts", "no-prompts.jsonl"),
-    "no-dataset": ("bench", "--dataset", "no-dataset"),
+    "no-prompts": ("bench", "--prompts", "no-prompts"),
     "no method fastest": ("bench", "--methods", "fastest"),
     "there is no model folder ./none": ("bench", "--model", "./none"),
     "./never": ("adapt", "--model", "./never", "--out", "new"),

@@ -12,13 +12,11 @@ from lede.errors import said_plainly
 if TYPE_CHECKING:
     from lede.bench.run import Report
     from lede.collect.prompts import Prompt
-    from lede.replay.reader import Dataset
 
 
 # title, prompts to measure on, prompts to tune on, tokens to write by default, temperature
 Workload = tuple[str, "list[Prompt]", "list[Prompt]", int, float]
-PRESETS = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}  # of lede.paths.policy_path
-EMBEDDED_CANDIDATES = (3, 4, 6)
+RECIPES = {"lede": "", "lede-paper": " --preset paper", "lede-exits": " --candidates LAYERS"}
 USUAL_TOKENS = 256
 WIDTH = 100  # columns that the tables need
 
@@ -32,24 +30,19 @@ def bench(
     task: Annotated[
         list[str] | None, typer.Option(help="A named task; may be repeated. [dim]Default: stdlib[/]")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON lines to measure on, instead of a task.")] = None,
-    training: Annotated[Path | None, typer.Option(help="JSON lines to tune baselines on (with --prompts).")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON lines: measure on its test prompts, tune on its training prompts.")
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="JSON lines to tune on instead; --prompts are all measured on.")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
     ] = None,
     policy: PoliciesOption = None,
-    paper_policy: Annotated[
-        Path | None, typer.Option(help="The paper's preset. [dim]Default: policies/<model name>-paper[/]")
-    ] = None,
-    exits_policy: Annotated[
-        Path | None, typer.Option(help="Of real layers only. [dim]Default: policies/<model name>-exits[/]")
-    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible.")
     ] = False,
-    dataset: Annotated[
-        Path | None, typer.Option(help="A dataset: measure on its test texts, tune on its training texts.")
-    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Another draw of a task's prompts.")] = 1,
@@ -59,9 +52,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="For every prompt's result; the same command finds them again.")] = Path(
         "runs/bench"
     ),
-    plot: Annotated[
-        Path | None, typer.Option(help="A file for the speedups, or a folder for three pictures per table.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A file for the picture, or a folder for one per table.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -79,26 +70,18 @@ def bench(
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
     models: list[str | None] = [*model] if model else [None]
-    given = {**dict.fromkeys(PRESETS), "lede-paper": paper_policy, "lede-exits": exits_policy, **named_policies(policy)}
-    for wrong, message in (
-        (
-            (prompts is None) != (training is None),
-            "--prompts and --training go together: to tune on other texts",
-        ),
-        (prompts and task, "--task and --prompts exclude each other"),
-        (dataset and (task or prompts), "--dataset brings its own prompts: leave out --task and --prompts"),
-        (
-            len(models) > 1 and any(given.values()),
-            "--policy is one model's: several have theirs in policies/<name>",
-        ),
-        (len(models) > 1 and dataset, "--dataset is one model's: leave out the other models"),
-    ):
-        if wrong:
-            raise typer.BadParameter(message)
+    given = named_policies(policy)
+    if training and not prompts:
+        raise typer.BadParameter("--training goes with --prompts: to tune on other texts")
+    if prompts and task:
+        raise typer.BadParameter("--task and --prompts exclude each other")
+    if len(models) > 1 and given:
+        raise typer.BadParameter("--policy is one model's: several have theirs in policies/<name>")
+    if plot is not None and plot.suffix and max(len(models), len(task or ())) > 1:
+        raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
 
     from lede.commands.loading import check_model, load
     from lede.replay.pictures import check_format
-    from lede.replay.reader import open_dataset
     from lede.terminal import bar, print_json, say, warn
 
     for name in models:
@@ -106,23 +89,20 @@ def bench(
     plans = [plan(name, methods.split(",") if methods else None, given) for name in models]  # before all that is slow
     if plot is not None and plot.suffix:
         check_format(plot)
-    opened = open_dataset(dataset) if dataset is not None else None
-    if opened is not None:
-        works = [held_out_episodes(opened, limit, tuning)]
-    elif prompts is not None and training is not None:
+    if prompts is not None:
         from lede.collect.prompts import load_prompts
 
-        works = [(prompts.stem, load_prompts(prompts)[:limit], load_prompts(training)[:tuning], USUAL_TOKENS, 0.0)]
+        test = load_prompts(prompts, "all" if training else "test")
+        train = load_prompts(training) if training else load_prompts(prompts, "train")
+        works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
         works = [named_task(name, limit, tuning, seed) for name in task or ["stdlib"]]
     for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
         warn(note)
 
-    from lede.bench.held_out import check_same_model
     from lede.bench.job import Job
     from lede.bench.plot import draw
     from lede.bench.run import bench as run
-    from lede.decode.facts import model_facts
     from lede.decode.sampling import Settings
     from lede.paths import model_name, model_path
 
@@ -131,8 +111,6 @@ def bench(
     with bar("measuring", 100, quiet=json) as advance:
         for name, (chosen, policies, _) in zip(models, plans, strict=True):
             loaded = load(name, dtype, device, threads)
-            if opened is not None:
-                check_same_model(opened, model_facts(loaded))
             for title, test, train, usual, temperature in works:
                 settings = Settings(max_new_tokens or usual, temperature)
                 job = Job(title, test, train, settings, chosen, policies, threads, check)
@@ -155,18 +133,18 @@ def bench(
 
 
 def plan(
-    model: str | None, asked: list[str] | None, given: dict[str, Path | None]
+    model: str | None, asked: list[str] | None, given: dict[str, Path]
 ) -> tuple[list[str], dict[str, Path], list[str]]:
     """The methods to measure, the policies' folders, and what to say about methods that are left out.
 
-    given: folders named on the command line, by the names of the presets and of further policies, which are always
-    measured. Raises PolicyError where there is no policy.
+    given: folders named on the command line, by the names of their rows, which are always measured. Raises PolicyError
+    where there is no policy.
     """
-    from lede.bench.names import KNOWN, LLAMA_CPP, LLAMA_CPPS, METHODS, POLICY_OF, REAL_LAYERS
-    from lede.paths import dataset_path, policy_path
+    from lede.bench.names import KNOWN, LLAMA_CPP, LLAMA_CPPS, METHODS, POLICY_OF
+    from lede.paths import dataset_path, usual_policies
     from lede.serve.policy import load_policy
 
-    further = [name for name in given if name not in PRESETS]
+    further = [name for name in given if name not in METHODS]
     if asked is not None:
         asked = [name for given_name in asked for name in (LLAMA_CPPS if given_name == LLAMA_CPP else [given_name])]
     if unknown := [name for name in asked or () if name not in (*KNOWN, *further)]:
@@ -177,48 +155,18 @@ def plan(
         packages = " ".join(missing_packages)
         raise typer.BadParameter(f"llama-cpp needs packages that are not here: pip install {packages}")
     usual = dataset_path(model)
-    folders = {name: folder or policy_path(usual, PRESETS[name]) for name, folder in given.items()}
-    missing = [name for name in folders if asked is None and given[name] is None and not folders[name].is_dir()]
+    folders = usual_policies(usual) | given
+    missing = [name for name in folders if asked is None and name not in given and not folders[name].is_dir()]
     chosen = [name for name in dict.fromkeys((*(asked or METHODS), *further)) if POLICY_OF.get(name) not in missing]
     policies = {name: folders[name] for name in dict.fromkeys(POLICY_OF.get(m, m) for m in chosen) if name in folders}
-    for name, folder in policies.items():
-        layers = load_policy(folder).layers
-        if name in REAL_LAYERS and 0 in layers:
-            raise typer.BadParameter(
-                f"{folder} is not a policy for {name}, which exits at real layers only: its candidates are "
-                f"{', '.join(map(str, layers))}"
-            )
-    options = {
-        "lede": "",
-        "lede-paper": " --preset paper",
-        "lede-exits": f" --candidates {real_candidates(usual)} --out {folders['lede-exits']}",
-    }
+    for folder in policies.values():
+        load_policy(folder)
     notes = [
         f"without {', '.join(method for method, needs in POLICY_OF.items() if needs == name)}: there is no policy at "
-        f"{folders[name]}; lede learn --dataset {usual}{options[name]} makes one (from what lede collect writes)"
+        f"{folders[name]}; lede learn --dataset {usual}{RECIPES[name]} --out {folders[name]} makes one"
         for name in missing
     ]
     return chosen, policies, notes
-
-
-def real_candidates(dataset: Path) -> str:
-    """The real layers of a dataset as an option says them; of one not there yet, the embedded model's."""
-    import json
-
-    try:
-        layers = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["layers"]
-    except (OSError, ValueError, KeyError):
-        layers = EMBEDDED_CANDIDATES
-    return ",".join(str(layer) for layer in layers if layer > 0)
-
-
-def held_out_episodes(dataset: "Dataset", limit: int, tuning: int) -> Workload:
-    """A dataset's episodes; the usual length is that of its newest run."""
-    from lede.bench.held_out import dataset_prompts
-
-    usual = dataset.runs[-1].get("arguments", {}).get("max_new_tokens") if dataset.runs else None
-    title = f"held out of {dataset.path.resolve().name}"
-    return title, *dataset_prompts(dataset, limit, tuning), usual or USUAL_TOKENS, 0.0
 
 
 def named_task(task: str, limit: int, tuning: int, seed: int) -> Workload:

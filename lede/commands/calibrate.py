@@ -16,7 +16,6 @@ def calibrate(
         Path | None,
         typer.Option(help="The file to write. [dim]Default: data/<model name>.calibration.json, beside the dataset[/]"),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the costs, into this PNG.")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="How long to measure; more is steadier.")] = 8.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -27,17 +26,14 @@ def calibrate(
 
     `lede collect` measures the same for each run; this is to look at it, and to have it for another device.
 
-    [dim]lede calibrate --plot calibration.png[/]
+    [dim]lede calibrate[/]
     [dim]lede calibrate --model facebook/layerskip-llama2-7B --device cuda --out h100.json[/]
     """
     from lede.commands.loading import load
     from lede.paths import calibration_path
-    from lede.replay.pictures import check_format
     from lede.tables import calibration_table
     from lede.terminal import bar, console, print_json, say
 
-    if plot is not None:
-        check_format(plot)
     out = out or calibration_path(model)
     if out.is_dir():
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
@@ -49,10 +45,6 @@ def calibrate(
     with bar("measuring", 100, quiet=json) as advance:
         calibration = run(loaded, seconds, lambda share: advance(round(share * 100), ""))
     save_calibration(out, calibration)
-    if plot is not None:
-        from lede.simulate.plot_costs import plot_calibration
-
-        plot_calibration(calibration, plot)
     if json:
         print_json(calibration.to_json())
         return
@@ -64,4 +56,4 @@ def calibrate(
     console.print(calibration_table(calibration))
     if calibration.costs.doubt:
         say(calibration.costs.doubt, "yellow")
-    say(f"written to {out}" + (f", drawn in {plot}" if plot is not None else ""))
+    say(f"written to {out}")

@@ -37,7 +37,7 @@ def evaluate(
     [dim]lede evaluate --dataset data/llama2-7b --policy policies/llama2-7b[/]
     [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
     """
-    from lede.paths import policy_path
+    from lede.paths import usual_policies
     from lede.replay.pictures import check_format
     from lede.terminal import bar, console, errors, print_json, say, warn, wide
 
@@ -50,8 +50,7 @@ def evaluate(
 
         opened = open_dataset(dataset)
         costs, whose = _costs(opened, calibration)
-        presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
-        usual = {name: policy_path(dataset, preset) for name, preset in presets.items()}
+        usual = usual_policies(dataset)
         folders = given or {name: folder for name, folder in usual.items() if folder.is_dir()}
         loaded = {name: load_policy(folder) for name, folder in folders.items()}
 
@@ -74,9 +73,20 @@ def evaluate(
             lambda done, total: advance(500 + round(done / total * 500), "replaying"),
         )
     if plot is not None:
-        from lede.simulate.evaluate_plot import draw
+        from lede.simulate.baselines import BASELINES
+        from lede.simulate.plot import Drawn, draw
 
-        draw(plot, evaluation, title=f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}")
+        drawn = [
+            Drawn(
+                *(row.method, row.predicted_speedup, row.predicted_low, row.predicted_high),
+                *(row.exit_layer, row.acceptance, row.exits or {}),
+                row.method not in ("autoregressive", *BASELINES),
+            )
+            for row in evaluation.rows
+        ]
+        title = f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}"
+        about = "predicted speedup, 95 % interval over groups of texts; dashed: the oracle"
+        draw(plot, drawn, title, about, evaluation.oracle_speedup)
     if json:
         print_json({"dataset": str(dataset), "costs": whose} | asdict(evaluation))
         return

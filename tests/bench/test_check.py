@@ -13,7 +13,6 @@ from lede.bench import methods
 from lede.bench import run as bench_run
 from lede.bench.check import CALIBRATIONS, Check, combined, drift, predict
 from lede.bench.errors import BenchError
-from lede.bench.held_out import check_same_model, dataset_prompts
 from lede.bench.job import Job, question
 from lede.bench.names import BASELINE
 from lede.bench.run import bench
@@ -25,12 +24,9 @@ from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
-from lede.replay.reader import open_dataset
-from lede.replay.split import episode_splits
 from lede.serve.policy import Policy
 from lede.simulate.costs import MAX_ROWS, Costs
 from tests.learn.swept import made_up
-from tests.replay.synthetic import write_dataset
 
 PROMPTS = tuple(Prompt(f"p{i}", "toy", text) for i, text in enumerate(("def mean(", "while x", "import")))
 TRAINING = (Prompt("t0", "toy", "class Tree:"),)
@@ -201,32 +197,6 @@ def test_drift_is_of_ratios():
     assert drift([COSTS, slower]) == pytest.approx(0)
     dearer = replace(COSTS, layer=(COSTS.layer[0], *(1.3 * x for x in COSTS.layer[1:])))
     assert 0.2 < drift([COSTS, dearer, slower, dearer]) < 0.3
-
-
-def test_prompts_of_a_dataset_are_those_of_its_test_and_training_sides(tmp_path):
-    write_dataset(tmp_path / "d", episodes=40, seed=1)
-    write_dataset(tmp_path / "d", episodes=40, seed=1)  # the same prompts in a second run
-    dataset = open_dataset(tmp_path / "d")
-    test, training = dataset_prompts(dataset, 100, 100)
-    assert not {p.tokens for p in test} & {p.tokens for p in training}
-    frame, splits = dataset.episodes.sort("run", "episode").collect(), episode_splits(dataset)
-    tokens = [tuple(row) for row in frame["prompt_tokens"]]
-    for side, prompts in (("test", test), ("train", training)):
-        expected = {mine for mine, its in zip(tokens, splits.split, strict=True) if its == side and mine}
-        assert {p.tokens for p in prompts} == expected and len(prompts) == len(expected) > 0
-    assert [len(side) for side in dataset_prompts(dataset, 2, 3)] == [2, 3]
-
-
-def test_a_dataset_without_test_prompts_is_refused(tmp_path):
-    write_dataset(tmp_path / "d", episodes=1, seed=1)
-    with pytest.raises(BenchError, match=r"prompts to tune on and \d to measure on"):
-        dataset_prompts(open_dataset(tmp_path / "d"), 100, 100)
-
-
-def test_a_dataset_of_another_model_is_refused(model, tmp_path):
-    write_dataset(tmp_path / "d", episodes=2, seed=1)
-    with pytest.raises(BenchError, match="is of synthetic, not of tiny"):
-        check_same_model(open_dataset(tmp_path / "d"), model_facts(model))
 
 
 def test_a_prediction_of_other_code_is_made_again(checked, model, monkeypatch):

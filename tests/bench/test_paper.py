@@ -54,14 +54,13 @@ def test_rows_are_found_by_our_names(model: str, task: str, method: str, row: tu
     )
 
 
-@pytest.mark.parametrize("recipe", ["lede", "lede-paper"])
-def test_ablations_name_no_task(recipe: str):
-    rows = {paper_row("facebook/layerskip-llama2-7B", task, f"{recipe}-fixed-exit") for task in ("topv2", "alpaca")}
+def test_ablations_name_no_task():
+    rows = {paper_row("facebook/layerskip-llama2-7B", task, "lede-fixed-exit") for task in ("topv2", "alpaca")}
     assert rows == {PaperRow(3, "LLaMA-2-7B", None, "w/o Dynamic Exit", 6.0, 6.87, 0.69, 1.99, None)}
-    length = paper_row("facebook/layerskip-llama2-7B", "topv2", f"{recipe}-fixed-length")
+    length = paper_row("facebook/layerskip-llama2-7B", "topv2", "lede-fixed-length")
     assert length == PaperRow(3, "LLaMA-2-7B", None, "w/o Adaptive Drafting", 7.2, 6.0, 0.7, 2.04, None)
-    assert paper_row("facebook/layerskip-llama2-7B", "stdlib", f"{recipe}-fixed-exit") is None
-    assert paper_row("facebook/layerskip-llama2-13B", "topv2", f"{recipe}-fixed-exit") is None
+    assert paper_row("facebook/layerskip-llama2-7B", "stdlib", "lede-fixed-exit") is None
+    assert paper_row("facebook/layerskip-llama2-13B", "topv2", "lede-fixed-exit") is None
 
 
 @pytest.mark.parametrize(

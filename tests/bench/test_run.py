@@ -76,14 +76,12 @@ def test_a_row_says_where_time_goes_and_what_was_tuned(everything):
     rows = {row.method: row for row in report.rows}
     for name, row in rows.items():
         if name.startswith("transformers"):
-            assert (row.verify_share, row.limit) == (None, None)
+            assert row.verify_share is None
             continue
         parts = (row.draft_share, row.decision_share, row.verify_share, row.host_share)
         assert sum(parts) == pytest.approx(1)
         assert all(0 <= part <= 1 for part in parts)
         assert 0 < row.prompt_share < 1
-        assert row.share_of_limit == pytest.approx(row.decoding_speedup / row.limit)
-    assert rows["autoregressive"].limit == 1
     tuned = {name for name, row in rows.items() if row.parameters}
     assert tuned == set(METHODS) - {"transformers", "autoregressive", *POLICIES}
     assert rows["lede-fixed-exit"].exit_layer in (None, report.tuned["lede-fixed-exit"]["parameters"]["exit_layer"])
@@ -115,9 +113,9 @@ def test_the_report_is_json_and_the_same_command_measures_nothing_again(
 
 def test_pictures(everything, tmp_path):
     report, _, _ = everything
-    one = draw(tmp_path / "lede.bench.png", [report, report])
-    several = draw(tmp_path / "plots", [report])
-    assert [path.name for path in several] == ["speedup.png", "acceptance.png", "choices.png"]
+    one = draw(tmp_path / "lede.bench.png", [report])
+    several = draw(tmp_path / "plots", [report, replace(report, facts=report.facts | {"task": "other"})])
+    assert [path.name for path in one + several] == ["lede.bench.png", "tiny-toy.png", "tiny-other.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in one + several)
     with pytest.raises(DatasetError, match="must end in one of"):
         draw(tmp_path / "lede.docx", [report])

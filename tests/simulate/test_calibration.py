@@ -7,7 +7,6 @@ import pytest
 
 from lede.replay.errors import DatasetError
 from lede.simulate.calibration import Calibration, load_calibration, save_calibration
-from lede.simulate.plot_costs import plot_calibration
 from tests.replay.synthetic import COSTS
 
 MODEL = {"name": "m", "revision": None, "config_hash": "1" * 16, "weights_hash": "2" * 16, "layers": 16, "vocab": 100}
@@ -65,10 +64,3 @@ def test_no_file_and_no_json(tmp_path):
     path.write_text('{"format": 1,')
     with pytest.raises(DatasetError, match="is not JSON"):
         load_calibration(path, MODEL)
-
-
-def test_the_picture(tmp_path):
-    plot_calibration(MADE, tmp_path / "c.png")
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(DatasetError, match="must end in one of"):
-        plot_calibration(MADE, tmp_path / "c.xyz")

@@ -17,7 +17,6 @@ from lede.serve.policy import Policy
 from lede.simulate.baselines import BASELINES
 from lede.simulate.costs import Costs
 from lede.simulate.evaluate import Method, chosen, evaluate, read_sides, tuned_baselines, worst
-from lede.simulate.evaluate_plot import draw
 from lede.simulate.scalar import replay_rule
 from tests.replay.synthetic import COSTS, MODEL_LAYERS, facts, make_episode, write_dataset
 
@@ -138,11 +137,6 @@ def test_the_report_is_json_of_a_known_shape(found):
     keys |= {"regret", "worst_decile", "exits", "parameters"}
     assert all(row.keys() == keys for row in (*report["rows"], *report["ceilings"]))
     assert (report["texts"], report["groups"], report["doubt"]) == (found.texts, found.texts, None)
-
-
-def test_the_picture_is_drawn(found, tmp_path):
-    draw(tmp_path / "plots" / "e.png", found, "made up")
-    assert (tmp_path / "plots" / "e.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_texts_are_those_of_the_test_side_and_baselines_are_tuned_on_training(dataset):

@@ -1,25 +1,42 @@
-"""An evaluation as a picture: predicted speedups below the oracle, depth against acceptance, exits by layer."""
+"""Rules as a picture: their speedups, depth against acceptance, and exits by layer."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lede.replay.pictures import OTHERS, OURS, figure, save
-from lede.simulate.baselines import BASELINES
-from lede.simulate.evaluate import Evaluation
 
 
-def draw(path: Path, evaluation: Evaluation, title: str) -> None:
-    """Three panels, in the format that the suffix of `path` says."""
-    rows = evaluation.rows
-    colours = {row.method: OTHERS if row.method in ("autoregressive", *BASELINES) else OURS for row in rows}
+class Drawn(NamedTuple):
+    """A rule's row. exits: rounds that draft, by layer. ours: whether it is a learned policy."""
+
+    method: str
+    speedup: float
+    low: float
+    high: float
+    exit_layer: float | None
+    acceptance: float | None
+    exits: Mapping[int, int]
+    ours: bool
+
+
+def draw(path: Path, rows: Sequence[Drawn], title: str, about: str, dashed: float | None = None) -> Path:
+    """Three panels, in the format that the suffix of `path` says; `about` is said of the speedups.
+
+    dashed: the speedup of a line to compare with. Raises DatasetError for a format that cannot be drawn, OSError.
+    """
+    colours = {row.method: OURS if row.ours else OTHERS for row in rows}
     picture = figure(12, 0.34 * len(rows) + 4.6)
     picture.suptitle(title)
     speedups, points, exits = picture.subplot_mosaic("AA;BC").values()
 
     for row in rows:
-        below, above = row.predicted_speedup - row.predicted_low, row.predicted_high - row.predicted_speedup
-        speedups.barh(row.method, row.predicted_speedup, xerr=[[below], [above]], color=colours[row.method], capsize=3)
-    speedups.axvline(evaluation.oracle_speedup, linestyle="--", color="black")
-    speedups.set_xlabel("predicted speedup, 95 % interval over groups of texts; dashed: the oracle")
+        span = [[row.speedup - row.low], [row.high - row.speedup]]
+        bars = speedups.barh(row.method, row.speedup, xerr=span, color=colours[row.method], capsize=3)
+        speedups.bar_label(bars, [f"{row.speedup:.2f}×"], padding=4, fontsize=8.5)
+    if dashed is not None:
+        speedups.axvline(dashed, linestyle="--", color="black")
+    speedups.set_xlabel(about)
 
     for row in rows:
         if row.exit_layer is not None and row.acceptance is not None:
@@ -39,4 +56,4 @@ def draw(path: Path, evaluation: Evaluation, title: str) -> None:
         exits.legend(ncols=6, frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1))
     for axes in (speedups, exits):
         axes.invert_yaxis()
-    save(picture, path)
+    return save(picture, path)
