@@ -24,6 +24,7 @@ from lede.collect.collector import CollectConfig, collect
 from lede.collect.prompts import Prompt, stdlib_prompts
 from lede.decode.config import Config
 from lede.decode.device import device_facts
+from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.load import choose_device, load_model, weight_shapes
 from lede.decode.model import Model
@@ -44,28 +45,30 @@ SHAPES = {
 }
 DAMPED = 0.02  # what layers above the first quarter add to the residual stream, of what the others do
 COPIED = 2**28  # bytes
+PROMPTS, TOKENS = 6, 128  # and tokens written behind each
 
 
 def main(arguments: list[str] | None = None) -> Path:
     """Measure every model in fp32 and bf16; returns the file that says what came out."""
     parser = argparse.ArgumentParser(prog="python -m lede.bench.gpu", description=__doc__)
-    usual = [EMBEDDED, "llama-3.2-1b", "llama-2-7b"]
-    parser.add_argument("--models", nargs="+", choices=[EMBEDDED, *SHAPES], default=usual)
+    parser.add_argument("--models", nargs="+", choices=[EMBEDDED, *SHAPES], default=[EMBEDDED, *SHAPES][:3])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tokens", type=int, default=128, help="to write behind each prompt")
-    parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     asked = parser.parse_args(arguments)
-    device, models = choose_device(asked.device), dict[str, Any]()
+    try:
+        device = choose_device(asked.device)
+    except (ModelError, RuntimeError) as error:
+        parser.error(str(error))
+    models: dict[str, Any] = {}
     for name, dtype in ((name, dtype) for name in asked.models for dtype in (torch.float32, torch.bfloat16)):
         model = load_model(default_model_path(), dtype, str(device)) if name == EMBEDDED else made(name, dtype, device)
         facts = device_facts(model)
-        models[f"{name}, {str(dtype).removeprefix('torch.')}"] = report(model, asked.prompts, asked.tokens)
+        models[f"{name}, {str(dtype).removeprefix('torch.')}"] = report(model)
         del model  # before the next is made
     file = Path(asked.out, re.sub("[^a-z0-9]+", "-", facts["name"].lower()).strip("-") + ".json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    asked_for = {"tokens": asked.tokens, "prompts": asked.prompts, "torch": torch.__version__}
-    file.write_text(json.dumps({"device": facts, **asked_for, "models": models}, indent=1) + "\n", "utf-8")
+    result = {"device": facts, "torch": torch.__version__, "prompts": PROMPTS, "tokens": TOKENS, "models": models}
+    file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return file
 
 
@@ -95,25 +98,24 @@ def rules_of(model: Model) -> list[ExitRule]:
     return [*rules, policy_rule(model, default_policy_path())] if model.name == EMBEDDED else rules
 
 
-def report(model: Model, count: int, tokens: int) -> dict[str, Any]:
+def report(model: Model) -> dict[str, Any]:
     """Each rule's speed and lost tokens, what plain decoding reads a second, and decisions collected a second."""
-    numbers, settings = random.Random(0), Settings(tokens, stop_tokens=frozenset())
-    prompts = [
-        Prompt(str(n), "", "", tokens=tuple(numbers.choices(range(model.vocabulary), k=64))) for n in range(count)
-    ]
-    prompts = stdlib_prompts("test", count) if model.tokenizer is not None else prompts
+    numbers, settings = random.Random(0), Settings(TOKENS, stop_tokens=frozenset())
+    prompts = stdlib_prompts("test", PROMPTS) if model.tokenizer is not None else []
+    while len(prompts) < PROMPTS:
+        prompts.append(Prompt(str(len(prompts)), "", "", tokens=tuple(numbers.choices(range(model.vocabulary), k=64))))
     asked, rules = tokenised(model, prompts), rules_of(model)
     samples = list(measure(model, [rule_method(model, rule, settings) for rule in rules], asked))
     plain = {s.prompt_id: s.token_ids for s in samples if s.method == "autoregressive"}
-    by_name, rows = {rule.name: rule for rule in rules}, {}
+    rows: dict[str, dict[str, Any]] = {}
     for row in summarise(samples, exact_library=False):
         texts = [(s.token_ids, plain[s.prompt_id]) for s in samples if s.method == row.method]
-        rows[row.method] = {
-            **{name: getattr(row, name) for name in ("tokens_per_s", "speedup", "acceptance", "tokens_per_round")},
-            "differing_texts": sum(mine != theirs for mine, theirs in texts),
-            "differing_tokens": sum(x != y for pair in texts for x, y in zip(*pair, strict=True)),
-            "waits_per_round": waits(model, by_name[row.method], asked[0][2], settings),
-        }
+        measures = ("tokens_per_s", "speedup", "acceptance", "tokens_per_round")
+        rows[row.method] = {name: getattr(row, name) for name in measures}
+        rows[row.method]["differing_texts"] = sum(mine != theirs for mine, theirs in texts)
+        rows[row.method]["differing_tokens"] = sum(x != y for pair in texts for x, y in zip(*pair, strict=True))
+    for rule in rules:
+        rows[rule.name]["waits_per_round"] = waits(model, rule, asked[0][2], settings)
     sizes = weight_shapes(model.config)
     read = sum(torch.Size(shape).numel() for key, shape in sizes.items() if "embed" not in key) * model.dtype.itemsize
     source = torch.empty(COPIED, dtype=torch.uint8, device=model.device)
@@ -127,7 +129,7 @@ def report(model: Model, count: int, tokens: int) -> dict[str, Any]:
     decoded = read * rows["autoregressive"]["tokens_per_s"] / 1e9
     rates = {"copy_gb_per_s": copied, "plain_gb_per_s": decoded, "share_of_copy": decoded / copied}
     with tempfile.TemporaryDirectory() as folder:
-        found = collect(model, prompts, Path(folder, "data"), CollectConfig(count, max_new_tokens=tokens, sweep=True))
+        found = collect(model, prompts, Path(folder, "data"), CollectConfig(PROMPTS, max_new_tokens=TOKENS, sweep=True))
     return {"rules": rows, **rates, "collected_decisions_per_s": found.decisions / found.seconds}
 
 

@@ -8,7 +8,6 @@ read back as such, so that both decoders write from the same ids to the same end
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,14 @@ class LlamaCpp:
         self._folder = tempfile.TemporaryDirectory(prefix="lede-")  # gone with this object
         self._file = Path(self._folder.name, f"{kind}.gguf")
         loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-        write_gguf(model, loaded.state_dict(), self._file, kind)
-        self._server = cache(self._start)
+        write_gguf(model, loaded.state_dict(), self._file, kind, settings)
+        self._servers: dict[tuple[int, int], Any] = {}  # by speculation, which is a parameter of loading
 
-    def _start(self, match: int = 0, drafts: int = 0) -> Any:
-        """A server of its own for each speculation: it is a parameter of loading."""
+    def _server(self, match: int = 0, drafts: int = 0) -> Any:
         import xllamacpp
 
+        if (match, drafts) in self._servers:
+            return self._servers[match, drafts]
         params = xllamacpp.CommonParams()
         params.model.path, params.verbosity = str(self._file), -1
         params.n_ctx, params.n_parallel, params.fit_params, params.cache_ram_mib = self._length, 1, False, 0
@@ -57,9 +57,10 @@ class LlamaCpp:
             params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
             params.speculative.ngram_simple.size_n, params.speculative.ngram_simple.size_m = match, drafts
         try:
-            return xllamacpp.Server(params)
+            self._servers[match, drafts] = xllamacpp.Server(params)
         except RuntimeError as error:
             raise BenchError(f"llama.cpp does not load this model, leave it out: {error}") from None
+        return self._servers[match, drafts]
 
     def write(self, ids: list[int], most: int | None = None, **speculation: int) -> tuple[int, ...]:
         """The new tokens, greedily."""
@@ -79,11 +80,11 @@ class LlamaCpp:
         for speculation in SPECULATION:
             self._server(**speculation)  # or its start would be timed
         tuned = fastest(self.write, SPECULATION, prompts, self.settings, progress)
-        self._server.cache_clear()
+        self._servers.clear()
         return tuned
 
 
-def write_gguf(model: Model, weights: dict[str, torch.Tensor], file: Path, kind: str) -> None:
+def write_gguf(model: Model, weights: dict[str, torch.Tensor], file: Path, kind: str, settings: Settings) -> None:
     """A GGUF file of a Llama's weights, by their names in a checkpoint. Raises BenchError for scaled rotations."""
     import gguf
 
@@ -112,8 +113,8 @@ def write_gguf(model: Model, weights: dict[str, torch.Tensor], file: Path, kind:
     writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
     writer.add_token_merges(["Ġ 0"])
     writer.add_add_bos_token(False)
-    for token, add in zip(sorted(model.stop_tokens), (writer.add_eos_token_id, writer.add_eot_token_id), strict=False):
-        add(token)
+    for token, name in zip(sorted(settings.stops(model)), ("eos", "eot", "eom"), strict=False):
+        getattr(writer, f"add_{name}_token_id")(token)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:

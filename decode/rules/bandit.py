@@ -6,7 +6,7 @@ are tuned on training prompts by `bench.tune`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class Bandit(ExitRule):
 
     needs_trace = False
 
-    def __init__(self, arms: int, exploration: float, decay: float):
+    def __init__(self, arms: int, exploration: float, decay: float = 1.0):
         self._exploration, self._decay = exploration, decay
         self._sums = [[0.0] * arms for _ in range(3)]  # rounds, pay, cost
         self.play(0)
@@ -77,18 +77,12 @@ class Ucb(Bandit):
             self.learn(len(round_.committed), round_.seconds)
 
 
-def _surer(probability: float) -> Callable[[State], bool]:
-    least = math.log(probability)
-    return lambda state: state.top1_logp >= least
-
-
-def _clearer(margin: float) -> Callable[[State], bool]:
-    return lambda state: state.margin >= margin
-
-
-def _sharper(root: float) -> Callable[[State], bool]:
-    most = root**2
-    return lambda state: state.entropy <= most
+# A column of the state, a sign and the least that their product must be for drafting to go on.
+GOES_ON: tuple[tuple[str, int, float], ...] = (
+    *(("top1_logp", 1, math.log(probability)) for probability in (0.4, 0.6, 0.8)),
+    *(("margin", 1, margin) for margin in (0.0, 0.2, 0.4)),  # 0: never stop
+    *(("entropy", -1, -(root**2)) for root in (0.6, 1.0)),
+)
 
 
 class TapOut(Bandit):
@@ -97,34 +91,22 @@ class TapOut(Bandit):
     Source: TapOut (Sridhar et al., arXiv 2511.02017), a bandit over stopping rules without parameters of their own,
     with UCB1 and half the accepted share of the longest draft plus half the accepted share of the round's as reward.
     Deviations: the draft model is the first E layers; the stopping rules are thresholds on the top probability, on its
-    margin over the second and on the root of the entropy, several of each, with values of ours (those with a
-    memory, which compare with the token before or move their threshold, are not among them), and never to stop; a
-    round's first draft is not judged.
+    margin over the second and on the root of the entropy, several of each, with values of ours, and never to stop;
+    none compares with the token before or moves its threshold; a round's first draft is not judged.
     """
 
     name = "tapout"
     needs_state = True
-    goes_on: tuple[Callable[[State], bool], ...] = (
-        *map(_surer, (0.4, 0.6, 0.8)),
-        *map(_clearer, (0.2, 0.4)),
-        *map(_sharper, (0.6, 1.0)),
-        lambda state: True,
-    )
 
     def __init__(
-        self,
-        exit_layer: int,
-        exploration: float = 2.0,
-        decay: float = 1.0,
-        *,
-        max_drafts: int = MAX_DRAFTS,
-        keeps_last: bool = True,
+        self, exit_layer: int, exploration: float = 2.0, *, max_drafts: int = MAX_DRAFTS, keeps_last: bool = True
     ):
         self.layers, self.max_drafts, self.keeps_last = (exit_layer,), max_drafts, keeps_last
-        super().__init__(len(self.goes_on), exploration, decay)
+        super().__init__(len(GOES_ON), exploration)
 
     def draft_on(self, state: State) -> bool:
-        return self.goes_on[self.arm](state)
+        column, sign, least = GOES_ON[self.arm]
+        return bool(sign * getattr(state, column) >= least)
 
     def finish(self, round_: "Round") -> None:
         if round_.drafts and not round_.cut:

@@ -19,9 +19,9 @@ from tests.collect.small import COSTS
 
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(collector, "measure", lambda model: COSTS)  # or this would take long
-    monkeypatch.setattr(gpu, "COPIED", 2**20)
-    command = ["--models", "small", "--device", "cpu", "--tokens", "6", "--prompts", "1"]
-    file = gpu.main([*command, "--out", str(tmp_path / "results")])
+    for name, value in {"COPIED": 2**20, "PROMPTS": 1, "TOKENS": 6}.items():
+        monkeypatch.setattr(gpu, name, value)
+    file = gpu.main(["--models", "small", "--device", "cpu", "--out", str(tmp_path / "results")])
     found = json.loads(file.read_text())
     assert file.parent == tmp_path / "results"
     assert found["device"]["type"] == "cpu" and found["device"]["name"]
@@ -48,10 +48,18 @@ def test_early_exits_of_random_weights_mostly_agree():
     assert len(set(text.token_ids)) > 20  # and the text is no constant
 
 
-def test_a_model_that_there_is_not_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--models", "gpt-2"], "invalid choice: 'gpt-2'"),
+        (["--device", "cuda:99"], "the device 'cuda:99' is not there"),
+        (["--device", "gpu"], "gpu"),
+    ],
+)
+def test_what_there_is_not_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit, match="2"):
-        gpu.main(["--models", "gpt-2"])
-    assert "invalid choice: 'gpt-2'" in capsys.readouterr().err
+        gpu.main(arguments)
+    assert said in capsys.readouterr().err
 
 
 def test_it_needs_no_learning_library():

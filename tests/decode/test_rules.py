@@ -31,6 +31,7 @@ from lede.decode.rules import (
     TapOut,
     Ucb,
 )
+from lede.decode.rules.bandit import GOES_ON
 from lede.decode.rules.dynamic_exit import best_exit
 from lede.decode.sampling import Settings
 from lede.decode.state import DEPTH, DRAFT, State
@@ -145,8 +146,12 @@ def test_tapout_pays_for_accepted_shares_and_its_arms_stop_where_they_say():
     assert [sums[0] for sums in rule._sums] == [1.0, (1 / 4 + 1 / 2) / 2, 1.0]
     unsure = State(1, 2, DRAFT, 0, entropy=1.5, margin=0.1, top1_logp=math.log(0.3))
     sure = State(1, 2, DRAFT, 0, entropy=0.1, margin=0.9, top1_logp=math.log(0.95))
-    assert [goes_on(unsure) for goes_on in rule.goes_on] == [False] * 7 + [True]
-    assert all(goes_on(sure) for goes_on in rule.goes_on)
+    stopping = []
+    for arm in range(len(GOES_ON)):
+        rule.play(arm)
+        assert rule.draft_on(sure)
+        stopping.append(not rule.draft_on(unsure))
+    assert stopping == [GOES_ON[arm] != ("margin", 1, 0.0) for arm in range(len(GOES_ON))]
 
 
 def test_kangaroo_keeps_its_threshold():
