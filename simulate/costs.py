@@ -31,7 +31,7 @@ class Costs:
 
     layers: int
     layer: tuple[float, ...]  # one layer over 1, 2, …, 32 rows; over one as the drafts behind a round's first see it
-    head: tuple[float, ...]  # final norm and head over as many; over one with all else that a draft takes
+    head: tuple[float, ...]  # final norm and head over as many
     features: float  # the state of one row, from its logits
     decision: float  # one call of the exit rule
     lookup: float  # one query of the prompt-lookup index, and one push to it
@@ -46,8 +46,11 @@ class Costs:
     error: float = 0.0  # of predicted speedups of rounds held out of the fit; 0: not known
     interrupted: float = 0.0  # share of the measured rounds during which another process took a core
     queries: float = 1.0  # of the lookup index for each state at a real layer
+    speak: float = 0.0  # an exit layer's output to a draft: exit head, draft vocabulary; 0: as the head over one row
 
     def __post_init__(self) -> None:
+        if not self.speak:
+            object.__setattr__(self, "speak", self.head[0])
         if not self.autoregressive:
             object.__setattr__(self, "autoregressive", self.layers * self.layer[0] + self.head[0])
 
@@ -98,7 +101,7 @@ class Costs:
 
     def step(self, lo: int, hi: int, position: int | None = None) -> float:
         """Walk from candidate `lo` on to candidate `hi` >= 1, and decide there."""
-        return (hi - lo) * self.first(position) + self.head[0] + self.features + self.decision
+        return (hi - lo) * self.first(position) + self.speak + self.features + self.decision
 
     @property
     def visit0(self) -> float:
@@ -110,7 +113,11 @@ class Costs:
         if exit_layer == 0:
             return self.visit0
         looks = self.features + self.queries * self.lookup + self.decision
-        return exit_layer * self.again(position) + self.head[0] + looks
+        return exit_layer * self.again(position) + self.speak + looks
+
+    def shadow(self, rows: int) -> float:
+        """Make drafts and states of one layer's output over `rows` rows: rows are as dear to it as to the head."""
+        return self.speak * self.head[rows - 1] / max(self.head[0], 1e-12) + rows * self.features
 
     def again(self, position: int | None = None) -> float:
         """One layer over one row right after it ran: that of a draft behind a round's first."""
@@ -138,7 +145,7 @@ class Costs:
         if copies:
             made = drafts * self.lookup
         else:
-            made = exit_layer * (self.first(position) + (drafts - 1) * self.again(position)) + drafts * self.head[0]
+            made = exit_layer * (self.first(position) + (drafts - 1) * self.again(position)) + drafts * self.speak
         return made + self.finish(exit_layer, drafts, position) - self.trace - (0.0 if copies else self.index)
 
     def plain(self, position: int | None = None) -> float:

@@ -22,7 +22,7 @@ FEWEST = 0.25  # share of undisturbed rounds with which a fit does without the o
 Float = NDArray[np.float64]
 
 # the unknowns that are one number each; the increments of layer and head for rows 2, 3, … follow them
-NAMES = ("first", "again", "head", "start", "cache", "attention", "features", "lookup", "decision", "opening")
+NAMES = ("first", "again", "head", "start", "cache", "attention", "features", "lookup", "decision", "opening", "speak")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Sample:
     verify: float
     rest: float
     interrupted: bool = False  # another process took a core meanwhile
+    spoken: bool = False  # drafts were made by exit heads or over a draft vocabulary, not by the model's head
 
     @property
     def whole(self) -> float:
@@ -96,6 +97,7 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
         autoregressive=max(plain, known["head"]),
         index=max(indexed - bare, 0.0),
         trace=known["opening"] + max(traced - indexed, 0.0),
+        speak=max(known["speak"], 1e-9) if any(s.spoken for s in samples) else 0.0,
         **{name: known[name] for name in ("features", "decision", "lookup", "cache", "attention")},
     )
 
@@ -118,7 +120,19 @@ def _averages(costs: Costs, samples: Sequence[Sample], prompts: Sequence[tuple[i
     walks = sum(s.exit_layer * costs.first(s.position) for s in rounds)
     rest = sum(_predicted(s, costs) for s in rounds) - walks
     factor = max(sum(s.whole for s in rounds) - walks, 0.0) / max(rest, 1e-9)
-    scaled = ("layer", "head", "features", "decision", "lookup", "round", "cache", "attention", "index", "trace")
+    scaled = (
+        "layer",
+        "head",
+        "features",
+        "decision",
+        "lookup",
+        "round",
+        "cache",
+        "attention",
+        "index",
+        "trace",
+        "speak",
+    )
     values = {name: np.multiply(getattr(costs, name), factor).tolist() for name in scaled}
     return Costs.from_json(costs.to_json() | values)
 
@@ -147,17 +161,19 @@ def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:
     """The walk's pass, the drafts' and the bonus token's after it, their heads, and what the rule sees and thinks."""
     e, d, further = s.exit_layer, s.drafts, s.position - context
     reach = e * (d + 1) * further
-    layers = (e, e * d, d, 1, reach, reach) if e else (0, 0, 0, 0, 0, 0)  # a lookup's draft runs no layer and no head
+    own = d * (not s.spoken)  # drafts by the model's head
+    layers = (e, e * d, own, 1, reach, reach) if e else (0, 0, 0, 0, 0, 0)  # a lookup's draft runs no layer and no head
     # a round's first decision is dearer: what it takes was last used a verification ago
     sees = (d if s.states and e else 0, d if s.lookup else 0, s.decisions, s.decisions > 0)
-    return np.array([*layers, *sees, *[0] * (2 * len(lengths))], float)
+    spoken = d if s.spoken and e else 0
+    return np.array([*layers, *sees, spoken, *[0] * (2 * len(lengths))], float)
 
 
 def _verifying(s: Sample, context: int, lengths: list[int], layer_count: int) -> Float:
     """The upper layers over the drafts' rows, and the head; without drafts, a token of plain decoding."""
     upper, further = layer_count - s.exit_layer, s.position - context
     up_to = [float(length <= s.drafts) for length in lengths]
-    row = [upper, 0, 1, 0, upper * further, upper * (s.drafts + 1) * further, 0, 0, 0, 0]
+    row = [upper, 0, 1, 0, upper * further, upper * (s.drafts + 1) * further, 0, 0, 0, 0, 0]
     return np.array([*row, *(upper * on for on in up_to), *up_to], float)
 
 

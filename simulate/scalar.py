@@ -151,7 +151,7 @@ class RecordedAttempt(Attempt):
         assert column is not None
         token = state.token
         if not self._rule.needs_state:
-            source.spent += source.costs.head[0] if layer else source.costs.lookup * bool(self.drafts)
+            source.spent += source.costs.speak if layer else source.costs.lookup * bool(self.drafts)
             token = self._read(layer)[0]
         if not self.wrong and not (at < source.length and column.right[source.number][at]):
             self.wrong = len(self.drafts) + 1
@@ -175,7 +175,7 @@ class RecordedAttempt(Attempt):
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         source, number = self._source, self._source.number
-        source.spent += len(self._rule.shadow_layers) * (source.costs.head[rows - 1] + rows * source.costs.features)
+        source.spent += len(self._rule.shadow_layers) * source.costs.shadow(rows)
         span = range(self._at, min(self._at + rows, source.length))
         columns = {layer: _column(source.texts, layer) for layer in self._rule.shadow_layers}
         return {
@@ -207,7 +207,7 @@ class RecordedAttempt(Attempt):
         decision = source.draft_decision if self.drafts else source.walk_decision
         if layer == 0:
             return decision + (costs.lookup if self.drafts else 0.0)
-        return decision + costs.head[0] + costs.features + costs.queries * costs.lookup * bool(self.drafts)
+        return decision + costs.speak + costs.features + costs.queries * costs.lookup * bool(self.drafts)
 
     def _upper(self, drafts: int) -> float:
         """Milliseconds of a verification of so many drafts."""

@@ -31,6 +31,7 @@ MEASURED = Costs(
     autoregressive=8 * 0.12 + 0.2,
     index=0.015,
     trace=0.04,
+    speak=0.15,
 )
 ANYWHERE = st.none() | st.integers(0, 5000)
 
@@ -38,10 +39,10 @@ ANYWHERE = st.none() | st.integers(0, 5000)
 def test_each_operation():
     far = 100 * (1e-4 + 2e-5)  # of a layer over one row, at 300 positions
     assert MEASURED.first() == pytest.approx(0.12)  # in plain decoding, dearer than right behind itself
-    assert MEASURED.step(4, 6) == pytest.approx(2 * 0.12 + 0.2 + 0.03 + 0.02)
-    assert MEASURED.step(4, 6, 300) == pytest.approx(2 * (0.12 + far) + 0.25)
+    assert MEASURED.step(4, 6) == pytest.approx(2 * 0.12 + 0.15 + 0.03 + 0.02)
+    assert MEASURED.step(4, 6, 300) == pytest.approx(2 * (0.12 + far) + 0.2)
     assert MEASURED.draft(0) == MEASURED.draft(0, 300) == MEASURED.visit0 == pytest.approx(0.03)
-    assert MEASURED.draft(5, 300) == pytest.approx(5 * (0.1 + far) + 0.2 + 0.03 + 0.01 + 0.02)
+    assert MEASURED.draft(5, 300) == pytest.approx(5 * (0.1 + far) + 0.15 + 0.03 + 0.01 + 0.02)
     upper = 3 * (MEASURED.layer[3] + 100 * (1e-4 + 4 * 2e-5))
     round_ = 5 * (0.1 + far) + upper + MEASURED.head[3] + 0.05
     assert replace(MEASURED, trace=0.0, index=0.0).finish(5, 3, 300) == pytest.approx(round_)
@@ -67,7 +68,7 @@ def test_a_fixed_rule_pays_for_its_drafts_and_for_no_look(exit_layer, drafts, at
 @FIXED
 def test_going_on_without_a_draft_is_plain_decoding_and_the_looks(exit_layer, at):
     """A walk to a layer, and the upper layers from there: every layer ran once."""
-    looked = MEASURED.head[0] + MEASURED.features + MEASURED.decision
+    looked = MEASURED.speak + MEASURED.features + MEASURED.decision
     walked = MEASURED.step(0, exit_layer, at) - looked
     assert walked + replace(MEASURED, trace=0.0, index=0.0).finish(exit_layer, 0, at) == pytest.approx(
         MEASURED.plain(at)
@@ -85,6 +86,8 @@ def test_json_and_what_is_not_costs():
     for wrong in ({"layer": 3.0}, {"round": "slow"}, {"features": float("nan")}, {"lookup": -1.0}, {"cache": True}):
         with pytest.raises(DatasetError, match=f"costs have {next(iter(wrong))}"):
             Costs.from_json(MEASURED.to_json() | wrong)
+    old = Costs.from_json({name: value for name, value in MEASURED.to_json().items() if name != "speak"})
+    assert old.speak == old.head[0]  # files of older versions: drafts by the model's head
     assert replace(MEASURED, autoregressive=0.0).plain() == pytest.approx(8 * 0.1 + 0.2)
 
 

@@ -41,6 +41,7 @@ COSTS = Costs(
     autoregressive=5.1,
     index=0.17,
     trace=0.07,
+    speak=0.45,
 )
 FLAT = replace(COSTS, cache=0.0, attention=0.0)  # the batched engine knows no positions
 
@@ -183,7 +184,7 @@ def bill(round_, rule, room):
     decisions, kept = [d.state for d in round_.decisions], costs.trace + costs.index
     if not rule.needs_state and len(rule.layers) > 1:
         return None
-    total = sum(costs.head[len(seen) - 1] + len(seen) * costs.features for seen in round_.shadow.values())
+    total = sum(costs.shadow(len(seen)) for seen in round_.shadow.values())
     walked = [s.layer for s in decisions if s.phase == 0] if rule.needs_state else [] if layer is None else [layer]
     if 0 in rule.layers and room > 0 and 0 not in walked:
         total += costs.lookup  # without a match

@@ -27,11 +27,12 @@ TRUE = Costs(
     index=0.02,
     trace=0.08,
 )
+HEADS = replace(TRUE, speak=0.025)  # drafts by exit heads over a small vocabulary
 KINDS = {"bare": (False, False), "copies": (False, True), "sees": (True, False), "thinks": (True, True)}
 
 
-def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[int, float]]]:
-    """Rounds that take what TRUE says; with `noise`, a third up to so much longer, a tenth far longer."""
+def rounds(noise: float = 0.0, seed: int = 0, true: Costs = TRUE) -> tuple[list[Sample], list[tuple[int, float]]]:
+    """Rounds that take what `true` says; with `noise`, a third up to so much longer, a tenth far longer."""
     rng = random.Random(seed)
 
     def slowed(milliseconds: float) -> float:
@@ -43,7 +44,7 @@ def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[
         for exit_layer in (0,) if kind == "copies" else (0, 2, 4, 6) if kind == "thinks" else (2, 3, 4, 6, 9, 12):
             for drafts in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 31):
                 for _ in range(2):
-                    made.append(one(exit_layer, drafts, rng.randrange(60, 440), states, lookup, slowed))
+                    made.append(one(exit_layer, drafts, rng.randrange(60, 440), states, lookup, slowed, true))
     for _ in range(100):
         position = rng.randrange(60, 440)
         made.append(Sample(0, 0, position, False, False, 0, 0.0, slowed(TRUE.plain(position)), 0.0))
@@ -51,28 +52,39 @@ def rounds(noise: float = 0.0, seed: int = 0) -> tuple[list[Sample], list[tuple[
     return made, [(n, slowed(TRUE.read(n))) for n in (64, 320) * 30]
 
 
-def one(exit_layer: int, drafts: int, at: int, states: bool, lookup: bool, slowed) -> Sample:
+def one(exit_layer: int, drafts: int, at: int, states: bool, lookup: bool, slowed, true: Costs) -> Sample:
     decisions = max(drafts - 2, 0) if states and lookup else 0
     draft = decisions * TRUE.decision + drafts * TRUE.lookup * lookup + 0.04 * (decisions > 0)
     if exit_layer:
-        draft += exit_layer * (TRUE.first(at) + drafts * TRUE.again(at)) + drafts * TRUE.head[0]
+        draft += exit_layer * (TRUE.first(at) + drafts * TRUE.again(at)) + drafts * true.speak
         draft += 0.02 + drafts * TRUE.features * states  # a part of the round's fixed cost is in its drafting
     verify = (LAYERS - exit_layer) * (TRUE.layer[drafts] + TRUE.further(drafts + 1, at)) + TRUE.head[drafts]
     rest = 0.01 + (TRUE.index if lookup else 0) + (TRUE.trace - 0.04 if states and lookup else 0)
-    return Sample(exit_layer, drafts, at, states, lookup, decisions, slowed(draft), slowed(verify), slowed(rest))
+    return Sample(
+        exit_layer,
+        drafts,
+        at,
+        states,
+        lookup,
+        decisions,
+        slowed(draft),
+        slowed(verify),
+        slowed(rest),
+        spoken=true is HEADS,
+    )
 
 
-def compare(found: Costs, tolerance: float) -> None:
+def compare(found: Costs, tolerance: float, true: Costs = TRUE) -> None:
     """Whole rounds first: their parts may trade a little between them."""
     for at in (100, CONTEXT, 400):
         assert found.plain(at) == pytest.approx(TRUE.plain(at), rel=tolerance)
         for exit_layer in (0, 2, 4, 6, 12):
             for drafts in (1, 2, 3, 5, 8, 12, 19):
                 assert found.fixed(exit_layer, drafts, at) == pytest.approx(
-                    TRUE.fixed(exit_layer, drafts, at), rel=tolerance
+                    true.fixed(exit_layer, drafts, at), rel=tolerance
                 )
                 assert thinking(found, exit_layer, drafts, at) == pytest.approx(
-                    thinking(TRUE, exit_layer, drafts, at), rel=tolerance
+                    thinking(true, exit_layer, drafts, at), rel=tolerance
                 )
     assert found.read(300) == pytest.approx(TRUE.read(300), rel=tolerance)
 
@@ -83,12 +95,14 @@ def thinking(costs: Costs, exit_layer: int, drafts: int, at: int) -> float:
     return walk + (drafts - 1) * costs.draft(exit_layer, at) + costs.finish(exit_layer, drafts, at)
 
 
-def test_what_was_timed_without_noise_is_found_again():
-    samples, prompts = rounds()
+@pytest.mark.parametrize("true", [TRUE, HEADS], ids=["the model's head", "exit heads"])
+def test_what_was_timed_without_noise_is_found_again(true):
+    samples, prompts = rounds(true=true)
     found = fit(samples, prompts, LAYERS)
-    compare(found, 1e-3)
+    compare(found, 1e-3, true)
+    assert (found.speak, found.head[0]) == pytest.approx((true.speak, true.head[0]), rel=0.01)
     for exit_layer in (0, 2, 6):
-        assert found.draft(exit_layer) == pytest.approx(TRUE.draft(exit_layer, found.context), rel=1e-3)
+        assert found.draft(exit_layer) == pytest.approx(true.draft(exit_layer, found.context), rel=1e-3)
     assert found.cache == pytest.approx(TRUE.cache, rel=0.01)
     assert found.attention == pytest.approx(TRUE.attention, rel=0.01)
     assert found.first() == pytest.approx(TRUE.first(found.context), rel=0.01)
