@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lede.decode.errors import ModelError
+from lede.decode.gguf import check_gguf
 
 DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES |= {name: name for name in DTYPES.values()}
@@ -62,16 +63,22 @@ class Config:
 def check_request(path: str | Path, dtype: str, device: str) -> Path | None:
     """The checkpoint's folder, with all that can be checked of it at once; None for a name on the hub.
 
-    Raises ModelError for a folder without a Llama, and for a dtype or device that there is not.
+    A GGUF file's is the one that it was converted into, or the file itself. Raises ModelError for a folder or a file
+    without a Llama, and for a dtype or device that there is not.
     """
     if dtype not in ("auto", *DTYPES):
         raise ModelError(f"unknown dtype {dtype!r}: give auto, {', '.join(sorted(set(DTYPES.values())))}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ModelError(f"the device {device!r} is not supported: give cpu, cuda, cuda:0 … or auto")
     name, folder = str(path), Path(path).expanduser()
+    if folder.is_file() and folder.suffix == ".gguf":
+        folder = check_gguf(folder)
+        if folder.is_file():
+            return folder
     if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
-            raise ModelError(f"there is no model folder {name}: give a folder with config.json, or a name on the hub")
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or folder.suffix == ".gguf":
+            known = "a folder with config.json, a .gguf file, or a name on the hub"
+            raise ModelError(f"there is no model folder {name}: give {known}")
         return None
     folder_config(folder)
     if not any(

@@ -44,15 +44,22 @@ def generate(
 def encode(model: Model, prompt: Any) -> list[int]:
     """Token ids of a prompt, as people hold them.
 
-    Text gets the special tokens that the model's tokenizer adds, but no second begin-of-text token where it starts with
-    one, as a chat template's does. Ids are taken as they are: a list, array or tensor, with one dimension or one row,
-    or what a tokenizer returns (a mapping with `input_ids`, whose `attention_mask` hides nothing). Raises ModelError.
+    A conversation, [{role, content}, …], is written as the checkpoint's chat template says, up to where the answer
+    begins; its special tokens are the template's alone. Text gets those that the model's tokenizer adds, but no second
+    begin-of-text token where it starts with one. Ids are taken as they are: a list, array or tensor, with one dimension
+    or one row, or what a tokenizer returns (a mapping with `input_ids`, whose `attention_mask` hides nothing). Raises
+    ModelError.
     """
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise ModelError(f"the model {model.name} has no tokenizer: give token ids instead of text")
         ids, begin = list(model.tokenizer(prompt)["input_ids"]), model.tokenizer.bos_token_id
         return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+    if isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], Mapping):
+        from lede.decode.chat import chat_text  # jinja2, which only conversations need
+
+        text = chat_text(model.name, model.tokenizer, prompt)
+        return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     mask: Any = []
     if isinstance(prompt, Mapping):
         prompt, mask = prompt.get("input_ids"), prompt.get("attention_mask", [])

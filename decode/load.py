@@ -12,6 +12,7 @@ from torch import Tensor
 from lede.decode.backends.compile import library
 from lede.decode.config import DTYPES, Config, check_request, folder_config, llama_config, read_json, weight_files
 from lede.decode.errors import ModelError
+from lede.decode.gguf import convert
 from lede.decode.model import Model
 from lede.decode.tokenizer import folder_tokenizer, library_tokenizer
 
@@ -33,7 +34,7 @@ LEGACY |= {"top_k", "typical_p"}
 def load_model(
     path: str | Path, dtype: str | torch.dtype = "auto", device: str = "auto", revision: str | None = None
 ) -> Model:
-    """Load a Llama checkpoint (Llama 1/2/3.x, CodeLlama, LayerSkip's) from a folder or the hub.
+    """Load a Llama checkpoint (Llama 1/2/3.x, CodeLlama, LayerSkip's) from a folder, a GGUF file or the hub.
 
     `dtype` is float32, bfloat16, float16, float64 or auto: what decodes fastest here (`choose_dtype`). `device` is cpu,
     cuda, cuda:N or auto. Raises ModelError for whatever cannot be loaded, with what to do about it.
@@ -43,6 +44,7 @@ def load_model(
     where = choose_device(device)
     kind = choose_dtype(asked, where)
     try:
+        folder = convert(folder) if folder is not None and folder.is_file() else folder
         if folder is not None and (weights := read_weights(folder, config := folder_config(folder))):
             generation = generation_config(folder, config)
             return Model(folder.name, config, folder_tokenizer(folder), weights, kind, where, generation)

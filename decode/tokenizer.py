@@ -22,14 +22,14 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         bos = content(settings.get("bos_token"))
-        self._folder, self.backend_tokenizer = folder, backend
+        self._folder, self._settings, self.backend_tokenizer = folder, settings, backend
         self.bos_token_id = None if bos is None else backend.token_to_id(bos)
 
     def __call__(self, text: Any, **options: Any) -> Any:
         """{"input_ids": token ids of a text}; for other requests what the library makes of them."""
-        if options or not isinstance(text, str):
+        if options.keys() - {"add_special_tokens"} or not isinstance(text, str):
             return self.library(text, **options)
-        return {"input_ids": self.backend_tokenizer.encode(text).ids}
+        return {"input_ids": self.backend_tokenizer.encode(text, **options).ids}
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
@@ -45,6 +45,21 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self.backend_tokenizer.get_vocab_size()
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens' texts by their names, such as bos_token."""
+        named = {name: content(token) for name, token in self._settings.items() if name.endswith("_token")}
+        return {name: token for name, token in named.items() if isinstance(token, str)}
+
+    @functools.cached_property
+    def chat_template(self) -> Any:
+        """The template of conversations, several by their names, or None."""
+        file = self._folder / "chat_template.jinja"
+        if file.exists():
+            return file.read_text("utf-8")
+        given = self._settings.get("chat_template")
+        return {one["name"]: one["template"] for one in given} if isinstance(given, list) else given
 
     @functools.cached_property
     def library(self) -> Any:
@@ -91,6 +106,6 @@ def adds_nothing(backend: Backend, settings: dict[str, Any]) -> bool:
     return type(backend.model).__name__ == "BPE"
 
 
-def content(token: Any) -> str | None:
+def content(token: Any) -> Any:
     """A special token's text, however a tokenizer's settings write it."""
     return token.get("content") if isinstance(token, dict) else token

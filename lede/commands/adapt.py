@@ -44,7 +44,7 @@ def adapt(
     [dim]lede adapt --model meta-llama/Llama-3.2-1B --text books/ --out models/skipping --steps 2000[/]
     """
     given = locals()
-    from lede.commands.loading import check_model
+    from lede.commands.loading import check_model, checkpoint
     from lede.tables import grid
     from lede.terminal import bar, console, errors, print_json, say
 
@@ -52,6 +52,7 @@ def adapt(
         check_model(model)
     if text is not None and not text.exists():
         raise typer.BadParameter(f"--text {text} is not there: give a text file, or a folder of them")
+    model = model and checkpoint(model)
     with errors.status("loading torch"):
         from lede.adapt.config import AdaptConfig
         from lede.adapt.run import adapt as run

@@ -80,7 +80,7 @@ def bench(
     if plot is not None and plot.suffix and max(len(models), len(task or ())) > 1:
         raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
 
-    from lede.commands.loading import check_model, load
+    from lede.commands.loading import check_model, checkpoint, load
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
@@ -104,7 +104,7 @@ def bench(
     from lede.bench.plot import draw
     from lede.bench.run import bench as run
     from lede.decode.sampling import Settings
-    from lede.paths import model_name, model_path
+    from lede.paths import model_name
 
     reports: list[Report] = []
     tables = len(models) * len(works)
@@ -119,7 +119,7 @@ def bench(
                 def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
                     advance(round(100 * (before + share) / tables), which + note)
 
-                reports.append(run(loaded, model_path(name), job, out / loaded.name / title, fresh, report))
+                reports.append(run(loaded, checkpoint(name), job, out / loaded.name / title, fresh, report))
             del loaded
     drawn = draw(plot, reports) if plot is not None else []
     if json:

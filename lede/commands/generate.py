@@ -29,6 +29,9 @@ def generate(
         Path | None,
         typer.Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a message to a chat model, to be answered.")
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No policy: every token through all layers.")] = False,
     model: ModelOption = None,
     max_new_tokens: Annotated[
@@ -56,6 +59,7 @@ def generate(
     """Write on from a prompt: the same text as the model's own, sooner.
 
     [dim]lede generate --prompt "def mean(values):"[/]
+    [dim]lede generate --model smollm2 --chat --prompt "What is a list comprehension?"[/]
     [dim]lede generate --policy policies/lede-tiny --trace < start.py[/]
     """
     if plain and policy is not None:
@@ -88,7 +92,7 @@ def generate(
     from lede.serve.stream import Decoder
     from lede.serve.trace import Tracer
 
-    ids = encode(loaded, text)
+    ids = encode(loaded, [{"role": "user", "content": text}] if chat else text)
     written = Decoder(loaded.tokenizer, ids if trace else (), skip_special_tokens=not trace)
     tracer = Tracer(written, loaded.layer_count)
 

@@ -1,6 +1,7 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lede.paths import model_path
@@ -10,17 +11,29 @@ if TYPE_CHECKING:
     from lede.decode.model import Model
 
 
-def check_model(model: str | None, dtype: str = "auto", device: str = "auto") -> None:
-    """Raise ModelError for what can be known to be wrong before torch is imported, which takes seconds."""
+def check_model(model: str | None, dtype: str = "auto", device: str = "auto") -> Path | None:
+    """`decode.config.check_request`: ModelError for what can be known to be wrong before torch is imported."""
     from lede.decode.config import check_request
 
-    check_request(model_path(model), dtype, device)
+    return check_request(model_path(model), dtype, device)
+
+
+def checkpoint(model: str | None) -> str:
+    """The folder or name from which `transformers` loads the model, converted before if need be."""
+    folder = check_model(model)
+    if folder is not None and folder.is_file():
+        with errors.status(f"converting {folder.name} (once)"):
+            from lede.decode.gguf import convert
+
+            folder = convert(folder)
+    return str(folder or model_path(model))
 
 
 def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
     """The model, on the device, with the number of CPU threads set."""
-    check_model(model, dtype, device)
-    with errors.status("loading torch and the model"):
+    path = check_model(model, dtype, device)
+    once = f"converting {path.name} (once) and " if path is not None and path.is_file() else ""
+    with errors.status(f"{once}loading torch and the model"):
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
 

