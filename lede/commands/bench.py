@@ -146,14 +146,13 @@ def plan(
 
     further = [name for name in given if name not in METHODS]
     if asked is not None:
-        asked = [name for given_name in asked for name in (LLAMA_CPPS if given_name == LLAMA_CPP else [given_name])]
+        asked = [name for one in asked for name in (LLAMA_CPPS if one == LLAMA_CPP else [one])]
     if unknown := [name for name in asked or () if name not in (*KNOWN, *further)]:
         there = ", ".join((*METHODS, LLAMA_CPP, *LLAMA_CPPS, *further))
         raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {there}")
     needed = ("xllamacpp", "gguf") if {*LLAMA_CPPS} & {*(asked or ())} else ()
-    if missing_packages := [name for name in needed if find_spec(name) is None]:
-        packages = " ".join(missing_packages)
-        raise typer.BadParameter(f"llama-cpp needs packages that are not here: pip install {packages}")
+    if absent := " ".join(name for name in needed if find_spec(name) is None):
+        raise typer.BadParameter(f"llama-cpp needs packages that are not here: pip install {absent}")
     usual = dataset_path(model)
     folders = usual_policies(usual) | given
     missing = [name for name in folders if asked is None and name not in given and not folders[name].is_dir()]

@@ -87,15 +87,12 @@ def test_it_is_a_row_of_the_bench(checkpoint, tmp_path, monkeypatch):
     report = bench(load_model(checkpoint, "float32", "cpu"), str(checkpoint), job, tmp_path)
     rows = json.loads(json.dumps(report.to_json()))["rows"]
     assert [row["method"] for row in rows] == ["autoregressive", *LLAMA_CPPS]
-    assert all(row["tokens_per_s"] > 0 and row["limit"] is None for row in rows[1:])
+    assert all(row["tokens_per_s"] > 0 and row["verify_share"] is None for row in rows[1:])
     assert [row["parameters"] for row in rows] == [None] * 3 + llama_cpp.SPECULATION * 2
 
 
 def test_one_name_is_all_of_them_and_what_is_missing_is_said(monkeypatch):
-    assert command.plan(None, ["autoregressive", "llama-cpp"], dict.fromkeys(command.PRESETS))[0] == [
-        "autoregressive",
-        *LLAMA_CPPS,
-    ]
+    assert command.plan(None, ["autoregressive", "llama-cpp"], {})[0] == ["autoregressive", *LLAMA_CPPS]
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     with pytest.raises(typer.BadParameter, match="pip install xllamacpp gguf"):
-        command.plan(None, ["llama-cpp-q8_0"], dict.fromkeys(command.PRESETS))
+        command.plan(None, ["llama-cpp-q8_0"], {})
