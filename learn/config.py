@@ -1,7 +1,7 @@
 """What can be chosen when learning, and the recipes people start from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lede.learn.errors import LearnError
@@ -9,7 +9,7 @@ from lede.learn.rewards import check_reward
 from lede.replay.schema import EXTENDED, FREE, PAPER_STATE
 from lede.simulate.costs import MAX_ROWS
 
-ALGORITHMS = ("double_dqn", "dqn", "cql", "fitted")
+ALGORITHMS = ("double_dqn", "dqn", "fitted")
 FEATURES: Mapping[str, tuple[str, ...]] = {"paper": PAPER_STATE, "free": FREE, "extended": EXTENDED}
 # Offline, the paper's one update every 4 agent steps (§4.1) is one update for every 4 logged decisions.
 STEPS_PER_UPDATE = 4
@@ -20,7 +20,7 @@ class LearnConfig:
     """Everything a training run depends on besides the dataset. The defaults are the preset `default`."""
 
     #: All but `fitted` are d3rlpy's; `fitted` ascends the exact value of rounds on sweeps, to compare with.
-    algorithm: Literal["double_dqn", "dqn", "cql", "fitted"] = "double_dqn"
+    algorithm: Literal["double_dqn", "dqn", "fitted"] = "double_dqn"
     #: Both actions from `sweeps`, or the logged ones. None: sweeps where there are any and the other options allow it.
     source: Literal["sweeps", "log"] | None = None
     #: A chain is one layer `walk`, which exit ends (the paper's), or the walk and the drafts of a whole `round`.
@@ -73,36 +73,23 @@ class LearnConfig:
         chosen = self.candidates
         if chosen is not None and (not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0):
             raise LearnError(f"candidates must be layers in ascending order, not {list(chosen)}")
-        if self.from_sweeps_only and not self.fits_sweeps:
+        if self.from_sweeps_only and (self.source == "log" or not self.fits_sweeps):
             raise LearnError(
-                "learning from sweeps is for the time reward over whole rounds, without cql: "
-                "leave out --reward, --horizon and --algorithm, or use --source log"
+                "fitted, a bypass and --source sweeps learn from sweeps, with the time reward over whole rounds: "
+                "leave them out, or --source log, --reward and --horizon"
             )
-        if self.algorithm == "fitted" and self.source == "log":
-            raise LearnError("fitted learns from sweeps: leave out --source, or choose another algorithm")
         if self.reward == "time" and self.horizon == "walk":
             raise LearnError("the time reward counts whole rounds; use --horizon round with --reward time")
-        for name in ("n_steps", "batch_size", "target_interval", "score_every", "updates"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise LearnError(f"{name} must be at least 1, not {value}")
-        if not 2 <= self.max_drafts < MAX_ROWS:
-            raise LearnError(f"max_drafts must be 2 to {MAX_ROWS - 1}, not {self.max_drafts}")
-        if not 0 < self.gamma <= 1 or not 0 <= self.averaging < 1:
-            raise LearnError(
-                f"gamma must be in (0, 1] and averaging in [0, 1), not {self.gamma:g} and {self.averaging:g}"
-            )
-        if not self.hidden or min(self.hidden) < 1 or self.learning_rate <= 0 or self.sigma0 < 0:
-            raise LearnError("hidden needs positive widths, learning_rate must be positive, sigma0 not negative")
 
     @property
     def from_sweeps_only(self) -> bool:
         """Whether nothing but sweeps will do."""
-        return self.source == "sweeps" or self.algorithm == "fitted"
+        return self.source == "sweeps" or self.algorithm == "fitted" or self.bypass
 
     @property
     def fits_sweeps(self) -> bool:
-        """Whether transitions can be made from sweeps: both actions' time is known, a log's own action is not."""
-        return self.reward == "time" and self.horizon == "round" and self.algorithm != "cql"
+        """Whether transitions can be made from sweeps, which tell what both actions lead to and the time it takes."""
+        return self.reward == "time" and self.horizon == "round"
 
     def updates_for(self, rows: int) -> int:
         """Updates in total when there are so many logged training rows."""
@@ -146,13 +133,10 @@ def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     """The preset of that name with some fields replaced; an override of None means the preset's own value.
 
     The algorithm `fitted` starts from the preset `fitted`, whatever the name.
-    Raises LearnError if there is no such preset or field, or if a value is out of range.
+    Raises LearnError if there is no such preset, or options exclude each other.
     """
     if name not in PRESETS:
         raise LearnError(f"there is no preset {name!r}; choose {' or '.join(PRESETS)}")
-    unknown = set(overrides) - {field.name for field in fields(LearnConfig)}
-    if unknown:
-        raise LearnError(f"there is no such option: {', '.join(sorted(unknown))}")
     chosen = {key: value for key, value in overrides.items() if value is not None}
     if chosen.get("algorithm") == "fitted":
         name = "fitted"

@@ -1,7 +1,7 @@
-"""A dataset as learning sees it: read once, then viewed as many ways as there are variants."""
+"""A dataset as learning sees it."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,10 @@ from lede.learn.importance import best_static as best_logged_static
 from lede.learn.network import Weights
 from lede.learn.rewards import rewarded
 from lede.learn.score import Score, exact_score, logged_score, ratio
-from lede.learn.views import complete, take, walks, with_bypass, with_candidates, with_features
+from lede.learn.views import complete, take, with_candidates
+from lede.replay.columns import Columns, walks, with_features
 from lede.replay.errors import DatasetError
-from lede.replay.reader import Columns, Dataset
+from lede.replay.reader import Dataset
 from lede.replay.split import Split, episode_splits
 from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Prices, prices_of
@@ -37,18 +38,17 @@ class Snapshot:
     rate: float | None
 
 
-@dataclass(frozen=True)
-class Log:
-    """Logged decisions of one side of the split, all features: chains of the horizon learned on, and whole rounds."""
+class Data:
+    """What a training learns from and is judged by.
 
-    chains: Columns
-    rounds: Columns
+    config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
+    there is a bypass. features: names of the policy's inputs. limit: drafts per round. static: the best fixed rule of
+    the training texts; costs, prices, static: None where the dataset has no costs.
 
+    Raises LearnError or DatasetError if the dataset lacks what the configuration needs.
+    """
 
-class Source:
-    """A dataset on disk, whose files are read once however many views of it are asked for."""
-
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, config: LearnConfig) -> None:
         self.dataset, self.splits = dataset, episode_splits(dataset)
         here = [int((self.splits.split == side).sum()) for side in ("train", "validation", "test")]
         if not all(here[:2]):
@@ -60,82 +60,56 @@ class Source:
         self.costs_from = ""
         try:
             self.costs, self.costs_from = dataset_costs(dataset)
-        except DatasetError as error:
-            self.no_costs = error
-        self.texts = lru_cache(8)(self._texts)
-        self.log = lru_cache(4)(self._log)
+        except DatasetError:
+            if config.reward == "time":
+                raise
+        model = self.model_layers = dataset.model_layers
+        self.layers = config.candidates or tuple(layer for layer in dataset.layers if layer or config.layer0)
+        if not self.layers or (config.bypass and self.layers[-1] >= model):
+            raise LearnError(
+                f"candidates {list(self.layers)} leave nothing to choose: "
+                f"name layers before {model}, the full model, with --candidates"
+            )
+        self.texts, self.rounds = cache(self._texts), cache(self._rounds)
+        source = config.source or ("sweeps" if config.fits_sweeps else "log")
+        if source == "sweeps" and not all(len(self.texts(side).lengths) for side in ("train", "validation")):
+            if config.from_sweeps_only:
+                raise LearnError(
+                    f"{dataset.path} has no swept episodes on both sides of the split, which this needs: "
+                    "collect greedily, without --no-sweep"
+                )
+            source = "log"
+        self.config, self.limit = replace(config, source=source), config.max_drafts
+        if source == "log":
+            self.limit = max(2, min(self.limit, int(self.columns.raw["draft_index"].max(initial=0))))
+        self.candidates = (*self.layers, model) if config.bypass else self.layers
+        indicators = () if config.features == "paper" else tuple(f"layer={layer}" for layer in self.candidates)
+        self.features = (*FEATURES[config.features], *indicators)
+        self.prices: Prices | None = None
+        self.static: Static | None = None
+        if self.costs is not None:
+            self.prices, texts = prices_of(self.costs, self.features, self.layers), self.texts("train")
+            swept = len(texts.lengths) > 0
+            self.static = (
+                best_static(texts, self.costs) if swept else best_logged_static(self.rounds("train"), self.costs)
+            )
 
     @cached_property
     def columns(self) -> Columns:
         """All logged rounds, with `extended` features."""
         return self.dataset.columns(horizon="round", features="extended")
 
-    def groups(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The group of each of these episodes."""
-        return self.splits.group[np.searchsorted(self.splits.numbers, numbers)]
+    def _texts(self, side: Split) -> Texts:
+        return read_texts(self.dataset, self.splits.numbers[self.splits.split == side], self.layers)
 
-    def _texts(self, layers: tuple[int, ...], side: Split) -> Texts:
-        return read_texts(self.dataset, self.splits.numbers[self.splits.split == side], layers)
-
-    def _log(self, layers: tuple[int, ...], bypass: bool, horizon: str, side: Split) -> Log:
+    def _rounds(self, side: Split) -> Columns:
         here = self.splits.numbers[self.splits.split == side]
         chains = self.columns.episodes[self.columns.chain_starts[:-1]]
-        rounds = with_candidates(take(self.columns, np.isin(chains, here)), layers)
-        if bypass:
-            rounds = with_bypass(rounds, self.dataset.model_layers)
-        return Log(walks(rounds) if horizon == "walk" else rounds, rounds)
+        return with_candidates(take(self.columns, np.isin(chains, here)), self.layers)
 
-    def view(self, config: LearnConfig) -> "Data":
-        """The data of one variant. Raises LearnError or DatasetError if the dataset lacks what it names."""
-        if self.costs is None and (config.reward == "time" or config.algorithm == "fitted"):
-            raise self.no_costs
-        layers = config.candidates or tuple(layer for layer in self.dataset.layers if layer or config.layer0)
-        model = self.dataset.model_layers
-        if not layers or (config.bypass and layers[-1] >= model):
-            raise LearnError(
-                f"candidates {list(layers)} leave nothing to choose: "
-                f"name layers before {model}, the full model, with --candidates"
-            )
-        fits = config.from_sweeps_only or (len(self.dataset.swept()) > 0 and config.fits_sweeps)
-        source = config.source or ("sweeps" if fits else "log")
-        if source == "sweeps" and not all(len(self.texts(layers, side).lengths) for side in ("train", "validation")):
-            if config.from_sweeps_only or not {*layers} <= {*self.dataset.layers}:
-                raise LearnError(
-                    f"{self.dataset.path} has no swept episodes on both sides of the split, which this needs: "
-                    "collect greedily, without --no-sweep"
-                )
-            source = "log"
-        return Data(self, replace(config, source=source), layers)
-
-
-class Data:
-    """What one variant learns from and is judged by.
-
-    config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
-    there is a bypass. features: names of the policy's inputs. limit: drafts per round. static: the best fixed rule of
-    the training texts, None without costs.
-    """
-
-    def __init__(self, source: Source, config: LearnConfig, layers: tuple[int, ...]) -> None:
-        self.source, self.config, self.layers = source, config, layers
-        self.costs, self.model_layers = source.costs, source.dataset.model_layers
-        self.candidates = (*layers, self.model_layers) if config.bypass else layers
-        names = FEATURES[config.features]
-        indicators = () if config.features == "paper" else tuple(f"layer={layer}" for layer in self.candidates)
-        self.features = (*names, *indicators)
-        self.limit = config.max_drafts
-        if config.source == "log":
-            self.limit = max(2, min(self.limit, int(source.columns.raw["draft_index"].max(initial=0))))
-        self.prices: Prices | None = None
-        self.static: Static | None = None
-        if self.costs is not None:
-            self.prices = prices_of(self.costs, self.features, layers)
-            texts = self.texts("train")
-            self.static = (
-                best_static(texts, self.costs)
-                if len(texts.lengths)
-                else best_logged_static(self.log("train").rounds, self.costs)
-            )
+    def chains(self, side: Split) -> Columns:
+        """Logged decisions of one side, all features: chains of the horizon learned on."""
+        return walks(self.rounds(side)) if self.config.horizon == "walk" else self.rounds(side)
 
     def policy(self, weights: Weights, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Policy:
         """The network as the artefact that is served."""
@@ -145,13 +119,7 @@ class Data:
     def rows(self) -> int:
         """Training decisions of a log, or tokens of swept training texts."""
         log = self.config.source == "log"
-        return len(self.log("train").chains.actions) if log else int(self.texts("train").lengths.sum())
-
-    def texts(self, side: Split) -> Texts:
-        return self.source.texts(self.layers, side)
-
-    def log(self, side: Split) -> Log:
-        return self.source.log(self.layers, self.config.bypass, self.config.horizon, side)
+        return len(self.chains("train").actions) if log else int(self.texts("train").lengths.sum())
 
     def engine(self, side: Split) -> Engine:
         """Of one side's texts, for a dataset with costs."""
@@ -172,26 +140,23 @@ class Data:
         if self.exact(side):
             rollout = self.engine(side).play(policy.exits)
             return exact_score(rollout, self.groups(side), self.config.reward, rate or 0.0)
-        log = self.log(side)
-        chains = self.rewarded(complete(log.chains), rate)
-        rounds = chains if log.rounds is log.chains else with_features(complete(log.rounds), self.features)
-        exits = policy.exits(chains.observations)
-        round_exits = exits if rounds is chains else policy.exits(rounds.observations)
+        chains = self.rewarded(complete(self.chains(side)), rate)
+        rounds = with_features(complete(self.rounds(side)), self.features)
+        exits, round_exits = (policy.exits(columns.observations) for columns in (chains, rounds))
         return logged_score(chains, rounds, exits, round_exits, self.config.gamma, self.prices)
 
     def static_score(self, side: Split) -> tuple[float, float] | None:
         """The rate of `static` on one side's texts, and its standard error; None where it is not known."""
         if self.static is None or not self.exact(side):
             return None
-        return ratio(self.texts(side).lengths.astype(float), self.static_milliseconds(side), self.groups(side))
-
-    def static_milliseconds(self, side: Split) -> NDArray[np.float64]:
-        """Milliseconds (N,) of `static` on each of one side's texts."""
-        assert self.static is not None and self.costs is not None
-        return static_milliseconds(self.texts(side), self.costs, self.static.layer)[:, self.static.drafts]
+        assert self.costs is not None
+        texts = self.texts(side)
+        spent = static_milliseconds(texts, self.costs, self.static.layer)[:, self.static.drafts]
+        return ratio(texts.lengths.astype(float), spent, self.groups(side))
 
     def groups(self, side: Split) -> NDArray[np.int64]:
-        return self.source.groups(self.texts(side).numbers)
+        """The group of each of one side's texts."""
+        return self.splits.group[np.searchsorted(self.splits.numbers, self.texts(side).numbers)]
 
 
 def scaling(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The learner: d3rlpy's n-step (double) DQN, or CQL, trained by d3rlpy's own fitter, purely offline.
+"""The learner: d3rlpy's n-step (double) DQN, trained by d3rlpy's own fitter, purely offline.
 
 The time reward needs the rate to beat, which is what the best policy achieves and so not known in advance. As in
 Dinkelbach's method it starts at the best fixed rule's and is raised to what the policy achieves on the training texts,
@@ -13,12 +13,11 @@ import numpy as np
 
 from lede.learn.buffers import TableBuffer, logged_transitions, sampled_scaling, swept_transitions
 from lede.learn.data import Data, Snapshot, scaling
-from lede.learn.errors import Diverged, LearnError
+from lede.learn.errors import LearnError
 from lede.learn.library import d3rlpy
 from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
 from lede.serve.policy import Policy
 
-CQL_ALPHA = 1.0  # weight of the conservative term, d3rlpy's default
 REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average
 DIVERGED = 1e4  # a loss that no reward in use comes near
 
@@ -40,7 +39,7 @@ def learn_dqn(data: Data) -> Iterator[Snapshot]:
     for done, loss in _slices(algorithm, experience.buffer, total, min(REFILL, config.score_every)):
         losses.append(loss)
         if not math.isfinite(loss) or loss > DIVERGED:
-            raise Diverged(
+            raise LearnError(
                 f"training diverged after {done} updates (loss {loss:.3g}); "
                 "lower the learning rate, raise the target interval, or use more steps (n_steps 3 or more)"
             )
@@ -61,19 +60,15 @@ def make_algorithm(data: Data, updates: int) -> Any:
     """d3rlpy's algorithm with our network, Adam and a hard target copy, on the CPU."""
     config, algos = data.config, d3rlpy.algos
     anneal = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=updates) if config.anneal else None
-    settings: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "optim_factory": FusedAdamFactory(lr_scheduler_factory=anneal),
-        "encoder_factory": NoisyNetworkFactory(config.hidden, config.sigma0),
-        "q_func_factory": SquaredErrorFactory(),
-        "gamma": config.gamma,
-        "target_update_interval": config.target_interval,
-    }
-    if config.algorithm == "cql":
-        return algos.DiscreteCQLConfig(alpha=CQL_ALPHA, **settings).create(device=False)
-    kind = algos.DoubleDQNConfig if config.algorithm == "double_dqn" else algos.DQNConfig
-    return kind(**settings).create(device=False)
+    return (algos.DoubleDQNConfig if config.algorithm == "double_dqn" else algos.DQNConfig)(
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        optim_factory=FusedAdamFactory(lr_scheduler_factory=anneal),
+        encoder_factory=NoisyNetworkFactory(config.hidden, config.sigma0),
+        q_func_factory=SquaredErrorFactory(),
+        gamma=config.gamma,
+        target_update_interval=config.target_interval,
+    ).create(device=False)
 
 
 def _slices(algorithm: Any, buffer: TableBuffer, total: int, every: int) -> Iterator[tuple[int, float]]:
@@ -126,7 +121,7 @@ class _Log:
     """The logged transitions, priced anew where the rate to beat has risen."""
 
     def __init__(self, data: Data) -> None:
-        self._data, self._chains = data, data.log("train").chains
+        self._data, self._chains = data, data.chains("train")
         self._rate = data.static.rate if data.config.reward == "time" and data.static else None
         self._seen = data.rewarded(self._chains, self._rate)
         self._mean, self._scale = scaling(self._seen.observations)

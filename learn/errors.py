@@ -3,7 +3,3 @@
 
 class LearnError(ValueError):
     """The dataset or the configuration cannot be learned from, or the training diverged."""
-
-
-class Diverged(LearnError):
-    """The loss grew without bound: other settings may well learn from the same data."""

@@ -11,18 +11,9 @@ from lede.simulate.oracle import Static
 
 
 def point(step: Snapshot, score: Score) -> dict[str, float]:
-    """One scored moment, by the columns of learning.csv; what is not known is NaN. See `Snapshot` and `Score`."""
-    return {
-        "update": step.update,
-        "loss": step.loss,
-        "rate": math.nan if step.rate is None else step.rate,
-        "validation_reward": score.reward,
-        "validation_rate": score.rate,
-        "exit_layer": score.exit_layer,
-        "draft_length": score.drafts,
-        "acceptance": score.acceptance,
-        "effective": score.effective,
-    }
+    """One line of learning.csv: the update, the loss, the rate to beat, and the `Score` on the validation texts."""
+    to_beat = math.nan if step.rate is None else step.rate
+    return {"update": step.update, "loss": step.loss, "rate_to_beat": to_beat, **vars(score)}
 
 
 def write_csv(path: Path, points: Sequence[dict[str, float]]) -> None:
@@ -35,29 +26,27 @@ def write_csv(path: Path, points: Sequence[dict[str, float]]) -> None:
 def draw(
     path: Path, points: Sequence[dict[str, float]], kept: int, static: Static | None, achieved: float | None
 ) -> None:
-    """Draw the curves as a PNG: above, the paper's Figure 2 (reward, acceptance rate, average exit layer); below, draft
-    length, rate and loss. kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
+    """Draw the curves on validation texts: above, the paper's Figure 2; below, draft length, rate and loss.
+
+    kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
     """
     picture = figure(11, 6.5)
     panels = {
-        "validation_reward": "(a) reward, validation",
+        "reward": "(a) reward",
         "acceptance": "(b) acceptance rate",
         "exit_layer": "(c) average exit layer",
-        "draft_length": "drafts per round",
-        "validation_rate": "tokens / ms, validation",
+        "drafts": "drafts per round",
+        "rate": "tokens / ms",
         "loss": "loss",
     }
     for axes, (name, title) in zip(picture.subplots(2, 3).flat, panels.items(), strict=True):
-        curve = [values[name] for values in points]
-        axes.plot([values["update"] for values in points], curve, marker=".", linewidth=1.2)
+        axes.plot([values["update"] for values in points], [values[name] for values in points], marker=".")
         axes.axvline(kept, color="0.7", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.25)
-        if not any(map(math.isfinite, curve)):
-            axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color="0.5")
-        if name == "validation_rate" and static is not None and achieved is not None:
-            label = f"best static, E={static.layer}, d={static.drafts}"
-            axes.axhline(achieved, color="C1", linestyle="--", linewidth=1, label=label)
+        if name == "rate" and static is not None and achieved is not None:
+            axes.axhline(
+                achieved, color="C1", linestyle="--", label=f"best static, E={static.layer}, d={static.drafts}"
+            )
             axes.legend(fontsize=8)
-    picture.suptitle("by updates; grey line: the network that was kept", fontsize=9, color="0.4")
+    picture.suptitle("by updates, on validation texts; grey line: the network that was kept", fontsize=9, color="0.4")
     save(picture, path)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
-from lede.replay.reader import Columns
+from lede.replay.columns import Columns
 from lede.replay.schema import EXIT, WALK
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.oracle import Static
@@ -87,9 +87,9 @@ def best_static(rounds: Columns, costs: Costs) -> Static:
     0 that finds nothing to copy decodes a plain token instead.
     """
     rules = [Static(rounds.layers[0], 0, 1 / costs.plain())]
-    found = float((rounds.raw["layer"][rounds.chain_starts[:-1]] == 0).mean())
+    copyable = float((rounds.raw["layer"][rounds.chain_starts[:-1]] == 0).mean())
     for layer in rounds.layers:
-        copied = found if layer == 0 else 1.0
+        copied = copyable if layer == 0 else 1.0
         survival = np.cumprod(acceptance(rounds, layer))
         for drafts, tokens in enumerate((1 + np.cumsum(survival)).tolist(), 1):
             spent = copied * costs.fixed(layer, drafts) + (1 - copied) * costs.fixed(layer, 0)

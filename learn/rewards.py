@@ -3,8 +3,7 @@
 `paper`: §3.1.3. `accepted`: +1 for each draft that is committed, -1 for each that is not, 0 for a decision that drafts
 nothing. `time`: tokens less their time's worth, at a rate. `FILE.py`: a file that defines reward(columns, costs), with
 columns {name: array (N,)} of whole rounds or walks and `simulate.costs.Costs` or None, and gives an array (N,). Columns
-are `COLUMNS` of the transitions table (data/README.md), `last`, the round's last row, and `bypass`, rows at which a
-walk goes on past its last candidate: no draft, one token of the full model's.
+are those of `Columns`, and `last`, the round's last row.
 """
 
 import runpy
@@ -16,21 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
-from lede.learn.views import bypassed
-from lede.replay.reader import Columns
+from lede.replay.columns import Columns, bypassed
 from lede.replay.reward import paper_reward
-from lede.replay.schema import EXIT, STATE, WALK
+from lede.replay.schema import EXIT, WALK
 from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:
     from lede.simulate.batched import Prices
 
 NAMED = ("paper", "accepted", "time")
-COLUMNS = (
-    *STATE,
-    *("action", "propensity", "episode", "round", "phase", "layer", "draft_index", "forced", "accepted"),
-    *("draft_token", "target_token", "last", "bypass"),
-)
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -51,11 +44,10 @@ def rewarded(
     layers: L, of the model. prices and rate (tokens per millisecond): for the time reward.
     Raises LearnError if a file's reward cannot be computed.
     """
-    raw, passed = columns.raw, bypassed(columns)
+    raw = columns.raw
     values: Array
     if reward == "paper":
-        # a walk that goes on to the full model ends as an exit at layer L, which is always right, would
-        values = paper_reward(columns.actions, raw["accepted"], raw["layer"], layers) + passed
+        values = paper_reward(columns.actions, raw["accepted"], raw["layer"], layers)
     elif reward == "accepted":
         values = np.where(drafts_made(columns), np.where(raw["accepted"], 1.0, -1.0), 0.0)
     elif reward == "time":
@@ -102,27 +94,15 @@ def last_rows(columns: Columns) -> NDArray[np.bool_]:
 
 
 def _from_file(columns: Columns, path: Path, costs: Costs | None) -> Array:
-    rows = len(columns.actions)
-    try:
-        function = runpy.run_path(str(path)).get("reward")
-        if not callable(function):
-            raise LearnError(f"{path} defines no function reward(columns, costs)")
-        values = np.asarray(function(_handed(columns), costs), np.float64)
-    except LearnError:
-        raise
-    except Exception as error:
-        raise LearnError(f"the reward of {path} fails: {type(error).__name__}: {error}") from error
-    if values.shape != (rows,):
-        raise LearnError(f"the reward of {path} has shape {values.shape}; it must give one number per row, ({rows},)")
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise LearnError(f"the reward of {path} is {values[bad]} at row {bad}; it must be a finite number everywhere")
-    return values
-
-
-def _handed(columns: Columns) -> dict[str, Array]:
-    """What a file's function sees; copies, so that it can do with them as it likes."""
+    # Features last: what is in both is then a float, whose negative is one.
     seen = columns.raw | dict(zip(columns.feature_names, columns.observations.T, strict=True))
     seen |= {"action": columns.actions, "propensity": columns.propensities, "episode": columns.episodes}
-    seen |= {"last": last_rows(columns), "bypass": bypassed(columns)}
-    return {name: seen[name].copy() for name in COLUMNS if name in seen}
+    seen |= {"last": last_rows(columns)}
+    try:  # copies, so that it can do with them as it likes
+        function = runpy.run_path(str(path))["reward"]
+        values = np.asarray(function({name: column.copy() for name, column in seen.items()}, costs), np.float64)
+    except Exception as error:
+        raise LearnError(f"the reward of {path} fails: {type(error).__name__}: {error}") from error
+    if values.shape != columns.actions.shape or not np.isfinite(values).all():
+        raise LearnError(f"the reward of {path} must give a finite number for each of {len(columns.actions)} rows")
+    return values

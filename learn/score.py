@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lede.learn.importance import Reweighted
 from lede.learn.rewards import drafts_made, first_step, tokens_and_time
-from lede.replay.reader import Columns
+from lede.replay.columns import Columns
 from lede.replay.schema import EXIT, WALK
 from lede.simulate.batched import Prices, Rollout
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lede.learn.config import LearnConfig
-from lede.learn.data import Data, Snapshot, Source
+from lede.learn.data import Data, Snapshot
 from lede.learn.dqn import learn_dqn
 from lede.learn.fitted import learn_fitted
 from lede.learn.history import draw, point, write_csv
@@ -61,13 +61,13 @@ def learn(
     or training diverges.
     """
     folder = Path(out)
-    data = Source(open_dataset(dataset_path)).view(config or LearnConfig())
+    data = Data(open_dataset(dataset_path), config or LearnConfig())
     folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training, is when to hear that it cannot be
     return train(data, folder, progress)
 
 
 def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnResult:
-    """Train one variant, keep the network that does best on the validation texts, and write it to the folder.
+    """Train, keep the network that does best on the validation texts, and write it to the folder.
 
     Raises LearnError if training diverges.
     """
@@ -97,9 +97,9 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         "static_validation": on_validation,
         "static_test": on_test,
         "rate": kept.rate,
-        "costs": data.source.costs_from,
+        "costs": data.costs_from,
     }
-    dataset = data.source.dataset
+    dataset = data.dataset
     info = {
         "model": dataset.header["model"],
         "tokenizer_hash": dataset.header["tokenizer_hash"],

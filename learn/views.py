@@ -1,19 +1,12 @@
-"""Views of logged decisions: other features, another horizon, other candidate layers, one more action.
-
-All start from the columns of the `round` horizon with `extended` features, so that many variants share one reading of
-the files. Rewards are not kept up: they are computed on the view (`learn.rewards`).
-"""
+"""Views of logged rounds: some of the chains, other candidate layers. Rewards are not kept up."""
 
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
-from lede.replay.reader import Columns
-from lede.replay.schema import CONTINUE, EXIT, WALK
-
-Mask = NDArray[np.bool_]
+from lede.replay.columns import Columns, Mask, bypassed, select, with_features
+from lede.replay.schema import EXIT, WALK
 
 
 def take(columns: Columns, chains: Mask) -> Columns:
@@ -24,91 +17,6 @@ def take(columns: Columns, chains: Mask) -> Columns:
 def complete(columns: Columns) -> Columns:
     """Without the chains that were cut short: what the policy would have done next is not in them."""
     return take(columns, ~columns.truncated)
-
-
-def select(columns: Columns, rows: Mask, truncated: Mask | None = None) -> Columns:
-    """The marked rows (N,) of every chain, in order; chains without any vanish. truncated: (C,), if it changes."""
-    lengths = np.diff(np.append(0, np.cumsum(rows))[columns.chain_starts])
-    left = lengths > 0
-    cut = columns.truncated if truncated is None else truncated
-    starts = np.concatenate([[0], np.cumsum(lengths[left])]).astype(np.int64)
-    terminals = np.zeros(int(starts[-1]), bool)
-    terminals[starts[1:] - 1] = ~cut[left]
-    return replace(
-        columns,
-        observations=columns.observations[rows],
-        actions=columns.actions[rows],
-        rewards=columns.rewards[rows],
-        terminals=terminals,
-        chain_starts=starts,
-        truncated=cut[left],
-        propensities=columns.propensities[rows],
-        episodes=columns.episodes[rows],
-        raw={name: values[rows] for name, values in columns.raw.items()},
-    )
-
-
-def walks(columns: Columns) -> Columns:
-    """The `walk` horizon: a chain is one layer walk, which its exit (or bypass) ends; drafting is left out."""
-    rows = columns.raw["phase"] == WALK
-    last = np.maximum.reduceat(np.where(rows, np.arange(len(rows)), -1), columns.chain_starts[:-1])
-    ended = (columns.actions[last] == EXIT) | bypassed(columns)[last]
-    return select(columns, rows, truncated=~ended)
-
-
-def with_features(columns: Columns, names: tuple[str, ...]) -> Columns:
-    """Only these observations, in this order."""
-    if names == columns.feature_names:
-        return columns
-    at = [columns.feature_names.index(name) for name in names]
-    return replace(columns, observations=np.ascontiguousarray(columns.observations[:, at]), feature_names=names)
-
-
-def bypassed(columns: Columns) -> Mask:
-    """Rows (N,) at which a walk went on past its last candidate: no draft, the full model's own token alone."""
-    raw = columns.raw
-    return (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == CONTINUE)
-
-
-def with_bypass(columns: Columns, layers: int) -> Columns:
-    """One more candidate, the full model of so many `layers`: at the last real one going on becomes a choice.
-
-    What it leads to is known without having been logged: one token, at the cost of the upper layers. So each round that
-    reached the last candidate becomes two, one that exits there, as logged, and one that goes on. Propensities are such
-    that each weighs half until the two part, and all where a policy agrees with it: estimates count the round once.
-    """
-    raw, starts, size = columns.raw, columns.chain_starts, len(columns.actions)
-    lengths = np.diff(starts)
-    choice = (raw["phase"] == WALK) & (raw["layer"] == columns.layers[-1]) & (columns.actions == EXIT)
-    reached = np.logical_or.reduceat(choice, starts[:-1])
-    copied = np.repeat(reached, lengths) & (raw["phase"] == WALK)
-    rows = np.append(np.arange(size), np.flatnonzero(copied))
-    goes_on = choice[rows] & (np.arange(len(rows)) >= size)
-    copies = np.repeat(np.arange(len(lengths)), lengths)[copied]
-    chain_starts = np.append(starts, size + np.flatnonzero(np.diff(copies, append=-1)) + 1)
-    observations, names = columns.observations[rows], columns.feature_names
-    if any(name.startswith("layer=") for name in names):
-        observations = np.pad(observations, ((0, 0), (0, 1)))
-        names = (*names, f"layer={layers}")
-    propensities = np.where(choice[rows], np.float32(0.5), np.float32(1)) * columns.propensities[rows]
-    propensities[chain_starts[:-1][np.append(reached, np.ones(reached.sum(), bool))]] *= 2
-    truncated = np.append(columns.truncated, np.zeros(reached.sum(), bool))
-    terminals = np.zeros(len(rows), bool)
-    terminals[chain_starts[1:] - 1] = ~truncated
-    return replace(
-        columns,
-        observations=observations,
-        actions=np.where(goes_on, CONTINUE, columns.actions[rows]).astype(columns.actions.dtype),
-        rewards=columns.rewards[rows],
-        terminals=terminals,
-        chain_starts=chain_starts,
-        truncated=truncated,
-        propensities=propensities,
-        episodes=columns.episodes[rows],
-        feature_names=names,
-        raw={name: values[rows] for name, values in raw.items()}
-        | {"forced": (raw["forced"].astype(bool) & ~choice)[rows]},
-    )
 
 
 def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:

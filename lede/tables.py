@@ -1,15 +1,13 @@
 """The tables that the commands print for people; those of `lede bench` are in `lede.bench_tables`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lede.learn.ranking import Ranked
     from lede.learn.train import LearnResult
-    from lede.learn.variants import Result
     from lede.simulate.calibration import Calibration
     from lede.simulate.evaluate import Evaluated, Evaluation
 
@@ -109,23 +107,6 @@ def learning_table(result: "LearnResult") -> Table:
         if static is not None and achieved is not None:
             rate = f"{number(achieved[0], 3)} ± {number(achieved[1], 3)}"
             table.add_row(f"best static, {side}", str(static.layer), str(static.drafts), "–", rate, "–")
-    return table
-
-
-def ranking_table(rows: "Sequence[Ranked]", results: "Sequence[Result]") -> Table:
-    """One row per variant, the fastest first."""
-    from lede.learn.ranking import exact
-
-    how = "replayed exactly" if exact(results) else "estimated from the log"
-    intervals = "95 % t intervals over seeds and groups of texts, paired with the best static rule"
-    headings = ("variant", "seeds", "tokens/ms (95 %)", "over static", "E", "d", "accept")
-    table = grid(f"on validation texts, {how}; {intervals}", *headings)
-    for place, row in enumerate(rows):
-        lost = [f"{count} {what}" for count, what in ((row.diverged, "diverged"), (row.failed, "failed")) if count]
-        seeds = ", ".join([str(row.seeds)] * (row.seeds > 0) + lost)
-        rate, over = interval(row.rate, row.low, row.high, 3), interval(row.over_static, row.over_low, row.over_high)
-        shape = numbers(row.exit_layer, row.drafts, row.acceptance)
-        table.add_row(row.name, seeds, rate, over, *shape, style="bold" if place == 0 else "")
     return table
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lede.replay.columns import Columns
 from lede.replay.errors import DatasetError
 from lede.replay.integrity import verify
-from lede.replay.reader import Columns, open_dataset
+from lede.replay.reader import open_dataset
 from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES, WALK
 from lede.replay.split import SPLITS, episode_splits
 

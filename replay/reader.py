@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lede.replay.columns import Columns, walks, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
     committed_parts,
@@ -23,7 +24,7 @@ from lede.replay.files import (
     run_ids,
 )
 from lede.replay.reward import paper_reward
-from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, WALK, ascending, last_rows
+from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
 from lede.replay.writer import load_header, load_runs
 
 if TYPE_CHECKING:
@@ -34,26 +35,6 @@ Features = Literal["paper", "extended"]
 
 #: Columns handed on as they are in `Columns.raw`.
 RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "target_token", "round")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Decisions as arrays, sorted by run, episode, round, chain and step.
-
-    N rows in C chains; the rows of a chain are contiguous and in order, and the next state of a row is the next row's.
-    """
-
-    observations: NDArray[np.float32]  # (N, F), C-contiguous
-    actions: NDArray[np.uint8]  # (N,) 0 continue, 1 exit
-    rewards: NDArray[np.float32]  # (N,)
-    terminals: NDArray[np.bool_]  # (N,) only ever true on the last row of a chain
-    chain_starts: NDArray[np.int64]  # (C + 1,) offsets, the last one is N
-    truncated: NDArray[np.bool_]  # (C,) the text's end cut the chain: its last row is not terminal
-    propensities: NDArray[np.float32]  # (N,) probability with which the logged action was taken
-    episodes: NDArray[np.int64]  # (N,) unique over runs, and the same wherever and with whatever a run is stored
-    feature_names: tuple[str, ...]  # F names
-    layers: tuple[int, ...]  # candidates
-    raw: dict[str, NDArray[Any]]  # (N,) each: phase, layer, draft_index, forced, accepted, tokens, round
 
 
 @dataclass(frozen=True)
@@ -156,28 +137,23 @@ class Dataset:
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
         rows, episodes = _in_order({name: table[name].to_numpy() for name in table.column_names}, episodes, self.path)
         last = last_rows(episodes, rows["round"])
-        rewards = paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers)
-        terminals = last & ~rows["truncated"]
-
-        if horizon == "walk":
-            keep = rows["phase"] == WALK
-            rows = {name: column[keep] for name, column in rows.items()}
-            episodes, rewards = episodes[keep], rewards[keep]
-            last = terminals = last_rows(episodes, rows["round"])  # what the text's end cuts is never a walk
-        observations, names = _features(rows, features, self.layers)
-        return Columns(
-            observations=observations,
+        inputs = {name: rows[name] for name in EXTENDED}
+        inputs |= {f"layer={layer}": rows["layer"] == layer for layer in self.layers}
+        columns = Columns(
+            observations=np.stack([column.astype(np.float32) for column in inputs.values()], axis=1),
             actions=rows["action"],
-            rewards=rewards,
-            terminals=terminals,
+            rewards=paper_reward(rows["action"], rows["accepted"], rows["layer"], self.model_layers),
+            terminals=last & ~rows["truncated"],
             chain_starts=np.concatenate([[0], np.flatnonzero(last) + 1]).astype(np.int64),
-            truncated=~terminals[last],
+            truncated=rows["truncated"][last],
             propensities=rows["propensity"],
             episodes=episodes,
-            feature_names=names,
+            feature_names=tuple(inputs),
             layers=self.layers,
             raw={name: rows[name] for name in RAW},
         )
+        columns = walks(columns) if horizon == "walk" else columns
+        return with_features(columns, PAPER_STATE) if features == "paper" else columns
 
 
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:
@@ -203,12 +179,3 @@ def _in_order(
             f"{path}: {described(number)} is stored twice or out of order: see the integrity report (lede inspect)"
         )
     return rows, episodes
-
-
-def _features(
-    rows: dict[str, NDArray[Any]], features: Features, layers: tuple[int, ...]
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    columns = {name: rows[name] for name in (PAPER_STATE if features == "paper" else EXTENDED)}
-    if features == "extended":
-        columns |= {f"layer={layer}": rows["layer"] == layer for layer in layers}
-    return np.stack([column.astype(np.float32) for column in columns.values()], axis=1), tuple(columns)

@@ -69,7 +69,6 @@ WRONG: dict[str, tuple[str, ...]] = {
     "no-data": ("inspect", "no-data"),
     "no-rows": ("evaluate", "--dataset", "no-rows"),
     "no-log": ("learn", "--dataset", "no-log"),
-    "no-grid.toml": ("learn", "--variants", "no-grid.toml"),
 }
 
 

@@ -10,6 +10,9 @@ import typer
 from lede.commands.options import JsonOption, parse_layers
 from lede.errors import said_plainly
 
+OPTIONS = ("algorithm", "source", "reward", "features", "horizon", "candidates", "bypass", "max_drafts", "gamma")
+OPTIONS += ("n_steps", "updates", "seed")
+
 
 @said_plainly
 def learn(
@@ -18,7 +21,7 @@ def learn(
         Path | None,
         typer.Option(
             help="The policy's folder. [dim]Default: policies/<dataset>, with the preset and options that are given "
-            "behind it (-paper, -cql-bypass), or the name of --variants NAME.toml[/]"
+            "behind it (-paper, -dqn-bypass)[/]"
         ),
     ] = None,
     preset: Annotated[
@@ -26,7 +29,7 @@ def learn(
         typer.Option(help="paper (its recipe to the letter) or fitted (an upper bound). [dim]Default: double DQN[/]"),
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="double_dqn, dqn or cql, all d3rlpy's; or fitted (from sweeps alone).")
+        str | None, typer.Option(help="double_dqn or dqn, both d3rlpy's; or fitted (from sweeps alone).")
     ] = None,
     source: Annotated[
         str | None,
@@ -48,16 +51,14 @@ def learn(
         typer.Option(help="Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one."),
     ] = None,
     bypass: Annotated[
-        bool | None, typer.Option("--bypass", help="Let a round draft nothing: go on to the full model.")
+        bool | None,
+        typer.Option("--bypass", help="Let a round draft nothing: go on to the full model (from sweeps alone)."),
     ] = None,
-    max_drafts: Annotated[int | None, typer.Option(help="Drafts per round; the paper has 12.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Discount per decision.")] = None,
+    max_drafts: Annotated[int | None, typer.Option(min=2, max=31, help="Drafts per round; the paper has 12.")] = None,
+    gamma: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Discount per decision.")] = None,
     n_steps: Annotated[int | None, typer.Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    variants: Annotated[
-        Path | None, typer.Option(help="A TOML file with lists of values of these options: learn and rank them all.")
-    ] = None,
     write_transitions: Annotated[
         Path | None,
         typer.Option(
@@ -71,37 +72,17 @@ def learn(
 
     [dim]lede learn --dataset data/llama2-7b[/]
     [dim]lede learn --dataset data/lede-tiny --preset paper[/]
-    [dim]lede learn --reward accepted --candidates 0,4 --bypass --out policies/mine[/]
-    [dim]lede learn --variants docs/variants.toml[/]
+    [dim]lede learn --reward accepted --candidates 0,4 --out policies/mine[/]
     """
-    options: dict[str, Any] = {
-        "algorithm": algorithm,
-        "source": source,
-        "reward": reward and os.path.expanduser(reward),  # a file's path, or a name
-        "features": features,
-        "horizon": horizon,
-        "candidates": parse_layers(candidates),
-        "bypass": bypass,
-        "max_drafts": max_drafts,
-        "gamma": gamma,
-        "n_steps": n_steps,
-        "updates": updates,
-        "seed": seed,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    options = locals() | {"candidates": parse_layers(candidates)}
+    options["reward"] = reward and os.path.expanduser(reward)  # a file's path, or a name
+    given = {name: options[name] for name in OPTIONS if options[name] is not None}
     if write_transitions is not None:
-        _only(given, {"candidates", "max_drafts", "seed"}, "--write-transitions takes none of")
+        if wrong := given.keys() - {"candidates", "max_drafts", "seed"}:
+            raise typer.BadParameter(f"--write-transitions takes none of {', '.join(sorted(wrong))}")
         _write(dataset, write_transitions, given, json)
-    elif variants is not None:
-        _only(given | ({"preset": preset} if preset else {}), set(), "with --variants, options are given in the file:")
-        _learn_grid(dataset, out, variants, json)
     else:
         _learn_one(dataset, out, preset, given, json)
-
-
-def _only(given: dict[str, Any], allowed: set[str], message: str) -> None:
-    if wrong := [name for name in given if name not in allowed]:
-        raise typer.BadParameter(f"{message} {', '.join(wrong)}")
 
 
 def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> None:
@@ -146,8 +127,8 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
     from lede.tables import learning_table
 
     console.print(learning_table(result))
-    if result.data.source.costs_from:
-        say(result.data.source.costs_from)
+    if result.data.costs_from:
+        say(result.data.costs_from)
     say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
 
 
@@ -155,41 +136,9 @@ def _recipe(preset: str | None, options: dict[str, Any]) -> str:
     """What sets a policy's folder apart from the default one's: nothing, or its preset and options."""
     parts = [preset] if preset not in (None, "default") else []
     for name, value in options.items():
-        if name in ("updates", "seed"):
-            continue
         if isinstance(value, str):
             parts.append(Path(value).stem)
-        elif isinstance(value, bool):
-            parts.append(name)
-        else:
-            parts.append(f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+        elif name not in ("updates", "seed"):
+            told = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            parts.append(name if value is True else f"{name}={told}")
     return "-".join(parts) or "default"
-
-
-def _learn_grid(dataset: Path, out: Path | None, file: Path, json: bool) -> None:
-    from lede.learn.grid import read_grid
-    from lede.paths import policy_path
-    from lede.replay.reader import open_dataset
-    from lede.terminal import bar, console, errors, print_json, say
-
-    grid = read_grid(file)
-    open_dataset(dataset)  # as above
-    with errors.status("loading d3rlpy"):
-        from lede.learn.ranking import rank, to_json, write_ranking
-        from lede.learn.variants import run_grid
-    out = out or policy_path(dataset, file.stem)
-    with bar("learning", 1000, quiet=json) as advance:
-        results = run_grid(dataset, grid, out, advance)
-    rows = rank(results)
-    write_ranking(out, rows, results)
-    if json:
-        print_json(to_json(rows, results))
-        return
-    from lede.tables import ranking_table
-
-    console.print(ranking_table(rows, results))
-    for row in rows:
-        if row.message:
-            say(f"{row.name}: {row.message}", "red")
-    if rows[0].folder:
-        say(f"ranking.json and ranking.png in {out}; the best policy is {out / rows[0].folder}")

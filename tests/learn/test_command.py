@@ -1,4 +1,4 @@
-"""`lede learn`: its options reach the training, and a grid is ranked, resumed and told."""
+"""`lede learn`: its options reach the training, and what is wrong with them is one line."""
 
 import json
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 def test_every_option_is_heard(data, tmp_path):
     reward = tmp_path / "mine.py"
-    reward.write_text("def reward(columns, costs):\n    return columns['accepted'] * 2.0 - 1.0 * columns['bypass']\n")
+    reward.write_text("def reward(columns, costs):\n    return columns['accepted'] * 2.0\n")
     done = lede(
         "--dataset",
         data,
@@ -41,7 +41,6 @@ def test_every_option_is_heard(data, tmp_path):
         reward,
         "--candidates",
         "2",
-        "--bypass",
         "--gamma",
         0.9,
         "--n-step",
@@ -55,10 +54,8 @@ def test_every_option_is_heard(data, tmp_path):
     assert json.loads(done.stdout)["updates"] == 30
     policy = load_policy(tmp_path / "p")
     chosen = policy.info["hyperparameters"]
-    assert policy.layers == (2, 8) and chosen["reward"] == str(reward)
-    assert [chosen[name] for name in ("algorithm", "candidates", "bypass", "gamma", "n_steps", "seed")] == (
-        ["dqn", [2], True, 0.9, 2, 5]
-    )
+    assert policy.layers == (2,) and chosen["reward"] == str(reward)
+    assert [chosen[name] for name in ("algorithm", "candidates", "gamma", "n_steps", "seed")] == ["dqn", [2], 0.9, 2, 5]
 
 
 @pytest.mark.parametrize(
@@ -66,33 +63,18 @@ def test_every_option_is_heard(data, tmp_path):
     [
         (("--reward", "nowhere.py"), "there is no such file"),
         (("--reward", "speed"), "choose paper, accepted, time or a FILE.py"),
-        (("--algorithm", "ppo"), "choose double_dqn or dqn or cql or fitted"),
+        (("--algorithm", "ppo"), "choose double_dqn or dqn or fitted"),
         (("--candidates", "2,3"), "nothing of layer 3"),
         (("--candidates", "two"), "not a list of layers"),
         (("--candidates", "4,2"), "ascending"),
         (("--algorithm", "fitted"), "no swept episodes"),
-        (("--variants", "nowhere.toml"), "No such file"),
-        (("--variants", "x.toml", "--gamma", "0.9"), "given in the file: gamma"),
+        (("--bypass", "--source", "log"), "learn from sweeps"),
     ],
 )
 def test_what_cannot_be_learned_is_one_line(data, tmp_path, arguments, complaint):
-    updates = () if "--variants" in arguments else ("--updates", 5)
-    done = lede("--dataset", data, "--out", tmp_path / "p", *updates, *arguments, code=2)
+    done = lede("--dataset", data, "--out", tmp_path / "p", "--updates", 5, *arguments, code=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("lede:")]
     assert len(lines) == 1 and complaint in lines[0]
-
-
-def test_a_grid_is_ranked(data, tmp_path):
-    grid = tmp_path / "mine.toml"
-    grid.write_text("n_steps = [1, 3]\nseeds = [0, 1]\nupdates = 30\nscore_every = 15\nhidden = [8]\nbatch_size = 8")
-    out = tmp_path / "policies"
-    told = lede("--dataset", data, "--out", out, "--variants", grid).stdout
-    assert "n_steps=1" in told and "estimated from the log" in told
-    ranking = json.loads(lede("--dataset", data, "--out", out, "--variants", grid, "--json").stdout)
-    assert ranking == json.loads((out / "ranking.json").read_text())
-    first, second = ranking["ranking"]
-    assert first["rate"] >= second["rate"] and first["seeds"] == second["seeds"] == 2
-    assert load_policy(out / first["folder"]).layers == (2, 4)
 
 
 def test_policies_of_other_recipes_have_folders_of_their_own(data, tmp_path, monkeypatch):
@@ -102,8 +84,8 @@ def test_policies_of_other_recipes_have_folders_of_their_own(data, tmp_path, mon
         (): "known",
         ("--seed", "3"): "known",
         ("--preset", "paper"): "known-paper",
-        ("--algorithm", "cql"): "known-cql",
-        ("--bypass", "--reward", "accepted"): "known-accepted-bypass",
+        ("--algorithm", "dqn"): "known-dqn",
+        ("--reward", "accepted"): "known-accepted",
         ("--candidates", "2", "--n-step", "1"): "known-candidates=2-n_steps=1",
     }.items():
         done = lede(*quick, *options, "--json")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lede.learn.config import LearnConfig, preset
-from lede.learn.data import Data, Source, scaling
+from lede.learn.data import Data, scaling
 from lede.learn.errors import LearnError
 from lede.learn.train import learn, train
 from lede.replay.errors import DatasetError
@@ -60,7 +60,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     with open(tmp_path / "out" / "learning.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["update"]) for row in rows] == expected
-    columns = "update,loss,rate,validation_reward,validation_rate,exit_layer,draft_length,acceptance,effective"
+    columns = "update,loss,rate_to_beat,reward,reward_error,rate,rate_error,exit_layer,drafts,acceptance,effective"
     assert ",".join(rows[0]) == columns
     assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
 
@@ -79,11 +79,11 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     if name in ("default", "log"):
         assert told["rate"] >= result.data.static.rate > 0
     # what chose the network is not what measures it
-    data = Source(dataset).view(config)
+    data = Data(dataset, config)
     for side, score in (("validation", result.score), ("test", result.test)):
         assert data.score(policy, side, told["rate"]).rate == score.rate
     kept = next(point for point in result.history if point["update"] == result.update)
-    assert kept["validation_rate"] == result.score.rate
+    assert kept["rate"] == result.score.rate
 
 
 def test_the_same_seed_and_files_give_the_same_weights(synthetic, tmp_path):
@@ -118,7 +118,7 @@ def test_importing_prints_nothing_and_changes_nothing():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("algorithm", ["double_dqn", "dqn", "cql"])
+@pytest.mark.parametrize("algorithm", ["double_dqn", "dqn"])
 def test_finds_the_policy_that_is_known_to_be_best_from_a_log(known, tmp_path, algorithm):
     """Exit exactly where everything so far is right; see `toy.write_known`."""
     config = preset(algorithm=algorithm, learning_rate=2e-3, updates=1500, score_every=500)
@@ -143,23 +143,8 @@ def test_the_papers_recipe_finds_it_too(known, tmp_path):
     assert (load_policy(tmp_path).exits(data.observations[free]) == data.raw["accepted"][free]).mean() > 0.97
 
 
-class Swept(Source):
-    """Sweeps made by hand, in place of a dataset's."""
-
-    def __init__(self, dataset, costs, **texts):
-        super().__init__(dataset)
-        self.costs, self.made = costs, texts
-        self.texts = lambda layers, side: self.made[side]
-
-    def groups(self, numbers):
-        return np.arange(30)
-
-    def view(self, config):
-        return Data(self, replace(config, source="sweeps"), (0, 2, 4))
-
-
 @pytest.mark.parametrize("algorithm", ["double_dqn", "dqn", "fitted"])
-def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, algorithm):
+def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, monkeypatch, algorithm):
     """margin tells right from wrong: a policy exits and drafts on where it is high, and gets near the oracle."""
     costs = replace(KNOWN_COSTS, round=0.3)
     sides = {
@@ -167,7 +152,11 @@ def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, algorithm)
         for seed, side in enumerate(("train", "validation", "test"))
     }
     options = {"updates": 150} if algorithm == "fitted" else {"updates": 1000, "score_every": 250}
-    data = Swept(open_dataset(synthetic), costs, **sides).view(preset(algorithm=algorithm, hidden=(16,), **options))
+    monkeypatch.setattr("lede.learn.data.dataset_costs", lambda dataset: (costs, ""))
+    monkeypatch.setattr(Data, "_texts", lambda self, side: sides[side])
+    monkeypatch.setattr(Data, "groups", lambda self, side: np.arange(30))
+    config = preset(algorithm=algorithm, candidates=(0, 2, 4), hidden=(16,), **options)
+    data = Data(open_dataset(synthetic), config)
     result = train(data, tmp_path)
     by_hand = data.engine("test").play(lambda rows: rows[:, data.features.index("margin")] > 0.5).rate
     assert best_static(sides["test"], costs).rate < 0.95 * by_hand
@@ -207,7 +196,7 @@ def test_mixed_datasets_learn_from_the_episodes_that_were_swept(tmp_path):
 
 
 def test_no_text_is_on_two_sides(synthetic):
-    data = Source(open_dataset(synthetic)).view(preset())
+    data = Data(open_dataset(synthetic), preset())
     targets = [{tuple(row) for row in data.texts(side).targets} for side in ("train", "validation", "test")]
     assert all(targets) and not (targets[0] & targets[1] | targets[0] & targets[2] | targets[1] & targets[2])
 
@@ -249,15 +238,10 @@ def test_presets():
         ({"horizon": "walk"}, "whole rounds"),
         ({"horizon": "week"}, "choose walk or round"),
         ({"features": "all"}, "choose paper or free or extended"),
-        ({"gamma": 1.5}, "gamma"),
-        ({"updates": 0}, "updates"),
-        ({"n_steps": 0}, "n_steps"),
-        ({"hidden": ()}, "hidden"),
-        ({"max_drafts": 32}, "2 to 31"),
-        ({"source": "sweeps", "reward": "paper"}, "use --source log"),
-        ({"algorithm": "fitted", "reward": "paper"}, "leave out --reward"),
-        ({"algorithm": "fitted", "source": "log"}, "leave out --source"),
-        ({"typo": 1}, "no such option: typo"),
+        ({"source": "sweeps", "reward": "paper"}, "learn from sweeps"),
+        ({"algorithm": "fitted", "reward": "paper"}, "learn from sweeps"),
+        ({"algorithm": "fitted", "source": "log"}, "learn from sweeps"),
+        ({"bypass": True, "source": "log"}, "learn from sweeps"),
     ],
 )
 def test_wrong_options_are_named(overrides, complaint):

@@ -5,11 +5,10 @@ import pytest
 
 from lede.learn.errors import LearnError
 from lede.learn.importance import Reweighted
-from lede.learn.rewards import rewarded, tokens_and_time
-from lede.learn.views import bypassed, complete, walks, with_bypass, with_candidates, with_features
+from lede.learn.rewards import rewarded
+from lede.learn.views import complete, with_candidates
 from lede.replay.reader import open_dataset
 from lede.replay.schema import CONTINUE, EXIT, WALK
-from lede.simulate.batched import prices_of
 from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
 from tests.replay.synthetic import write_dataset
 
@@ -28,13 +27,14 @@ def rounds(dataset):
     return dataset.columns(horizon="round", features="extended")
 
 
-@pytest.mark.parametrize("features", ["paper", "extended"])
-def test_walks_and_features_are_what_the_reader_gives(dataset, rounds, features):
-    theirs = dataset.columns(horizon="walk", features=features)
-    ours = with_features(walks(rounds), theirs.feature_names)
-    assert (ours.feature_names, ours.layers) == (theirs.feature_names, theirs.layers)
-    for name in ("observations", "actions", "rewards", "terminals", "chain_starts", "truncated", "propensities"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+def test_walks_end_with_their_exit(dataset, rounds):
+    theirs = dataset.columns(horizon="walk", features="paper")
+    walking = rounds.raw["phase"] == WALK
+    at = [rounds.feature_names.index(name) for name in theirs.feature_names]
+    np.testing.assert_array_equal(theirs.observations, rounds.observations[walking][:, at])
+    np.testing.assert_array_equal(theirs.rewards, rounds.rewards[walking])
+    assert not theirs.truncated.any() and (theirs.actions[theirs.chain_starts[1:] - 1] == EXIT).all()
+    np.testing.assert_array_equal(np.flatnonzero(theirs.terminals), theirs.chain_starts[1:] - 1)
 
 
 def test_fewer_candidates_keep_what_such_a_walk_would_have_logged(rounds):
@@ -88,48 +88,14 @@ def test_fewer_candidates_leave_off_policy_weights_right(tmp_path):
     assert always.mean(second) == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_bypass_makes_going_on_a_choice_at_the_last_candidate(rounds):
-    both = with_bypass(rounds, 16)
-    assert both.feature_names == (*rounds.feature_names, "layer=16") and not both.observations[:, -1].any()
-    reached = (rounds.raw["phase"] == WALK) & (rounds.raw["layer"] == 8)
-    passed = bypassed(both)
-    assert passed.sum() == reached.sum()
-    assert (both.actions[passed] == CONTINUE).all() and both.terminals[passed].all()
-    assert len(both.truncated) == len(rounds.truncated) + reached.sum()
-    assert not both.raw["forced"][(both.raw["phase"] == WALK)].any()
-    # it commits one token, in the time that verifying nothing takes
-    prices = prices_of(COSTS, both.feature_names, both.layers)
-    tokens, milliseconds = tokens_and_time(both, prices)
-    assert (tokens[passed] == 1).all()
-    np.testing.assert_allclose(milliseconds[passed], COSTS.for_policy(both.feature_names, both.layers).finish(8, 0))
-    assert len(walks(both).truncated) == len(both.truncated) and bypassed(walks(both)).sum() == passed.sum()
-
-
-def test_a_policy_counts_a_round_once_with_a_bypass(tmp_path):
-    """Going on where layer 4 is reached, which is where layer 2 is wrong: a fifth of the rounds, a token each."""
-    write_known(tmp_path, episodes=200, rounds=20)
-    view = with_bypass(open_dataset(tmp_path).columns(horizon="round", features="extended"), MODEL_LAYERS)
-    walking = view.raw["phase"] == WALK
-    at_two = walking & (view.raw["layer"] == 2)
-    exits = np.where(walking, at_two & view.raw["accepted"], False)
-    weighted = Reweighted(view, exits)
-    assert weighted.mean(bypassed(view)) == pytest.approx(0.2, abs=0.02)
-    assert weighted.mean(at_two & (view.actions == EXIT)) == pytest.approx(0.8, abs=0.02)
-
-
 def test_named_rewards(rounds):
-    view = with_bypass(rounds, 16)
-    passed = bypassed(view)
-    paper = rewarded(view, "paper", 16, COSTS, None, None).rewards
-    np.testing.assert_allclose(paper[passed], 0.99, rtol=1e-6)
-    np.testing.assert_array_equal(paper[: len(rounds.rewards)], rounds.rewards)
+    paper = rewarded(rounds, "paper", 16, COSTS, None, None).rewards
+    np.testing.assert_array_equal(paper, rounds.rewards)
     accepted = rewarded(rounds, "accepted", 16, COSTS, None, None).rewards
     drafts = (rounds.raw["phase"] != WALK) | (rounds.actions == EXIT)
     right = rounds.raw["accepted"].astype(bool)
     assert accepted.sum() == (drafts & right).sum() - (drafts & ~right).sum()
-    assert (accepted[~drafts] == 0).all() and not rewarded(view, "accepted", 16, COSTS, None, None).rewards[
-        passed
-    ].any()
+    assert (accepted[~drafts] == 0).all()
 
 
 def test_a_reward_of_ones_own(rounds, tmp_path):
@@ -152,10 +118,10 @@ def test_a_reward_of_ones_own(rounds, tmp_path):
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("x = 1", "no function reward"),
+        ("x = 1", "fails: KeyError: 'reward'"),
         ("def reward(columns, costs): return columns['typo']", "fails: KeyError: 'typo'"),
-        ("def reward(columns, costs): return columns['margin'][:-1]", "has shape"),
-        ("def reward(columns, costs): return columns['margin'] * float('nan')", "is nan at row 0"),
+        ("def reward(columns, costs): return columns['margin'][:-1]", "a finite number for each"),
+        ("def reward(columns, costs): return columns['margin'] * float('nan')", "a finite number for each"),
         ("def reward(columns, costs): return ['a']", "fails: ValueError"),
         ("def reward(", "fails: SyntaxError"),
     ],
