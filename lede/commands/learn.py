@@ -10,8 +10,10 @@ import typer
 from lede.commands.options import JsonOption, parse_layers
 from lede.errors import said_plainly
 
-OPTIONS = ("algorithm", "source", "reward", "features", "horizon", "candidates", "bypass", "max_drafts", "gamma")
-OPTIONS += ("n_steps", "updates", "seed")
+OPTIONS = (
+    *("algorithm", "source", "reward", "features", "horizon", "candidates", "bypass", "max_drafts", "gamma"),
+    *("n_steps", "updates", "seed"),
+)
 
 
 @said_plainly
