@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lede.bench.names import BASELINE, WITHOUT_POLICY
+from lede.bench.names import BASELINE, FOREIGN, WITHOUT_POLICY
 from lede.bench.run import Report
 from lede.simulate import plot
 
@@ -22,7 +22,7 @@ def _draw(path: Path, report: Report) -> Path:
         plot.Drawn(
             *(row.method, row.speedup, row.speedup_low, row.speedup_high, row.exit_layer, row.acceptance),
             exits[row.method],
-            row.method not in WITHOUT_POLICY,
+            row.method not in (*WITHOUT_POLICY, *FOREIGN),
         )
         for row in report.rows
     ]

@@ -91,8 +91,8 @@ def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> Non
     from lede.terminal import errors, print_json, say
 
     with errors.status("drawing transitions"):
+        from lede.collect.simulated import write_transitions
         from lede.replay.reader import open_dataset
-        from lede.simulate.explore import write_transitions
 
         layers = {"layers": options.pop("candidates")} if "candidates" in options else {}
         rows = write_transitions(open_dataset(dataset), out, **layers, **options)

@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lede.collect.explore import DRAFT_CHANCE
+from lede.collect.simulated import write_transitions
 from lede.replay.errors import DatasetError
 from lede.replay.inspect import inspect_dataset
 from lede.replay.integrity import verify
 from lede.replay.reader import open_dataset
-from lede.replay.schema import DRAFT, EXIT, WALK
+from lede.replay.schema import WALK
 from lede.replay.split import episode_splits
-from lede.simulate.explore import DRAFT_CHANCE, explored, write_transitions
-from lede.simulate.texts import LOOKUPS, SWEPT, read_texts
+from lede.simulate.texts import read_texts
 from tests.collect.small import CONFIG, collected
 
 EVERY = ("states", "found", "right", "drafts")
@@ -51,47 +52,26 @@ def test_a_layer_that_was_not_swept_is_refused_by_name(paths):
 
 
 @pytest.mark.parametrize("limit", [5, 31])
-def test_explored_rounds_follow_the_texts(texts, limit):
-    swept, astray = texts[1], 0
-    text, rows = explored(swept, 4, limit, seed=1)
-    ends = np.append(np.flatnonzero(np.diff(rows["round"]) | np.diff(text)) + 1, len(text))
-    drafts = (rows["phase"] == DRAFT) | (rows["action"] == EXIT)
-    position = [0] * len(swept.lengths)
-    for start, stop in zip(np.append(0, ends[:-1]), ends, strict=True):
-        n, here = int(text[start]), slice(start, stop)
-        at, good = position[n], 0
-        while not swept.found[n, at].any() or at == swept.lengths[n] - 1:
-            at += 1  # a plain token, which no decision precedes
-        assert (rows["step"][here] == np.arange(stop - start)).all()
-        for row in range(start, stop):
-            layer, index = int(rows["layer"][row]), int(rows["draft_index"][row])
-            c, place = swept.layers.index(layer), at + index - 1
-            token, state = swept.drafts[n, place, c], dict(zip(SWEPT, swept.states[n, place, c], strict=True))
-            if layer == 0 and good < index - 1:  # behind a wrong copy
-                copied = swept.copies.number[n, at + good], index - good - 2
-                token = swept.copies.tokens[copied]
-                state |= dict(zip(SWEPT[LOOKUPS], swept.copies.states[copied], strict=True))
-                astray += 1
-            assert rows["draft_token"][row] == token and rows["target_token"][row] == swept.targets[n, place]
-            assert rows["position"][row] == swept.prompt_lengths[n] + place
-            for name in ("entropy", "margin", "top1_logp", "lookup_length", "lookup_agreement"):
-                assert rows[name][row] == state[name]
-            right = bool(swept.right[n, place, c]) and good == index - 1
-            assert rows["accepted"][row] == right
-            good += bool(drafts[row] and right)
-            forced, exits = bool(rows["forced"][row]), rows["action"][row] == EXIT
-            if rows["phase"][row] == DRAFT:
-                chance = 1.0 if forced else DRAFT_CHANCE if exits else 1 - DRAFT_CHANCE
-                assert rows["propensity"][row] == pytest.approx(chance)
-        longest = min(limit, int(swept.lengths[n]) - at - 1)
-        made = drafts[here].sum()
-        assert made <= longest
-        assert rows["truncated"][stop - 1] == (made == longest < limit) != rows["terminal"][stop - 1]
-        assert not (rows["truncated"] | rows["terminal"])[start : stop - 1].any()
-        position[n] = at + good + 1
-    assert astray > 2
-    walk = rows["phase"] == WALK
-    assert (rows["action"][walk & rows["forced"]] == EXIT).all() and rows["action"][walk].mean() not in (0, 1)
+def test_explored_rounds_follow_the_texts(paths, texts, tmp_path, limit):
+    swept = texts[1]
+    write_transitions(paths["with"], tmp_path / "out", None, limit, seed=1)
+    frame = open_dataset(tmp_path / "out").transitions.sort("episode", "round", "chain", "step").collect()
+    assert 2 < frame["draft_index"].max() <= limit
+    wrong = set()  # rounds with a wrong draft so far
+    for row in frame.iter_rows(named=True):
+        n, place, c = row["episode"], row["position"] - swept.prompt_lengths[row["episode"]], row["layer"]
+        assert row["target_token"] == swept.targets[n, place]
+        right = bool(swept.right[n, place, swept.layers.index(c)])
+        drafts = row["phase"] != WALK or row["action"] == 1
+        if (n, row["round"]) not in wrong:
+            assert row["draft_token"] == swept.drafts[n, place, swept.layers.index(c)] and row["accepted"] == right
+        assert row["accepted"] <= ((n, row["round"]) not in wrong)
+        if drafts and not right:
+            wrong.add((n, row["round"]))
+        if row["phase"] != WALK:
+            chance = 1.0 if row["forced"] else DRAFT_CHANCE if row["action"] else 1 - DRAFT_CHANCE
+            assert row["propensity"] == pytest.approx(chance)
+    assert wrong
 
 
 def test_they_are_written_as_a_dataset_like_any_other(paths, tmp_path):
