@@ -6,7 +6,7 @@ as averages: what is predicted are sums over all that the machine did.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,13 @@ from lede.bench.measure import Sample
 from lede.bench.methods import rule_of
 from lede.bench.names import BASELINE, FOREIGN
 from lede.bench.store import Store, code_hash
-from lede.bench.summary import Row
 from lede.bench.tune import sweep_texts
 from lede.decode.model import Model
 from lede.decode.rules import LONG_DRAFTS, ExitRule
 from lede.simulate.baselines import real_layers
 from lede.simulate.costs import Costs
-from lede.simulate.oracle import ceiling
+from lede.simulate.evaluate import Method, evaluate
 from lede.simulate.profile import measure as measure_costs
-from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import Texts
 
 CALIBRATIONS = 10  # in a run, evenly spread over its prompts,
@@ -33,7 +31,7 @@ SECONDS = 2.5  # each
 # What predictions depend on besides what is measured.
 CHECK_CODE = (
     *("bench/check.py", "decode/loop.py", "collect/sweep.py"),
-    *(f"simulate/{name}.py" for name in ("scalar", "oracle", "costs", "texts")),
+    *(f"simulate/{name}.py" for name in ("evaluate", "scalar", "oracle", "costs", "texts")),
 )
 
 
@@ -42,25 +40,14 @@ class Check:
     """What replay predicts, ready for JSON.
 
     predictions: by method its speedup over plain decoding, reading prompts included, and the bounds of that (low, high:
-    `simulate.scalar`). oracle_layers: what the oracle may choose from. calibrations: how often costs were measured;
-    drift: how far they are apart (`drift`). plain_seconds: what plain decoding takes by these costs.
+    `simulate.scalar`). oracle_layers: what the oracle may choose from. plain_seconds: what plain decoding takes by
+    these costs.
     """
 
     predictions: dict[str, list[float]]
     oracle_speedup: float
     oracle_layers: list[int]
-    calibrations: int
-    drift: float
     plain_seconds: float
-
-    def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of a bench with what is predicted of them."""
-        return [self._row(row) if row.method in self.predictions else row for row in rows]
-
-    def _row(self, row: Row) -> Row:
-        speedup, low, high = self.predictions[row.method]
-        row = replace(row, predicted_speedup=speedup, predicted_low=low, predicted_high=high)
-        return replace(row, oracle_speedup=self.oracle_speedup, regret=1 - row.speedup / self.oracle_speedup)
 
 
 def calibrate(model: Model, store: Store, progress: Callable[[float], None] = lambda share: None) -> None:
@@ -79,17 +66,6 @@ def combined(costs: Sequence[Costs]) -> Costs:
     every = [one.to_json() for one in costs]
     mean = {name: np.mean([one[name] for one in every], axis=0).tolist() for name in every[0]}
     return Costs.from_json(mean | {"layers": costs[0].layers, "context": round(mean["context"])})
-
-
-def drift(costs: Sequence[Costs]) -> float:
-    """How far calibrations are apart where it moves predictions: in rounds over a token of plain decoding.
-
-    The upper quartile over the lower one, less one.
-    """
-    shallow = max(costs[0].layers // 4, 1)
-    ratios = np.array([[c.finish(layer, d) / c.plain() for layer, d in ((0, 8), (shallow, 4))] for c in costs])
-    upper, lower = np.quantile(ratios, (0.75, 0.25), axis=0)
-    return float((upper / lower - 1).max())
 
 
 def check(
@@ -123,7 +99,7 @@ def check(
     said = predict(
         rules,
         texts,
-        calibrations(store.tuned()),
+        combined(calibrations(store.tuned())),
         oracle_layers,
         lambda share: progress(0.7 + 0.3 * share, "replaying"),
     )
@@ -134,22 +110,14 @@ def check(
 def predict(
     rules: Mapping[str, ExitRule],
     texts: Texts,
-    measured: Sequence[Costs],
+    costs: Costs,
     oracle_layers: Sequence[int],
     progress: Callable[[float], None] = lambda share: None,
 ) -> Check:
-    """Replay the rules, plain decoding among them, on the texts, and find the oracle over these layers."""
-    costs = combined(measured)
-    prompts = sum(costs.read(int(length)) for length in texts.prompt_lengths)
-    spent = {}
-    for number, (name, rule) in enumerate(rules.items(), 1):
-        replayed = replay_rule(rule, texts, costs)
-        times = ("milliseconds", "milliseconds_high", "milliseconds_low")
-        spent[name] = [prompts + sum(getattr(r, time) for r in replayed) for time in times]
-        progress(number / (len(rules) + 1))
-    plain = spent[BASELINE][0]
-    lengths = range(1, LONG_DRAFTS + 1)
-    free = ceiling(texts, costs, layers=tuple(oracle_layers), lengths=lengths, bypass=True, positions=True)
-    best = float(plain / (free.milliseconds.sum() + prompts))
-    predictions = {name: [float(plain / ms) for ms in times] for name, times in spent.items()}
-    return Check(predictions, best, list(oracle_layers), len(measured), drift(measured), float(plain / 1e3))
+    """Replay the rules on the texts, and find the oracle over these layers."""
+    methods = [Method(name, rule) for name, rule in rules.items() if name != BASELINE]
+    oracle = {"oracle": {"layers": oracle_layers, "lengths": range(1, LONG_DRAFTS + 1), "bypass": True}}
+    found = evaluate(texts, costs, methods, None, lambda done, total: progress(done / total), oracle)
+    predictions = {row.method: [row.predicted_speedup, row.bound_low, row.bound_high] for row in found.rows}
+    seconds = float(texts.lengths.sum()) / found.rows[0].tokens_per_s
+    return Check(predictions, found.oracle_speedup, list(oracle_layers), seconds)

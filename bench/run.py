@@ -120,7 +120,7 @@ def bench(
         "resumed": resumed,
     }
     parted = differences(model, samples, tokens) if greedy else []
-    return Report(checked.rows(rows) if checked else rows, samples, groups, parted, tuned, costs, facts, checked)
+    return Report(rows, samples, groups, parted, tuned, costs, facts, checked)
 
 
 def part(progress: Progress, start: float, end: float) -> Progress:

@@ -32,12 +32,6 @@ class Row:
     host_share: float | None  # the rest
     rouge_l: float | None
     parameters: dict[str, Any] | None  # what tuning set
-    # with `lede bench --check` (bench.check):
-    predicted_speedup: float | None = None  # `speedup` by replay of the same texts
-    predicted_low: float | None = None  # if, behind wrong drafts, it did the worst and the best it could
-    predicted_high: float | None = None
-    oracle_speedup: float | None = None  # the best that any choice of layer and length can do on these texts
-    regret: float | None = None  # share of it that is missed: 1 - speedup / oracle_speedup
 
 
 def summarise(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lede.bench.run import Report
 
 NEAR_TIE = 0.05  # logits: below it a difference is what rounding explains
-NEAR = 0.05  # share by which a prediction may be off, and calibrations apart, without a word
+NEAR = 0.05  # share by which a prediction may be off without a word
 SHOWN = 3  # differences told one by one
 
 
@@ -61,10 +61,10 @@ def check_table(report: "Report") -> Table:
     """What replay says of each rule, beside what was measured, and how much of the best possible that is."""
     table = grid(None, "method", "predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle")
     for row in report.rows:
-        if row.predicted_speedup is not None and row.regret is not None:
-            bounds = f"{row.predicted_low:.2f}–{row.predicted_high:.2f}"
-            ratio = f"{row.speedup / row.predicted_speedup:.3f}"
-            cells = _times(row.predicted_speedup), bounds, _speedup(row), ratio, f"{1 - row.regret:.0%}"
+        if report.check is not None and row.method in report.check.predictions:
+            predicted, low, high = report.check.predictions[row.method]
+            share = f"{row.speedup / report.check.oracle_speedup:.0%}"
+            cells = _times(predicted), f"{low:.2f}–{high:.2f}", _speedup(row), f"{row.speedup / predicted:.3f}", share
             table.add_row(row.method, *cells, style=_style(row))
     return table
 
@@ -114,7 +114,8 @@ def _check_words(report: "Report") -> Iterator[Text]:
     check = report.check
     if check is None:
         return
-    ratios = {row.method: row.speedup / row.predicted_speedup - 1 for row in report.rows if row.predicted_speedup}
+    predicted = check.predictions
+    ratios = {r.method: r.speedup / predicted[r.method][0] - 1 for r in report.rows if r.method in predicted}
     if off := [f"{method} ({ratio:+.0%})" for method, ratio in ratios.items() if abs(ratio) > NEAR]:
         yield Text(f"measured more than {NEAR:.0%} off what was predicted: {', '.join(off)}")
     else:
@@ -130,12 +131,6 @@ def _check_words(report: "Report") -> Iterator[Text]:
         yield Text(
             f"plain decoding took {took:.2f}× what it takes by these costs: the machine was not the same while "
             "measuring and while calibrating",
-            "yellow",
-        )
-    if check.drift > NEAR:
-        yield Text(
-            f"the machine was not steady: half of the {check.calibrations} calibrations in this run differ by "
-            f"{check.drift:.0%} or more in what a round costs over a plain token",
             "yellow",
         )
 

@@ -58,8 +58,8 @@ def drawn(space: Sequence[Parameters], count: int = CONFIGURATIONS, seed: int = 
 def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
     """Tokens per second by replay, reading the prompts included."""
     replayed = replay_rule(rule, texts, costs)
-    spent = sum(one.milliseconds + one.prompt_milliseconds for one in replayed)
-    return 1e3 * sum(one.tokens for one in replayed) / spent
+    spent = replayed.milliseconds + costs.read(texts.prompt_lengths)
+    return float(1e3 * replayed.tokens.sum() / spent.sum())
 
 
 def real_layers(layer_count: int) -> tuple[int, ...]:

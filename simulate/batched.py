@@ -24,7 +24,7 @@ from lede.replay.reward import CONTINUE_PENALTY, REJECTED
 from lede.replay.schema import CONTINUE, EXIT
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.oracle import accepted_runs
-from lede.simulate.texts import LOOKUPS, SWEPT, Texts
+from lede.simulate.texts import LOOKUPS, SWEPT, Texts, Totals
 
 LONGEST = MAX_ROWS - 1  # drafts per round that there are costs for
 Float = NDArray[np.float64]
@@ -128,27 +128,11 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """What decisions did to N texts; arrays are (N,). starts: of all rounds, R of them.
+class Rollout(Totals):
+    """paper: (N,) sum of the paper's rewards over walks (§3.1.3, undiscounted). starts: of all rounds, R of them."""
 
-    tokens, milliseconds, rounds; drafting: rounds with drafts; depth: sum of their exit layers; drafted: sum of their
-    drafts; accepted: of those, committed; paper: sum of the paper's rewards over walks (§3.1.3, undiscounted).
-    """
-
-    tokens: Float
-    milliseconds: Float
-    rounds: Float
-    drafting: Float
-    depth: Float
-    drafted: Float
-    accepted: Float
     paper: Float
     starts: Starts
-
-    @property
-    def rate(self) -> float:
-        """Tokens per millisecond over all texts."""
-        return float(self.tokens.sum() / self.milliseconds.sum())
 
 
 class Engine:
@@ -301,4 +285,4 @@ class Engine:
             drafted[active] = decay * drafted[active] + (1 - decay) / (1 - ACCEPT_DECAY)
         every = Starts(*(torch.cat(part) for part in zip(*starts, strict=True)))
         tokens_, milliseconds, made_, depth, paper = sums.T
-        return Rollout(tokens_, milliseconds, rounds, drafting, depth, made_, tokens_ - rounds, paper, every)
+        return Rollout(milliseconds, tokens_, rounds, drafting, depth, made_, tokens_ - rounds, paper, every)

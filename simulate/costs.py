@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lede.decode.device import device_facts
 from lede.replay.errors import DatasetError
 
@@ -152,8 +155,8 @@ class Costs:
         """One token of autoregressive decoding."""
         return self.autoregressive + self.layers * self.further(1, position)
 
-    def read(self, prompt_tokens: int) -> float:
-        """Read a prompt of so many tokens, all layers."""
+    def read(self, prompt_tokens: NDArray[np.int64]) -> NDArray[Any]:
+        """Read prompts of so many tokens, all layers."""
         return prompt_tokens * self.prefill
 
     def to_json(self) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 Baselines are tuned by replay on training texts. Every time includes reading the prompt, as in `lede bench`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from lede.simulate.costs import Costs
 from lede.simulate.oracle import ceiling
 from lede.simulate.rollouts import Copies
 from lede.simulate.scalar import Replayed, replay_rule
-from lede.simulate.texts import Texts, prompts_of, read_texts
+from lede.simulate.texts import Texts, Totals, prompts_of, read_texts
 
 Float = NDArray[np.float64]
 WORST = 0.1  # share of the texts that is told apart
@@ -36,8 +35,8 @@ class Evaluated:
 
     predicted_speedup: over plain decoding, with its 95 % bootstrap interval over groups of texts. bound_low,
     bound_high: the same if, behind every first wrong draft, the rule did the worst and the best it could (what replay
-    cannot see). regret: share of the oracle's speedup that is missed. worst_decile: speedup on the tenth of the texts
-    where it is lowest. exits: rounds by exit layer; None for a ceiling.
+    cannot see). worst_decile: speedup on the tenth of the texts where it is lowest. exits: rounds by
+    exit layer; None for a ceiling.
     """
 
     method: str
@@ -51,7 +50,6 @@ class Evaluated:
     predicted_high: float
     bound_low: float
     bound_high: float
-    regret: float
     worst_decile: float
     exits: dict[int, int] | None
     parameters: dict[str, Any] | None
@@ -134,69 +132,56 @@ def evaluate(
     methods: Sequence[Method],
     groups: ArrayLike | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    ceilings: Mapping[str, dict[str, Any]] | None = None,
 ) -> Evaluation:
     """Replay every method, and plain decoding, on the texts; find the ceilings.
 
-    groups: (N,) those of the texts, which intervals resample; None: each text is one. Raises ValueError for a rule with
-    layers that the texts were not swept at.
+    groups: (N,) those of the texts, which intervals resample; None: each text is one. ceilings: by name, what they may
+    choose (None: `ceilings_of`), an oracle among them. Raises ValueError for a rule with layers that the texts were not
+    swept at.
     """
     methods = [Method("autoregressive", Autoregressive()), *methods]
     groups = np.arange(len(texts.lengths)) if groups is None else np.asarray(groups)
-    wanted = ceilings_of(texts.layers)
+    wanted = ceilings_of(texts.layers) if ceilings is None else ceilings
     total = len(methods) + len(wanted)
-    prompts = np.array([costs.read(int(length)) for length in texts.prompt_lengths])
-    best = {}
+    prompts = costs.read(texts.prompt_lengths)
+    found: dict[str, Totals] = {}
     for name, options in wanted.items():
         paid = costs.for_policy(FREE, texts.layers) if "decisions" in options else costs
-        best[name] = ceiling(texts, paid, positions=True, **options)
-        progress(len(best), total)
+        found[name] = ceiling(texts, paid, positions=True, **options)
+        progress(len(found), total)
     replayed = []
     for method in methods:
         replayed.append(replay_rule(method.rule, texts, costs))
-        progress(len(best) + len(replayed), total)
-    plain = _column(replayed[0], "milliseconds") + prompts
-    oracle = float(plain.sum() / (best["oracle"].milliseconds + prompts).sum())
+        progress(len(found) + len(replayed), total)
+    plain = replayed[0].milliseconds + prompts
 
-    def row(
-        name: str,
-        times: Sequence[Float],  # milliseconds (N,): as replayed, at least, at most; prompts not included
-        counts: Sequence[float],
-        exits: dict[int, int] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> Evaluated:
-        tokens, rounds, drafting, depth, drafted, accepted = counts
-        spent = times[0] + prompts
+    def row(name: str, done: Totals, parameters: dict[str, Any] | None = None) -> Evaluated:
+        times = done.milliseconds, *((done.low, done.high) if isinstance(done, Replayed) else (done.milliseconds,) * 2)
+        spent, drafting, drafted = times[0] + prompts, done.drafting.sum(), done.drafted.sum()
         speedup, fastest, slowest = (float(plain.sum() / (time + prompts).sum()) for time in times)
         low, high = ratio_interval(plain, spent, groups)
         return Evaluated(
             method=name,
-            exit_layer=depth / drafting if drafting else None,
-            draft_length=drafted / drafting if drafting else None,
-            acceptance=accepted / drafted if drafted else None,
-            tokens_per_round=tokens / rounds,
-            tokens_per_s=float(tokens / spent.sum() * 1e3),
+            exit_layer=float(done.depth.sum() / drafting) if drafting else None,
+            draft_length=float(drafted / drafting) if drafting else None,
+            acceptance=float(done.accepted.sum() / drafted) if drafted else None,
+            tokens_per_round=float(done.tokens.sum() / done.rounds.sum()),
+            tokens_per_s=float(done.tokens.sum() / spent.sum() * 1e3),
             predicted_speedup=speedup,
             predicted_low=low,
             predicted_high=high,
             bound_low=slowest,
             bound_high=fastest,
-            regret=1 - speedup / oracle,
             worst_decile=worst(plain, spent),
-            exits=exits,
+            exits=done.exits if isinstance(done, Replayed) else None,
             parameters=parameters,
         )
 
-    rows, ceilings = [], []
-    for method, texts_of_rule in zip(methods, replayed, strict=True):
-        times = [_column(texts_of_rule, f"milliseconds{end}") for end in ("", "_low", "_high")]
-        names = ("tokens", "rounds", "drafting_rounds", "exit_layers", "drafted", "accepted")
-        exits = sum((Counter(one.exits) for one in texts_of_rule), Counter())
-        counts = [float(_column(texts_of_rule, name).sum()) for name in names]
-        rows.append(row(method.name, times, counts, dict(sorted(exits.items())), method.parameters))
-    for name, c in best.items():
-        counts = [float(part.sum()) for part in (c.tokens, c.rounds, c.drafting, c.depth, c.drafted, c.accepted)]
-        ceilings.append(row(name, [c.milliseconds] * 3, counts))
-    return Evaluation(rows, ceilings, oracle, len(texts.lengths), len(np.unique(groups)), costs.doubt)
+    rows = [row(method.name, done, method.parameters) for method, done in zip(methods, replayed, strict=True)]
+    above = [row(name, done) for name, done in found.items()]
+    oracle = next(one.predicted_speedup for one in above if one.method == "oracle")
+    return Evaluation(rows, above, oracle, len(texts.lengths), len(np.unique(groups)), costs.doubt)
 
 
 def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -213,10 +198,6 @@ def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     out |= {f"always E={layer}, best d": {"layers": [layer], "lengths": free} for layer in layers}
     out |= {f"always d={d}, best E": {"lengths": [d]} for d in FIXED}
     return out
-
-
-def _column(replayed: Sequence[Replayed], name: str) -> Float:
-    return np.array([getattr(one, name) for one in replayed], float)
 
 
 def worst(plain: Float, spent: Float) -> float:

@@ -12,32 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import Texts
+from lede.simulate.texts import Texts, Totals
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The fastest way to write N texts; every array is (N,).
-
-    milliseconds: the least time. tokens: length. rounds; drafting: rounds with drafts; depth: sum of their exit layers;
-    drafted: sum of their drafts; accepted: of those, committed.
-    """
-
-    milliseconds: Float
-    tokens: Int
-    rounds: Int
-    drafting: Int
-    depth: Int
-    drafted: Int
-    accepted: Int
-
-    @property
-    def rate(self) -> float:
-        """Tokens a millisecond over all texts."""
-        return float(self.tokens.sum() / self.milliseconds.sum())
 
 
 def ceiling(
@@ -49,7 +27,7 @@ def ceiling(
     decisions: bool = False,
     bypass: bool = False,
     positions: bool = False,
-) -> Ceiling:
+) -> Totals:
     """The least time over all choices of an exit layer and a draft length for every round.
 
     layers: the candidates to choose from, some of `texts.layers` (None: all). lengths: the draft lengths to choose
@@ -67,7 +45,7 @@ def ceiling(
     table = _Table(texts, costs, chosen, sorted(set(lengths)), decisions, bypass, positions)
     count, longest = texts.right.shape[:2]
     every = np.arange(count)
-    # milliseconds and, as in `Ceiling`, rounds, drafting, depth, drafted, accepted from a position to the end
+    # milliseconds and, as in `Totals`, rounds, drafting, depth, drafted, accepted from a position to the end
     sums = np.zeros((count, longest + table.widest + 2, 6))
     for t in range(longest - 1, -1, -1):
         spent, committed, drafts = table.options(t)
@@ -77,7 +55,7 @@ def ceiling(
         here = np.stack((spent[every, best], np.ones(count), made > 0, depth, made, tokens - 1), 1)
         inside = t < texts.lengths
         sums[inside, t] = (here + sums[every, t + tokens])[inside]
-    return Ceiling(sums[:, 0, 0], texts.lengths, *sums[:, 0, 1:].T.astype(np.int64))
+    return Totals(sums[:, 0, 0], texts.lengths, *sums[:, 0, 1:].T.astype(np.int64))
 
 
 @dataclass(frozen=True)

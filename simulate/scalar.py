@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from timeit import repeat
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import DEPTH, State
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import LOOKUPS, SWEPT, Texts
+from lede.simulate.texts import LOOKUPS, SWEPT, Texts, Totals
 
 TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
 UNKNOWN = -1  # a token that nobody knows
@@ -29,50 +32,33 @@ CALLS = 50  # of a rule, to time its decisions
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """One text under one rule; names as in `bench.measure.Sample`, times in milliseconds."""
+class Replayed(Totals):
+    """N texts under one rule. low, high: (N,) the bounds of milliseconds. exits: drafting rounds by exit layer."""
 
-    tokens: int
-    rounds: int
-    drafting_rounds: int
-    exit_layers: int  # summed over the rounds that drafted
-    drafted: int
-    accepted: int
-    milliseconds: float  # reading the prompt not included
-    milliseconds_low: float
-    milliseconds_high: float
-    prompt_milliseconds: float
-    exits: dict[int, int]  # drafting rounds by exit layer
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    exits: dict[int, int]
 
 
-def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> list[Replayed]:
-    """What `rule` does on each text. Its decisions take what was measured for networks, or what they take here.
+def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
+    """What `rule` does on the texts. Its decisions take what was measured for networks, or what they take here.
 
     Raises ValueError for layers that the texts were not swept at, and for more drafts than there are costs for.
     """
     rule.start()
     own = costs.for_rule(rule)
     calls = deciding(rule, own)
-    return [_replay(rule, Record(texts, number, own, calls)) for number in range(len(texts.lengths))]
-
-
-def _replay(rule: ExitRule, record: "Record") -> Replayed:
-    rounds = list(record.rounds(rule))
-    drafting = [round_ for round_ in rounds if round_.exit_layer is not None]
-    exits = Counter(round_.exit_layer or 0 for round_ in drafting)
-    return Replayed(
-        tokens=record.length,
-        rounds=len(rounds),
-        drafting_rounds=len(drafting),
-        exit_layers=sum(layer * count for layer, count in exits.items()),
-        drafted=sum(len(round_.drafts) for round_ in drafting),
-        accepted=sum(round_.accepted for round_ in drafting),
-        milliseconds=record.spent,
-        milliseconds_low=record.spent + record.lost_low,
-        milliseconds_high=record.spent + record.lost_high,
-        prompt_milliseconds=record.costs.read(record.prompt),
-        exits=dict(exits),
-    )
+    exits, sums = Counter[int](), []
+    for number in range(len(texts.lengths)):
+        record = Record(texts, number, own, calls)
+        rounds = record.rounds(rule)
+        layers = [round_.exit_layer for round_ in rounds if round_.exit_layer is not None]
+        exits.update(layers)
+        drafted, accepted = sum(len(round_.drafts) for round_ in rounds), sum(round_.accepted for round_ in rounds)
+        counts = record.length, len(rounds), len(layers), sum(layers), drafted, accepted
+        sums.append((record.spent, *counts, record.spent + record.lost_low, record.spent + record.lost_high))
+    columns = np.array(sums, float).reshape(-1, 9).T
+    return Replayed(*columns, exits=dict(sorted(exits.items())))  # type: ignore[misc]  # nine of them
 
 
 class Record:

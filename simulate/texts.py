@@ -48,6 +48,28 @@ class Texts:
     numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What was done to N texts, as every engine and the oracle say it; arrays are (N,).
+
+    milliseconds: reading prompts not included. tokens; rounds; drafting: rounds with drafts; depth: sum of their exit
+    layers; drafted: sum of their drafts; accepted: of those, committed.
+    """
+
+    milliseconds: NDArray[np.float64]
+    tokens: NDArray[Any]
+    rounds: NDArray[Any]
+    drafting: NDArray[Any]
+    depth: NDArray[Any]
+    drafted: NDArray[Any]
+    accepted: NDArray[Any]
+
+    @property
+    def rate(self) -> float:
+        """Tokens per millisecond over all texts."""
+        return float(self.tokens.sum() / self.milliseconds.sum())
+
+
 def read_texts(dataset: Dataset, episodes: NDArray[np.int64], layers: tuple[int, ...] | None = None) -> Texts:
     """The sweeps of these episodes (numbered as in `Columns.episodes`), of those of them that were swept.
 
