@@ -149,7 +149,7 @@ def measured(
         report(f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}")
 
     for sample in measure(model, methods, chosen, {(s.method, s.prompt_id) for s in before}, starting):
-        store.append(sample, model.name)
+        store.append(sample)
         new.append(sample)
         if calibrating and len(new) in due:
             report("measuring costs again")

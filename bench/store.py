@@ -2,11 +2,9 @@
 
     <folder>/<id>/run.json         what decides the numbers; the id is a short hash of it
                   tuning.json      measured costs and each method's parameters
-                  <method>.jsonl   one line per prompt, in Spec-Bench's layout, with our sample beside
+                  <method>.jsonl   one sample a line
 
 The same question finds its folder again and goes on from what is there; another question has another folder.
-Spec-Bench's `evaluation/speed.py` reads the lines; it takes the mean of the prompts' speeds, not the ratio of sums that
-`bench.summary` takes, and counts a baseline's tokens by encoding `turns` again.
 """
 
 import json
@@ -58,33 +56,18 @@ class Store:
             path = self.folder / f"{method}.jsonl"
             for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
                 try:
-                    row: dict[str, Any] = json.loads(line)["lede"]
+                    row: dict[str, Any] = json.loads(line)
                     samples.append(Sample(**row | {k: tuple(v) for k, v in row.items() if isinstance(v, list)}))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, AttributeError, TypeError) as error:
                     raise BenchError(
                         f"{path}, line {number} is not a bench's result ({error}): measure with --fresh"
                     ) from None
         return samples
 
-    def append(self, sample: Sample, model_name: str) -> None:
+    def append(self, sample: Sample) -> None:
         """Write a sample down: it survives whatever happens to this process."""
-        choice = {
-            "index": 0,
-            "turns": [sample.text],  # one turn: each list has one element
-            "decoding_steps": [sample.rounds or sample.tokens],
-            "new_tokens": [sample.tokens],
-            "wall_time": [sample.seconds],
-            "accept_lengths": sample.commits or (1,) * sample.tokens,
-        }
-        row = {
-            "question_id": sample.prompt_id,
-            "category": sample.task,
-            "model_id": f"{model_name} {sample.method}",
-            "choices": [choice],
-            "lede": asdict(sample),
-        }
         with open(self.folder / f"{sample.method}.jsonl", "ab", buffering=0) as file:
-            file.write((json.dumps(row) + "\n").encode())  # the whole line in one write
+            file.write((json.dumps(asdict(sample)) + "\n").encode())  # the whole line in one write
 
     def tuned(self) -> dict[str, Any]:
         """What was measured or chosen before, by name."""

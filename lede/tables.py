@@ -122,10 +122,10 @@ def evaluation_table(evaluation: "Evaluation", dataset: str) -> Table:
 
     texts = f"{evaluation.texts} test texts of {evaluation.groups} groups"
     title = f"{dataset}: replayed exactly on {texts}, reading the prompts included"
-    table = grid(title, "rule", *SCORES, "tok\n/s", "bounds", "worst\ntenth", "exits, %")
+    table = grid(title, "rule", *SCORES, "tok\n/s", "bounds", "exits, %")
     for row in evaluation.rows:
         bounds = f"{row.bound_low:.2f}–{row.bound_high:.2f}"
-        own = number(row.tokens_per_s, 0), bounds, number(row.worst_decile), _exits(row)
+        own = number(row.tokens_per_s, 0), bounds, _exits(row)
         style = "" if row.method in ("autoregressive", *BASELINES) else "bold"
         table.add_row(row.method, *_scores(row, evaluation), *own, style=style)
     return table

@@ -88,27 +88,9 @@ def ladders(layers: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]
     return list(sets)
 
 
-def _layerskip(texts: Texts, layer_count: int) -> list[Parameters]:
-    return grid(exit_layer=_real(texts), draft_length=range(1, MAX_DRAFTS + 1))
-
-
-def _prompt_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
-    return grid(draft_length=range(1, LONG_DRAFTS + 1))
-
-
-def _adaptive_lookup(texts: Texts, layer_count: int) -> list[Parameters]:
-    return grid(match=(1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 40), least=(1, 2, 3), most=(6, MAX_DRAFTS, LONG_DRAFTS))
-
-
 def _length_heuristic(texts: Texts, layer_count: int) -> list[Parameters]:
     choices = grid(exit_layer=_real(texts), start=(2, 5), up=(1, 2), most=(3, 6, MAX_DRAFTS))
     return [choice for choice in choices if choice["start"] <= choice["most"]]
-
-
-def _draft_verify(texts: Texts, layer_count: int) -> list[Parameters]:
-    """γ adapts slowly (0.001 a round), so where it starts decides."""
-    thresholds, targets = (0.3, 0.5, 0.7, 0.85), (0.7, 0.9)
-    return grid(exit_layer=_real(texts), threshold=thresholds, target=targets, keeps_last=(True, False))
 
 
 def _lite(texts: Texts, layer_count: int) -> list[Parameters]:
@@ -141,29 +123,11 @@ def _del(texts: Texts, layer_count: int) -> list[Parameters]:
     ]
 
 
-def _kangaroo(texts: Texts, layer_count: int) -> list[Parameters]:
-    thresholds, most = (0.2, 0.4, 0.6, 0.8), (3, 6, MAX_DRAFTS)
-    return grid(exit_layer=_real(texts), threshold=thresholds, max_drafts=most, keeps_last=(True, False))
-
-
 def _ucb(texts: Texts, layer_count: int) -> list[Parameters]:
     """The lookup with sets of real layers; few arms are soon known, many leave more to choose from."""
     sets = [[0], *([0, *layers] for layers in ladders(_real(texts), (1, 2, 4)))]
     lengths = ([4], [2, 6], [1, 3, 6, MAX_DRAFTS])
     return grid(layers=sets, lengths=lengths, exploration=(0.001, 0.03, 0.5), decay=(1.0, 0.99))
-
-
-def _tapout(texts: Texts, layer_count: int) -> list[Parameters]:
-    how = {"exploration": (0.01, 0.2, 2.0), "max_drafts": (3, 6, MAX_DRAFTS), "keeps_last": (True, False)}
-    return grid(exit_layer=_real(texts), **how)
-
-
-def _make_lite(thresholds: dict[str, float], **others: Any) -> Lite:
-    return Lite({int(layer): p for layer, p in thresholds.items()}, **others)
-
-
-def _make_del(layers: Sequence[int], **others: Any) -> Del:
-    return Del(tuple(layers), **others)
 
 
 class Baseline(NamedTuple):
@@ -173,15 +137,37 @@ class Baseline(NamedTuple):
     make: Callable[..., ExitRule]
 
 
+KEEPS_LAST = (True, False)
 BASELINES = {
-    "layerskip": Baseline(_layerskip, LayerSkip),
-    "lite": Baseline(_lite, _make_lite),
-    "draft-verify": Baseline(_draft_verify, DraftVerify),
-    "kangaroo": Baseline(_kangaroo, Kangaroo),
+    "layerskip": Baseline(lambda t, _: grid(exit_layer=_real(t), draft_length=range(1, MAX_DRAFTS + 1)), LayerSkip),
+    "lite": Baseline(_lite, lambda thresholds, **more: Lite({int(e): p for e, p in thresholds.items()}, **more)),
+    # γ adapts slowly (0.001 a round), so where it starts decides
+    "draft-verify": Baseline(
+        lambda t, _: grid(
+            exit_layer=_real(t), threshold=(0.3, 0.5, 0.7, 0.85), target=(0.7, 0.9), keeps_last=KEEPS_LAST
+        ),
+        DraftVerify,
+    ),
+    "kangaroo": Baseline(
+        lambda t, _: grid(
+            exit_layer=_real(t), threshold=(0.2, 0.4, 0.6, 0.8), max_drafts=(3, 6, MAX_DRAFTS), keeps_last=KEEPS_LAST
+        ),
+        Kangaroo,
+    ),
     "length-heuristic": Baseline(_length_heuristic, LengthHeuristic),
-    "del": Baseline(_del, _make_del),
-    "prompt-lookup": Baseline(_prompt_lookup, PromptLookup),
-    "adaptive-lookup": Baseline(_adaptive_lookup, AdaptiveLookup),
+    "del": Baseline(_del, lambda layers, **more: Del(tuple(layers), **more)),
+    "prompt-lookup": Baseline(lambda t, _: grid(draft_length=range(1, LONG_DRAFTS + 1)), PromptLookup),
+    "adaptive-lookup": Baseline(
+        lambda t, _: grid(
+            match=(1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 40), least=(1, 2, 3), most=(6, MAX_DRAFTS, LONG_DRAFTS)
+        ),
+        AdaptiveLookup,
+    ),
     "ucb": Baseline(_ucb, Ucb),
-    "tapout": Baseline(_tapout, TapOut),
+    "tapout": Baseline(
+        lambda t, _: grid(
+            exit_layer=_real(t), exploration=(0.01, 0.2, 2.0), max_drafts=(3, 6, MAX_DRAFTS), keeps_last=KEEPS_LAST
+        ),
+        TapOut,
+    ),
 }

@@ -24,7 +24,6 @@ from lede.simulate.scalar import Replayed, replay_rule
 from lede.simulate.texts import Texts, Totals, prompts_of, read_texts
 
 Float = NDArray[np.float64]
-WORST = 0.1  # share of the texts that is told apart
 TUNING = 30  # training texts that baselines are tuned on: more change little, and each configuration reads them all
 FIXED = (2, 4, 8, 12, 24)  # draft lengths of ceilings that may not choose them
 
@@ -35,8 +34,7 @@ class Evaluated:
 
     predicted_speedup: over plain decoding, with its 95 % bootstrap interval over groups of texts. bound_low,
     bound_high: the same if, behind every first wrong draft, the rule did the worst and the best it could (what replay
-    cannot see). worst_decile: speedup on the tenth of the texts where it is lowest. exits: rounds by
-    exit layer; None for a ceiling.
+    cannot see). exits: rounds by exit layer; None for a ceiling.
     """
 
     method: str
@@ -50,7 +48,6 @@ class Evaluated:
     predicted_high: float
     bound_low: float
     bound_high: float
-    worst_decile: float
     exits: dict[int, int] | None
     parameters: dict[str, Any] | None
 
@@ -173,7 +170,6 @@ def evaluate(
             predicted_high=high,
             bound_low=slowest,
             bound_high=fastest,
-            worst_decile=worst(plain, spent),
             exits=done.exits if isinstance(done, Replayed) else None,
             parameters=parameters,
         )
@@ -198,9 +194,3 @@ def ceilings_of(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     out |= {f"always E={layer}, best d": {"layers": [layer], "lengths": free} for layer in layers}
     out |= {f"always d={d}, best E": {"lengths": [d]} for d in FIXED}
     return out
-
-
-def worst(plain: Float, spent: Float) -> float:
-    """Speedup over the tenth of the texts on which it is lowest, one at least."""
-    order = np.argsort(plain / spent)[: max(round(WORST * len(plain)), 1)]
-    return float(plain[order].sum() / spent[order].sum())

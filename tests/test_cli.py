@@ -259,44 +259,6 @@ def test_evaluate_scores_policies_and_rivals_without_a_model(work):
     assert "oracle that pays to look" in shown
 
 
-def test_bench_makes_a_table_for_every_model(work):
-    from tests.models import byte_llama, byte_tokenizer
-
-    second = work["folder"] / "second"
-    byte_llama(num_hidden_layers=3).save_pretrained(second)
-    byte_tokenizer().save_pretrained(second)
-    other = write_prompts(work["folder"] / "two.jsonl", ["def median(values):", "while True:"])
-    out = lede(
-        "bench",
-        "--model",
-        work["model"],
-        "--model",
-        second,
-        "--prompts",
-        other,
-        "--training",
-        work["prompts"],
-        "--methods",
-        "autoregressive,prompt-lookup",
-        "--tuning",
-        1,
-        "--max-new-tokens",
-        8,
-        "--threads",
-        1,
-        "--json",
-        "--out",
-        work["folder"] / "both",
-        "--plot",
-        work["folder"] / "plots",
-    )
-    report = json.loads(out.stdout)
-    assert [table["model"] for table in report["tables"]] == ["tiny", "second"]
-    assert report["rows"] == report["tables"][0]["rows"]
-    assert [table["task"] for table in report["tables"]] == ["two", "two"]
-    assert len(list((work["folder"] / "plots").rglob("*.png"))) == 2
-
-
 def test_help_and_import_load_no_library_that_takes_seconds():
     script = """
 import sys
@@ -474,8 +436,7 @@ def test_what_cannot_be_evaluated_is_named(work, folder):
         ("collect", "--explore", "epsilon"),
         ("bench", "--training", "p"),
         ("bench", "--task", "stdlib", "--prompts", "p", "--training", "q"),
-        ("bench", "--model", "a", "--model", "b", "--policy", "p"),
-        ("bench", "--model", "a", "--model", "b", "--plot", "p.png"),
+        ("bench", "--task", "stdlib", "--task", "alpaca", "--plot", "p.png"),
         ("bench", "--policy", "a", "--policy", "b/same", "--policy", "c/same"),
         ("bench", "--policy", "a", "--policy", "layerskip"),
         ("evaluate", "--policy", "a", "--policy", "b/same", "--policy", "c/same"),

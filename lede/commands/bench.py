@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, PoliciesOption, ThreadsOption, named_policies
+from lede.commands.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    PoliciesOption,
+    ThreadsOption,
+    named_policies,
+)
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -23,10 +31,7 @@ WIDTH = 100  # columns that the tables need
 
 @said_plainly
 def bench(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="As elsewhere; may be repeated. [dim]Default: lede-tiny[/]"),
-    ] = None,
+    model: ModelOption = None,
     task: Annotated[
         list[str] | None, typer.Option(help="A named task; may be repeated. [dim]Default: stdlib[/]")
     ] = None,
@@ -69,24 +74,20 @@ def bench(
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
-    models: list[str | None] = [*model] if model else [None]
     given = named_policies(policy)
     if training and not prompts:
         raise typer.BadParameter("--training goes with --prompts: to tune on other texts")
     if prompts and task:
         raise typer.BadParameter("--task and --prompts exclude each other")
-    if len(models) > 1 and given:
-        raise typer.BadParameter("--policy is one model's: several have theirs in policies/<name>")
-    if plot is not None and plot.suffix and max(len(models), len(task or ())) > 1:
+    if plot is not None and plot.suffix and len(task or ()) > 1:
         raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
 
     from lede.commands.loading import check_model, checkpoint, load
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
-    for name in models:
-        check_model(name, dtype, device)
-    plans = [plan(name, methods.split(",") if methods else None, given) for name in models]  # before all that is slow
+    check_model(model, dtype, device)
+    chosen, policies, notes = plan(model, methods.split(",") if methods else None, given)  # before all that is slow
     if plot is not None and plot.suffix:
         check_format(plot)
     if prompts is not None:
@@ -97,34 +98,30 @@ def bench(
         works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
         works = [named_task(name, limit, tuning, seed) for name in task or ["stdlib"]]
-    for note in dict.fromkeys(note for _, _, notes in plans for note in notes):
+    for note in notes:
         warn(note)
 
     from lede.bench.job import Job
     from lede.bench.plot import draw
     from lede.bench.run import bench as run
     from lede.decode.sampling import Settings
-    from lede.paths import model_name
 
     reports: list[Report] = []
-    tables = len(models) * len(works)
     with bar("measuring", 100, quiet=json) as advance:
-        for name, (chosen, policies, _) in zip(models, plans, strict=True):
-            loaded = load(name, dtype, device, threads)
-            for title, test, train, usual, temperature in works:
-                settings = Settings(max_new_tokens or usual, temperature)
-                job = Job(title, test, train, settings, chosen, policies, threads, check)
-                which = f"{model_name(name)}, {title}: " if tables > 1 else ""
+        loaded = load(model, dtype, device, threads)
+        for title, test, train, usual, temperature in works:
+            settings = Settings(max_new_tokens or usual, temperature)
+            job = Job(title, test, train, settings, chosen, policies, threads, check)
+            which = f"{title}: " if len(works) > 1 else ""
 
-                def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
-                    advance(round(100 * (before + share) / tables), which + note)
+            def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
+                advance(round(100 * (before + share) / len(works)), which + note)
 
-                reports.append(run(loaded, checkpoint(name), job, out / loaded.name / title, fresh, report))
-            del loaded
+            reports.append(run(loaded, checkpoint(model), job, out / loaded.name / title, fresh, report))
     drawn = draw(plot, reports) if plot is not None else []
     if json:
         contents = [report.to_json() for report in reports]
-        print_json(contents[0] if tables == 1 else contents[0] | {"tables": contents})
+        print_json(contents[0] if len(works) == 1 else contents[0] | {"tables": contents})
         return
     for report_ in reports:
         show(report_)

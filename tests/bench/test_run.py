@@ -211,7 +211,7 @@ def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path)
     assert report["resumed"] == kept
     for name, rows in before.items():
         assert after[name][: len(rows)] == rows
-        assert sorted(json.loads(row)["question_id"] for row in after[name]) == sorted(texts)
+        assert sorted(json.loads(row)["prompt_id"] for row in after[name]) == sorted(texts)
         assert len(after[name]) == 40
     assert all(row["identical"] for row in report["rows"])
 
