@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from lede.bench.names import BASELINE, FAMILIES, KNOWN
+from lede.bench.names import BASELINE, FAMILIES, FOREIGN, KNOWN, LLAMA_CPPS
 from lede.tables import grid, number, numbers
 
 if TYPE_CHECKING:
@@ -139,8 +139,10 @@ def _differences(report: "Report", method: str, parted: "Sequence[Difference]") 
     """That a method does not write plain decoding's text, and whether rounding explains it."""
     tie = all(d.margin is not None and abs(d.margin) <= NEAR_TIE for d in parted)
     why = "near ties, which rounding decides" if tie else "more than rounding of a near tie explains"
-    ours, dtype = not method.startswith("transformers"), report.facts["dtype"]
-    if not ours and dtype not in ("float32", "float64"):
+    ours, dtype = method not in FOREIGN, report.facts["dtype"]
+    if method in LLAMA_CPPS:
+        why = "it sums in another order, and q8_0 rounds the weights"
+    elif not ours and dtype not in ("float32", "float64"):
         why += f"; transformers rounds differently in {dtype}, in float32 both are the same"
     ends = ("one text ended" if d.margin is None else f"margin {d.margin:.3g}" for d in parted)
     where = [f"{d.prompt} from token {d.position + 1}, {end}" for d, end in zip(parted, ends, strict=True)]
