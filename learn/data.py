@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from lede.learn.config import FEATURES, LearnConfig
 from lede.learn.errors import LearnError
-from lede.learn.importance import best_static as best_logged_static
 from lede.learn.network import Weights
 from lede.learn.rewards import rewarded
 from lede.learn.score import Score, exact_score, logged_score, ratio
@@ -42,8 +41,8 @@ class Data:
     """What a training learns from and is judged by.
 
     config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
-    there is a bypass. features: names of the policy's inputs. limit: drafts per round. static: the best fixed rule of
-    the training texts; costs, prices, static: None where the dataset has no costs.
+    there is a bypass. features: names of the policy's inputs. limit: drafts per round. costs, prices: None where the
+    dataset has no costs. static: the best fixed rule of the training texts, None where none were swept or priced.
 
     Raises LearnError or DatasetError if the dataset lacks what the configuration needs.
     """
@@ -88,11 +87,9 @@ class Data:
         self.prices: Prices | None = None
         self.static: Static | None = None
         if self.costs is not None:
-            self.prices, texts = prices_of(self.costs, self.features, self.layers), self.texts("train")
-            swept = len(texts.lengths) > 0
-            self.static = (
-                best_static(texts, self.costs) if swept else best_logged_static(self.rounds("train"), self.costs)
-            )
+            self.prices = prices_of(self.costs, self.features, self.layers)
+            if self.exact("train"):
+                self.static = best_static(self.texts("train"), self.costs)
 
     @cached_property
     def columns(self) -> Columns:

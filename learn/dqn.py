@@ -1,8 +1,8 @@
 """The learner: d3rlpy's n-step (double) DQN, trained by d3rlpy's own fitter, purely offline.
 
 The time reward needs the rate to beat, which is what the best policy achieves and so not known in advance. As in
-Dinkelbach's method it starts at the best fixed rule's and is raised to what the policy achieves on the training texts,
-never lowered.
+Dinkelbach's method it starts at the best fixed rule's, without sweeps at plain decoding's, and is raised to what the
+policy achieves on the training texts, never lowered.
 """
 
 import math
@@ -122,7 +122,9 @@ class _Log:
 
     def __init__(self, data: Data) -> None:
         self._data, self._chains = data, data.chains("train")
-        self._rate = data.static.rate if data.config.reward == "time" and data.static else None
+        self._rate: float | None = None
+        if data.config.reward == "time" and data.prices is not None:
+            self._rate = data.static.rate if data.static else 1 / data.prices.plain
         self._seen = data.rewarded(self._chains, self._rate)
         self._mean, self._scale = scaling(self._seen.observations)
         self._observations = (self._seen.observations - self._mean) / self._scale

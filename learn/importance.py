@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
 from lede.replay.columns import Columns
-from lede.replay.schema import EXIT, WALK
-from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.oracle import Static
-
-# Under so many rows a conditional acceptance is taken to be that of the draft before.
-ENOUGH_ROWS = 20
+from lede.replay.schema import EXIT
 
 Array = NDArray[np.generic]
 Float = NDArray[np.float64]
@@ -77,43 +72,3 @@ class Reweighted:
         by_episode = np.bincount(self._episode, self.final * (sums - centre))
         spread = math.sqrt(float((by_episode**2).sum())) / float(self.final.sum())
         return spread * math.sqrt(self.effective / (self.effective - 1))
-
-
-def best_static(rounds: Columns, costs: Costs) -> Static:
-    """The fixed rule with the highest rate, estimated from a log of whole rounds.
-
-    Its committed tokens per round are 1 + S_1 + … + S_d, where S_k is the chance that the first k drafts are all right,
-    a product of conditional acceptances. It reads no features and decides nothing, so it pays for neither. One at layer
-    0 that finds nothing to copy decodes a plain token instead.
-    """
-    rules = [Static(rounds.layers[0], 0, 1 / costs.plain())]
-    copyable = float((rounds.raw["layer"][rounds.chain_starts[:-1]] == 0).mean())
-    for layer in rounds.layers:
-        copied = copyable if layer == 0 else 1.0
-        survival = np.cumprod(acceptance(rounds, layer))
-        for drafts, tokens in enumerate((1 + np.cumsum(survival)).tolist(), 1):
-            spent = copied * costs.fixed(layer, drafts) + (1 - copied) * costs.fixed(layer, 0)
-            rules.append(Static(layer, drafts, (copied * tokens + 1 - copied) / spent))
-    return max(rules, key=lambda rule: rule.rate)
-
-
-def acceptance(rounds: Columns, layer: int) -> Float:
-    """Chance (31,) that draft k = 1…31 at `layer` is right if all before it are; empty if the layer was never visited.
-
-    Each row is weighted by one over the probability that the behaviour came that far, so that a dataset explored around
-    a policy, which drafts on where it is sure, gives what a rule that is never unsure would see.
-    """
-    raw = rounds.raw
-    accepted = raw["accepted"].astype(bool)
-    # A row's `accepted` covers all drafts before it; the row before is the draft before, or the walk's exit.
-    alive = np.concatenate([[True], accepted[:-1]]) | (raw["phase"] == WALK)
-    here = (raw["layer"] == layer) & alive
-    weights = 1 / reach_probability(rounds)
-    chances: list[float] = []
-    for k in range(1, MAX_ROWS):
-        rows = here & (raw["draft_index"] == k)
-        if k == 1 and not rows.any():
-            break
-        enough = k == 1 or rows.sum() >= ENOUGH_ROWS
-        chances.append(float(np.average(accepted[rows], weights=weights[rows])) if enough else chances[-1])
-    return np.array(chances)

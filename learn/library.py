@@ -1,7 +1,7 @@
 """d3rlpy, imported without its side effects, and kept quiet while it runs.
 
 Importing d3rlpy prints a notice of the old `gym` it depends on, sets two environment variables and, where there is a
-GPU, changes torch settings for the whole process. Its own log goes to standard output. None of that may reach a user.
+GPU, torch's precision for the whole process. Its own log goes to standard output. None of that may reach a user.
 """
 
 import contextlib
@@ -10,8 +10,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from importlib import import_module
-from typing import Any
 
 import torch
 
@@ -20,18 +18,12 @@ import torch
 def _untouched_process() -> Iterator[None]:
     environment = dict(os.environ)
     precision = torch.get_float32_matmul_precision()
-    dynamo: Any = None
-    if torch.cuda.is_available():  # only then does d3rlpy touch it, and importing it takes a second
-        dynamo = import_module("torch._dynamo")
-        compiled_autograd = dynamo.config.compiled_autograd
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        if dynamo is not None:
-            dynamo.config.compiled_autograd = compiled_autograd
         os.environ.clear()
         os.environ.update(environment)
 

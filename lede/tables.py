@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 EXITS = 3  # exit layers told apart in a row of an evaluation, the most frequent ones
 CALIBRATED_ROWS = (2, 5, 9, 13, 20, 32)  # of the costs by rows
+LAYER = (
+    *("layer", "visits", "agreement", "exits", "exit_share", "drafted", "acceptance"),
+    *("drafts_per_round", "tokens_per_round"),
+)
 TEXTS = ("distribution", "exits, %", "what", "message")  # columns that are no numbers, beside the first
 
 
@@ -44,13 +48,11 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
 
 
 def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
-    """What `replay.inspect_dataset` found: counts, layers, drafts, features, and whether the files are whole."""
-    findings = grid("integrity", "file", "what", "message")
+    """What `replay.inspect_dataset` says: counts, layers, drafts, features, and whether the files are whole."""
+    integrity = grid("integrity", "file", "what", "message")
     for f in facts["integrity"]:
-        findings.add_row(f["path"], f["kind"], f["message"], style="dim" if f["harmless"] else "red")
-    if not facts["integrity"]:
-        findings = grid("integrity", "every file is whole, in order, and of this format")
-    yield findings
+        integrity.add_row(f["path"], f["kind"], f["message"], style="dim" if f["harmless"] else "red")
+    yield integrity if facts["integrity"] else grid("integrity", "every file is whole, in order, and of this format")
     if "unreadable" in facts:
         return
     model, counts = facts["header"]["model"], facts["counts"]
@@ -71,14 +73,12 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     headings = ("layer", "visits", "agree", "exits", "share", "drafted", "accept", "d", "tokens\n/round")
     layers = grid("by layer (0 is prompt lookup)", *headings)
     for row in facts["layers"]:
-        shares = numbers(row["exit_share"], row["acceptance"], row["drafts_per_round"], row["tokens_per_round"])
-        visits, exits, drafted = (f"{row[name]:,}" for name in ("visits", "exits", "drafted"))
-        layers.add_row(str(row["layer"]), visits, number(row["agreement"]), exits, shares[0], drafted, *shares[1:])
+        layers.add_row(*(f"{row[name]:,}" if isinstance(row[name], int) else number(row[name]) for name in LAYER))
     yield layers
     values = grid("rewards and features", "column", "mean", "std", "from", "distribution", "to")
-    for name, found in {"reward (the paper's)": facts["rewards"], **facts["features"]}.items():
-        mean, std, low, high = numbers(found["mean"], found["std"], found["edges"][0], found["edges"][-1])
-        values.add_row(name, mean, std, low, sparkline(found["counts"]), high)
+    for name, column in {"reward (the paper's)": facts["rewards"], **facts["features"]}.items():
+        mean, std, low, high = numbers(column["mean"], column["std"], column["edges"][0], column["edges"][-1])
+        values.add_row(name, mean, std, low, sparkline(column["counts"]), high)
     yield values
 
 

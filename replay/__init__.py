@@ -4,16 +4,7 @@ Names are imported when they are first used, so that `import lede.replay` costs 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lede.replay.compact import compact_dataset
-    from lede.replay.errors import DatasetError
-    from lede.replay.inspect import inspect_dataset
-    from lede.replay.integrity import Finding, verify
-    from lede.replay.plot import plot_dataset
-    from lede.replay.reader import Dataset, open_dataset
-    from lede.replay.writer import EpisodeWriter, open_for_writing, start_run
+from typing import Any
 
 __all__ = ["Dataset", "DatasetError", "EpisodeWriter", "Finding", "compact_dataset", "inspect_dataset", "open_dataset"]
 __all__ += ["open_for_writing", "plot_dataset", "start_run", "verify"]

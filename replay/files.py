@@ -103,14 +103,12 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
 
 def schema_problem(schema: pa.Schema, table: str) -> str | None:
     """What keeps a file with this schema from being read as part of a table; columns it has on top are welcome."""
-    found = {field.name: field.type for field in schema}
+    types = {field.name: field.type for field in schema}
     for field in TABLES[table]:
-        if field.name not in found:
-            if field.name in ADDED:
-                continue
+        if field.name not in types and field.name not in ADDED:
             return f"has no column {field.name}"
-        if found[field.name] != field.type:
-            return f"has {field.name} as {found[field.name]} instead of {field.type}"
+        if types.get(field.name, field.type) != field.type:
+            return f"has {field.name} as {types[field.name]} instead of {field.type}"
     return None
 
 

@@ -68,7 +68,11 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
         "layers": [_layer(columns, layer) for layer in columns.layers],
         "draft_lengths": np.bincount(columns.raw["draft_index"][ends] - bypassed).tolist(),
         "rewards": _histogram(columns.rewards),
-        "features": {name: _feature(columns, name) for name in STATE},
+        "features": {
+            name: _histogram(columns.observations[rows, place], columns.raw["accepted"][rows])
+            for place, name in enumerate(STATE)  # at layer 0 only what has a meaning there
+            for rows in [columns.raw["layer"] != 0 if name in FROM_LOGITS else slice(None)]
+        },
     }
 
 
@@ -80,31 +84,21 @@ def _layer(columns: Columns, layer: int) -> dict[str, Any]:
     each round included. drafts_per_round, tokens_per_round: of the rounds drafted here.
     """
     raw = columns.raw
-    here = raw["layer"] == layer
+    here, right = raw["layer"] == layer, raw["accepted"]
     walk = here & (raw["phase"] == WALK)
-    exits = walk & (columns.actions == EXIT)
-    drafts = exits | (here & (raw["phase"] == DRAFT))
-    visits, rounds, drafted = int(walk.sum()), int(exits.sum()), int(drafts.sum())
-    accepted = int((drafts & raw["accepted"]).sum())
+    exit_ = walk & (columns.actions == EXIT)
+    draft = exit_ | (here & (raw["phase"] == DRAFT))
+    masks = (walk, walk & right, exit_, draft, draft & right)
+    visits, agreed, rounds, drafted, accepted = (int(mask.sum()) for mask in masks)
     return {
         "layer": layer,
-        "visits": visits,
-        "agreement": _share(int((walk & raw["accepted"]).sum()), visits),
-        "exits": rounds,
+        **{"visits": visits, "exits": rounds, "drafted": drafted, "accepted": accepted},
+        "agreement": _share(agreed, visits),
         "exit_share": _share(rounds, visits),
-        "drafted": drafted,
-        "accepted": accepted,
         "acceptance": _share(accepted, drafted),
         "drafts_per_round": _share(drafted, rounds),
         "tokens_per_round": _share(accepted + rounds, rounds),
     }
-
-
-def _feature(columns: Columns, name: str) -> dict[str, Any]:
-    """The distribution of one state column, at layer 0 only if it has a meaning there."""
-    rows = columns.raw["layer"] != 0 if name in FROM_LOGITS else slice(None)
-    values = columns.observations[:, columns.feature_names.index(name)]
-    return _histogram(values[rows], columns.raw["accepted"][rows])
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -113,12 +107,9 @@ def _share(part: int, whole: int) -> float | None:
 
 def _histogram(values: NDArray[Any], accepted: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     counts, edges = np.histogram(values, bins=BINS)
-    result: dict[str, Any] = {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "mean": float(values.mean(dtype=np.float64)) if len(values) else None,
-        "std": float(values.std(dtype=np.float64)) if len(values) else None,
-    }
+    result: dict[str, Any] = {"edges": edges.tolist(), "counts": counts.tolist(), "mean": None, "std": None}
+    if len(values):
+        result |= {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
     if accepted is not None:
         good, _ = np.histogram(values[accepted], bins=edges)
         result["accepted"] = [_share(int(g), int(n)) for g, n in zip(good, counts, strict=True)]

@@ -16,8 +16,6 @@ from lede.replay.schema import TABLES, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.writer import derive, is_sorted, load_header, run_file
 
-HARMLESS = ("orphan", "leftover")
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -33,10 +31,7 @@ class Finding:
 
     @property
     def harmless(self) -> bool:
-        return self.kind in HARMLESS
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.kind}: {self.message}"
+        return self.kind in ("orphan", "leftover")
 
 
 def verify(path: str | os.PathLike[str]) -> list[Finding]:
@@ -55,14 +50,13 @@ def verify(path: str | os.PathLike[str]) -> list[Finding]:
 
 def _strangers(root: Path) -> Iterator[Finding]:
     """Whatever is not a run's Parquet file where only those belong, and what dead processes left in staging."""
-    for table in TABLES:
-        for folder in (root / table).glob("*"):
-            if not folder.is_dir() or not RUN_FOLDER.fullmatch(folder.name):
-                yield Finding(folder, "foreign", f"not a run of this library, move it out of {table}/")
-                continue
-            for entry in folder.iterdir():
-                if entry.suffix != ".parquet" or entry.name.startswith(".") or not entry.is_file():
-                    yield Finding(entry, "foreign", "not a Parquet file of this library, move it away")
+    for entry in (entry for table in TABLES for entry in (root / table).glob("*")):
+        if not entry.is_dir() or not RUN_FOLDER.fullmatch(entry.name):
+            yield Finding(entry, "foreign", f"not a run of this library, move it out of {entry.parent.name}/")
+            continue
+        for file in entry.iterdir():
+            if file.suffix != ".parquet" or file.name.startswith(".") or not file.is_file():
+                yield Finding(file, "foreign", "not a Parquet file of this library, move it away")
     for entry in (root / STAGING).glob("*"):
         yield Finding(entry, "leftover", "of a writer at work or one that died; resuming or compacting removes it")
 
@@ -114,16 +108,11 @@ def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator
     if table == "episodes" and (strange := set(rows["split"].unique().to_pylist()) - {"", *SPLITS}):
         yield Finding(path, "values", f"{min(strange)!r} is no split: it was rewritten by other software, restore it")
     if table == "transitions" and rows.num_rows:
-        yield from _check_transitions({name: rows[name].to_numpy() for name in rows.column_names}, path, layers)
-
-
-def _check_transitions(rows: dict[str, np.ndarray], path: Path, layers: int) -> Iterator[Finding]:
-    """Values that follow from others."""
-    probability = rows["propensity"]
-    if not ((probability > 0) & (probability <= 1)).all():
-        yield Finding(path, "values", "a propensity is not in (0, 1]: these rows cannot be used to score a policy")
-    if not np.array_equal(last_rows(rows["episode"], rows["round"]), rows["terminal"] ^ rows["truncated"]):
-        yield Finding(path, "values", "terminal and truncated do not mark the last rows of rounds")
-    for name, values in derive(rows, layers).items():
-        if not np.array_equal(rows[name], values):
+        arrays = {name: rows[name].to_numpy() for name in rows.column_names}
+        probability, ends = arrays["propensity"], last_rows(arrays["episode"], arrays["round"])
+        if not ((probability > 0) & (probability <= 1)).all():
+            yield Finding(path, "values", "a propensity is not in (0, 1]: these rows cannot be used to score a policy")
+        wrong = [name for name, values in derive(arrays, layers).items() if not np.array_equal(arrays[name], values)]
+        wrong += [] if np.array_equal(ends, arrays["terminal"] ^ arrays["truncated"]) else ["terminal or truncated"]
+        for name in wrong:
             yield Finding(path, "values", f"{name} is not what the other columns give: collect these episodes again")

@@ -15,7 +15,7 @@ from lede.replay.pictures import figure, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, GREEN, GREY, RED = "#4c72b0", "#2f9e6e", "#b8bec8", "#c44e52"
+BLUE, GREEN, GREY = "#4c72b0", "#2f9e6e", "#b8bec8"
 FEATURES = ("conf_topk", "entropy", "conf_trace", "margin", "draft_logp", "accept_trace")
 
 
@@ -28,15 +28,20 @@ def plot_dataset(report: Mapping[str, Any], out: str | os.PathLike[str]) -> Path
     if "unreadable" in report:
         raise DatasetError(f"cannot plot a damaged dataset: {report['unreadable']}")
     picture = figure(14, 10.5)
-    axes = picture.subplots(3, 3).flat
+    layers, lengths, rewards, *features = picture.subplots(3, 3).flat
     counts, model = report["counts"], report["header"]["model"]
     title = f"{counts['episodes']:,} episodes · {counts['rounds']:,} rounds · {counts['decisions']:,} decisions"
-    picture.suptitle(f"{model['name']} · {title}", fontsize=14, fontweight="bold")
-    _layers(next(axes), report["layers"])
-    _draft_lengths(next(axes), report["draft_lengths"])
-    _rewards(next(axes), report["rewards"])
-    for name in FEATURES:
-        _feature(next(axes), name, report["features"][name])
+    picture.suptitle(f"{model['name']} · {title}")
+    _layers(layers, report["layers"])
+    rounds = report["draft_lengths"]
+    lengths.bar(range(len(rounds)), rounds, color=BLUE)
+    mean = np.average(range(len(rounds)), weights=rounds)
+    lengths.set(title=f"draft lengths, mean {mean:.2f}", xlabel="drafts per round", ylabel="rounds")
+    rewards.stairs(report["rewards"]["counts"], report["rewards"]["edges"], fill=True, color=BLUE)
+    mean = report["rewards"]["mean"]
+    rewards.set(title=f"rewards (the paper's), mean {mean:.2f}", xlabel="reward", ylabel="decisions")
+    for axes, name in zip(features, FEATURES, strict=True):
+        _feature(axes, name, report["features"][name])
     return save(picture, Path(out))
 
 
@@ -46,43 +51,17 @@ def _layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
     axes.bar(names, [layer["exits"] / rounds for layer in layers], color=GREY, label="share of rounds")
     for key, color, label in (("agreement", BLUE, "first token right"), ("acceptance", GREEN, "drafts accepted")):
         axes.plot(names, np.array([layer[key] for layer in layers], float), "o-", color=color, label=label)
-    axes.legend(frameon=False, fontsize=8)
-    axes.set(xlabel="exit layer", ylabel="share", ylim=(0, 1))
-    _title(axes, "Exit layers")
-
-
-def _draft_lengths(axes: Axes, rounds: list[int]) -> None:
-    axes.bar(range(len(rounds)), rounds, color=BLUE)
-    _mean(axes, np.average(range(len(rounds)), weights=rounds))
-    axes.set(xlabel="drafts per round", ylabel="rounds")
-    _title(axes, "Draft lengths")
-
-
-def _rewards(axes: Axes, rewards: dict[str, Any]) -> None:
-    axes.stairs(rewards["counts"], rewards["edges"], fill=True, color=BLUE)
-    _mean(axes, rewards["mean"])
-    axes.set(xlabel="reward", ylabel="decisions")
-    _title(axes, "Rewards (paper)")
-
-
-def _mean(axes: Axes, mean: float) -> None:
-    line = axes.axvline(mean, color=RED, linewidth=1, linestyle="--", label=f"mean {mean:.2f}")
-    axes.legend(handles=[line], frameon=False, fontsize=8)
+    axes.legend(fontsize=8)
+    axes.set(title="exit layers", xlabel="exit layer", ylabel="share", ylim=(0, 1))
 
 
 def _feature(axes: Axes, name: str, feature: dict[str, Any]) -> None:
     edges, counts = np.array(feature["edges"]), np.array(feature["counts"])
     axes.stairs(counts, edges, fill=True, color=GREY, baseline=0.5)
     # Logarithmic: a feature's most frequent value would flatten all the others.
-    axes.set(ylabel="decisions", yscale="log", ylim=(0.5, None))
-    _title(axes, name)
+    axes.set(title=name, ylabel="decisions", yscale="log", ylim=(0.5, None))
     share = axes.twinx()
     accepted = np.where(counts >= 20, np.array(feature["accepted"], float), np.nan)  # fewer rows say little
-    share.plot((edges[1:] + edges[:-1]) / 2, accepted, color=GREEN, linewidth=2)
+    share.plot((edges[1:] + edges[:-1]) / 2, accepted, color=GREEN)
     share.set_ylim(0, 1)
     share.set_ylabel("accepted", color=GREEN)
-    share.tick_params(axis="y", colors=GREEN)
-
-
-def _title(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")

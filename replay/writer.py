@@ -58,9 +58,9 @@ def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) ->
         if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
         write_json(root / HEADER, wanted)
-    found = load_header(root)
-    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in found.get("model", {})}
-    if differences := describe_differences(wanted, found):
+    header = load_header(root)
+    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in header["model"]}
+    if differences := describe_differences(wanted, header):
         raise DatasetError(f"{root} holds other data: {'; '.join(differences)}. Choose another --out")
 
 
@@ -79,11 +79,11 @@ def load_header(root: Path) -> dict[str, Any]:
     return header
 
 
-def describe_differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One `field: found, not wanted` for every leaf in which two JSON objects differ."""
+def describe_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One `field is … there, … here` for every leaf in which two JSON objects differ."""
     lines = []
-    for key in sorted(wanted.keys() | found.keys()):
-        ours, theirs = wanted.get(key), found.get(key)
+    for key in sorted(wanted.keys() | stored.keys()):
+        ours, theirs = wanted.get(key), stored.get(key)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             lines += describe_differences(ours, theirs, f"{prefix}{key}.")
         elif ours != theirs:

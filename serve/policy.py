@@ -94,11 +94,10 @@ class Policy:
 def load_policy(folder: str | os.PathLike[str]) -> Policy:
     """Load a policy from its folder. Raises PolicyError that names what is missing or does not fit."""
     path = Path(folder)
-    if not path.is_dir():
-        raise PolicyError(f"no policy at {path}: there is no such folder; train one with `lede learn`")
     for name in (FACTS, WEIGHTS):
         if not (path / name).is_file():
-            raise PolicyError(f"{path} is not a policy: {name} is missing; train one with `lede learn`")
+            what = f"is not a policy: {name} is missing" if path.is_dir() else "is no policy: there is no such folder"
+            raise PolicyError(f"{path} {what}; train one with `lede learn`")
     try:
         facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
         version = facts.pop("format")
@@ -148,25 +147,20 @@ def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
 
 
 def _check_shapes(policy: Policy) -> None:
-    if not policy.weights:
-        raise PolicyError("the network has no layers")
+    width = len(policy.features)
     if not policy.layers or list(policy.layers) != sorted(set(policy.layers)) or policy.layers[0] < 0:
         raise PolicyError(f"candidate layers must be ascending and distinct, not {list(policy.layers)}")
-    width = len(policy.features)
     indicators = {name for name in policy.features if name.startswith("layer=")}
     if indicators and indicators != {f"layer={layer}" for layer in policy.layers}:
         raise PolicyError(f"the layers named by its features ({', '.join(sorted(indicators))}) are not its candidates")
-    shapes = policy.mean.shape, policy.scale.shape
-    if shapes != ((width,), (width,)):
-        raise PolicyError(f"mean and scale have shapes {shapes[0]} and {shapes[1]}, but there are {width} features")
-    if not (policy.scale > 0).all():
-        raise PolicyError("a feature's scale is not positive")
+    if not policy.mean.shape == policy.scale.shape == (width,) or not (policy.scale > 0).all():
+        raise PolicyError(f"mean and scale must have {width} numbers, one per feature, scales above 0")
     for number, (weight, bias) in enumerate(policy.weights):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise PolicyError(f"layer {number} has shapes {weight.shape} and {bias.shape}, but {width} inputs")
         width = weight.shape[0]
-    if width != 2:
-        raise PolicyError(f"the network has {width} outputs, not the two of continue and exit")
+    if not policy.weights or width != 2:
+        raise PolicyError("the network must have two outputs, continue and exit")
     arrays = [policy.mean, policy.scale, *(part for pair in policy.weights for part in pair)]
     if not all(np.isfinite(part).all() for part in arrays):
         raise PolicyError("a weight is not a finite number; train the policy again")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lede.learn.errors import LearnError
-from lede.learn.importance import Reweighted, acceptance, best_static, reach_probability
+from lede.learn.importance import Reweighted, reach_probability
 from lede.learn.rewards import first_step, rewarded, tokens_and_time
 from lede.learn.score import Score, exact_score, logged_score, ratio
 from lede.learn.views import complete
@@ -128,68 +128,10 @@ def known(tmp_path_factory):
     return open_dataset(path).columns(horizon="round", features="extended")
 
 
-def test_acceptance_is_conditional_and_per_layer(known):
-    np.testing.assert_allclose(acceptance(known, 2)[:4], 0.8, atol=0.06)
-    deep = acceptance(known, 4)
-    assert deep[0] == 1.0 and len(deep) == 31
-    np.testing.assert_allclose(deep[1:4], 0.8, atol=0.06)
-    assert not len(acceptance(known, 7))
-
-
-def test_the_best_fixed_rule_follows_from_acceptance_and_costs(known):
-    best = best_static(known, KNOWN_COSTS)
-    survival = np.cumprod(acceptance(known, best.layer))
-    tokens = 1 + survival[: best.drafts].sum()
-    assert best.layer == 2 and best.rate == pytest.approx(tokens / KNOWN_COSTS.fixed(2, best.drafts))
-
-
-def test_a_fixed_lookup_decodes_plainly_where_it_finds_nothing():
-    found = {"observations": np.zeros((1, 1)), "actions": [1], "rewards": [0], "layer": [0], "accepted": [True]}
-    missed = {"observations": np.zeros((1, 1)), "actions": [1], "rewards": [0], "layer": [4], "accepted": [False]}
-    data = columns([found, found, missed, missed], layers=(0, 4))
-    rates = {}
-    for drafts in (1, 31):
-        spent = 0.5 * COSTS.fixed(0, drafts) + 0.5 * (COSTS.lookup + COSTS.plain())
-        rates[drafts] = (0.5 * (1 + drafts) + 0.5) / spent
-    best = best_static(data, COSTS)
-    assert (best.layer, best.drafts) == (0, 31) and best.rate == pytest.approx(rates[31]) and rates[31] > rates[1]
-    prices = prices_of(COSTS, ("margin",), (0, 4))
-    visited = [prices.reach[0], COSTS.lookup + prices.reach[1]]
-    np.testing.assert_allclose(first_step(data, prices), np.repeat(visited, 2))
-
-
-def test_exploration_that_follows_the_state_is_undone():
-    """Half the rounds look easy and are right with 0.9, half look hard and are right with 0.5; the log drafts on mostly
-    where it looks easy, the static rule everywhere."""
-    rng = np.random.default_rng(0)
-    chains = []
-    for number in range(8000):
-        easy = number % 2 == 0
-        chance, on = (0.9, 0.8) if easy else (0.5, 0.2)
-        first, second = rng.random(2) < chance
-        goes_on = rng.random() < on
-        third = second and rng.random() < chance
-        size = 3 if goes_on else 2
-        chain = {
-            "observations": np.zeros((3, 1)),
-            "actions": [1, int(goes_on), 0],
-            "rewards": [0, 0, 0],
-            "propensities": [1, on if goes_on else 1 - on, 1],
-            "phase": [WALK, DRAFT, DRAFT],
-            "draft_index": [1, 2, 3],
-            "accepted": [first, first and second, first and third],
-        }
-        chains.append({name: values[:size] for name, values in chain.items()})
-    # P(third | first two) = (0.9³ + 0.5³) / (0.9² + 0.5²); what the log shows is nearer to 0.9.
-    expected = (0.9**3 + 0.5**3) / (0.9**2 + 0.5**2)
-    assert acceptance(columns(chains), 2)[2] == pytest.approx(expected, abs=0.02)
-
-
-def test_few_rows_fall_back_to_the_draft_before():
-    chain = {"observations": np.zeros((2, 1)), "actions": [1, 0], "rewards": [0, 0], "phase": [WALK, DRAFT]}
-    chain |= {"draft_index": [1, 2]}
-    data = columns([{**chain, "accepted": [True, False]}] * 10 + [{**chain, "accepted": [False, False]}] * 10)
-    np.testing.assert_allclose(acceptance(data, 2), 0.5)  # only 10 rows follow a right first draft
+def test_a_round_pays_for_a_lookup_that_had_nothing():
+    one = {"observations": np.zeros((1, 1)), "actions": [1], "rewards": [0]}
+    data, prices = columns([one | {"layer": [0]}, one | {"layer": [4]}], (0, 4)), prices_of(COSTS, ("margin",), (0, 4))
+    np.testing.assert_allclose(first_step(data, prices), [prices.reach[0], COSTS.lookup + prices.reach[1]])
 
 
 def test_scores_rank_by_evidence_then_by_the_lower_end():
