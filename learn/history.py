@@ -9,6 +9,8 @@ from lede.learn.score import Score
 from lede.replay.pictures import figure, save
 from lede.simulate.oracle import Static
 
+Points = Sequence[dict[str, float]]
+
 
 def point(step: Snapshot, score: Score) -> dict[str, float]:
     """One line of learning.csv: the update, the loss, the rate to beat, and the `Score` on the validation texts."""
@@ -16,19 +18,17 @@ def point(step: Snapshot, score: Score) -> dict[str, float]:
     return {"update": step.update, "loss": step.loss, "rate_to_beat": to_beat, **vars(score)}
 
 
-def write_csv(path: Path, points: Sequence[dict[str, float]]) -> None:
+def write_csv(path: Path, points: Points) -> None:
     """One line per point; an empty cell where nothing is known."""
     lines = [",".join(points[0])]
     lines += [",".join(f"{v:.6g}" if math.isfinite(v) else "" for v in values.values()) for values in points]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw(
-    path: Path, points: Sequence[dict[str, float]], kept: int, static: Static | None, achieved: float | None
-) -> None:
+def draw(path: Path, points: Points, kept: int, static: Static | None, achieved: tuple[float, float] | None) -> None:
     """Draw the curves on validation texts: above, the paper's Figure 2; below, draft length, rate and loss.
 
-    kept: the update whose network was kept. static: the rule to beat; achieved: its rate there.
+    kept: the update whose network was kept. static: the rule to beat; achieved: its rate there, and the error.
     """
     picture = figure(11, 6.5)
     panels = {
@@ -45,7 +45,7 @@ def draw(
         axes.set_title(title, fontsize=10)
         if name == "rate" and static is not None and achieved is not None:
             axes.axhline(
-                achieved, color="C1", linestyle="--", label=f"best static, E={static.layer}, d={static.drafts}"
+                achieved[0], color="C1", linestyle="--", label=f"best static, E={static.layer}, d={static.drafts}"
             )
             axes.legend(fontsize=8)
     picture.suptitle("by updates, on validation texts; grey line: the network that was kept", fontsize=9, color="0.4")

@@ -28,20 +28,15 @@ Progress = Callable[[Snapshot, Score], None]
 class LearnResult:
     """What a training run gave.
 
-    policy: the kept network, saved in `folder` beside learning.csv and learning.png. update: when it was kept.
-    score: on the validation texts, which chose it; test: on the test texts, None where none were swept.
-    static_validation, static_test: rate and standard error there of `data.static`, the best fixed rule of the training
-    texts; None where nothing is swept.
+    policy: the kept network, saved in `folder` beside learning.csv and learning.png. score: on the validation texts,
+    which chose it; test: on the test texts, None where none were swept. history: the lines of learning.csv.
     """
 
     policy: Policy
     folder: Path
-    update: int
     score: Score
     test: Score | None
-    static_validation: tuple[float, float] | None
-    static_test: tuple[float, float] | None
-    history: tuple[dict[str, float], ...]
+    history: list[dict[str, float]]
     data: Data
 
     def summary(self) -> dict[str, Any]:
@@ -57,8 +52,7 @@ def learn(
 ) -> LearnResult:
     """Train a policy on the dataset and write it to the folder `out`. The same files and seed give the same weights.
 
-    Raises DatasetError if the dataset cannot be read, LearnError if it cannot be learned from
-    or training diverges.
+    Raises DatasetError if the dataset cannot be read, LearnError if it cannot be learned from or training diverges.
     """
     folder = Path(out)
     data = Data(open_dataset(dataset_path), config or LearnConfig())
@@ -86,16 +80,15 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         assert best is not None  # a learner yields its last step
         kept, score = best
         test = data.score(kept.policy, "test", kept.rate) if data.exact("test") else None
-    on_validation, on_test = (data.static_score(side) for side in ("validation", "test"))
-    training = {
+    training: dict[str, Any] = {
         "rows": data.rows,
         "updates": history[-1]["update"],
         "kept": kept.update,
         "validation": known(score),
         "test": known(test) if test else None,
         "static": asdict(data.static) if data.static else None,
-        "static_validation": on_validation,
-        "static_test": on_test,
+        "static_validation": data.static_score("validation"),
+        "static_test": data.static_score("test"),
         "rate": kept.rate,
         "costs": data.costs_from,
     }
@@ -113,8 +106,8 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
     policy = replace(kept.policy, info=info)
     policy.save(folder)
     write_csv(folder / "learning.csv", history)
-    draw(folder / "learning.png", history, kept.update, data.static, on_validation and on_validation[0])
-    return LearnResult(policy, folder, kept.update, score, test, on_validation, on_test, tuple(history), data)
+    draw(folder / "learning.png", history, kept.update, data.static, training["static_validation"])
+    return LearnResult(policy, folder, score, test, history, data)
 
 
 @contextmanager

@@ -94,19 +94,21 @@ def sparkline(counts: list[int]) -> str:
 
 def learning_table(result: "LearnResult") -> Table:
     """What was learned, beside the best static rule of the training texts: where it was chosen, and on test texts."""
-    static, updates = result.data.static, result.history[-1]["update"]
+    static, training = result.data.static, result.policy.info["training"]
     how = "replayed exactly" if result.data.exact("validation") else "estimated from the log"
-    title = f"{result.update:,} of {updates:,} updates, chosen on validation texts, {how}; ± standard errors"
+    kept = f"{training['kept']:,} of {training['updates']:,} updates"
+    title = f"{kept}, chosen on validation texts, {how}; ± standard errors"
     table = grid(title, "", "E", "d", "acceptance", "tokens/ms", "reward")
     for side, score in {"validation": result.score, "test": result.test}.items():
         if score is not None:
             shape = numbers(score.exit_layer, score.drafts, score.acceptance)
             rate = f"{number(score.rate, 3)} ± {number(score.rate_error, 3)}"
             table.add_row(f"policy, {side}", *shape, rate, number(score.reward, 3), style="bold")
-    for side, achieved in {"validation": result.static_validation, "test": result.static_test}.items():
-        if static is not None and achieved is not None:
-            rate = f"{number(achieved[0], 3)} ± {number(achieved[1], 3)}"
-            table.add_row(f"best static, {side}", str(static.layer), str(static.drafts), "–", rate, "–")
+    for side in ("validation", "test"):
+        if static is not None and training[f"static_{side}"] is not None:
+            rate, error = training[f"static_{side}"]
+            shown = f"{number(rate, 3)} ± {number(error, 3)}"
+            table.add_row(f"best static, {side}", str(static.layer), str(static.drafts), "–", shown, "–")
     return table
 
 
