@@ -10,7 +10,7 @@ from lede.bench.llama_cpp import KINDS, LlamaCpp
 from lede.bench.measure import Method, rule_method
 from lede.bench.names import ABLATIONS, BASELINE, EARLY_EXIT, FAMILIES, FOREIGN, LIBRARY, POLICY_OF, TUNED
 from lede.bench.store import Store
-from lede.bench.tune import Training, sweep_prompts, tune
+from lede.bench.tune import Training, sweep_texts, tune
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, ExitRule, FixedExit, FixedLength
 from lede.serve.generate import policy_rule
@@ -47,7 +47,7 @@ def prepare(
     if due - {*FOREIGN}:
         exits = {layer for policy in policies.values() for layer in policy.layers} - {model.layer_count}
         layers = {*real_layers(model.layer_count), *exits}
-        texts = sweep_prompts(model, prompts, settings, layers, step(1, "sweeping the training prompts"))
+        texts = sweep_texts(model, prompts, None, settings, layers, step(1, "sweeping the training prompts"))
         training = Training(prompts, texts, Costs.from_json(known["costs"]), settings)
     methods = []
     for number, name in enumerate(names, 2):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -159,8 +160,10 @@ def measured(
 
 def rouge_of(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> dict[str, float | None]:
     """{method: mean ROUGE-L over the prompts with a reference}."""
-    references = {prompt.id: prompt.reference for prompt in prompts}
+    references = {prompt.id: prompt.reference for prompt in prompts if prompt.reference is not None}
     return {
-        method: rouge_l([s.text for s in runs.values()], [references[p] for p in runs])
+        method: mean(scores)
+        if (scores := [rouge_l(runs[p].text, references[p]) for p in runs if p in references])
+        else None
         for method, runs in by_name(samples).items()
     }

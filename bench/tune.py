@@ -34,28 +34,21 @@ class Training:
     settings: Settings
 
 
-def sweep_prompts(
-    model: Model,
-    prompts: Sequence[list[int]],
-    settings: Settings,
-    layers: Collection[int],
-    progress: Progress = lambda done, total: None,
-) -> Texts:
-    """Write the prompts' greedy texts and sweep them at layer 0 and these."""
-    greedy = replace(settings, temperature=0.0)
-    outputs = (generate(model, ids, None, greedy).token_ids for ids in prompts)
-    return sweep_texts(model, prompts, outputs, settings, layers, progress)
-
-
 def sweep_texts(
     model: Model,
     prompts: Sequence[list[int]],
-    outputs: Iterable[tuple[int, ...]],
+    outputs: Iterable[tuple[int, ...]] | None,
     settings: Settings,
     layers: Collection[int],
     progress: Progress = lambda done, total: None,
 ) -> Texts:
-    """Sweep greedy texts that are written, at layer 0 and these; `settings` are those that they were written with."""
+    """Sweep the prompts' greedy texts at layer 0 and these.
+
+    outputs: the texts, which were written with `settings`; None: they are written first.
+    """
+    if outputs is None:
+        greedy = replace(settings, temperature=0.0)
+        outputs = (generate(model, ids, None, greedy).token_ids for ids in prompts)
     wanted, sweeps = tuple(sorted({0, *layers})), []
     for number, (ids, output) in enumerate(zip(prompts, outputs, strict=True)):
         sweeps.append(sweep(model, wanted, number, tuple(ids), output))

@@ -21,7 +21,7 @@ USER_ERRORS = (
     ("lede.bench.errors", "BenchError"),
 )
 # What a missing optional package is installed with.
-EXTRAS = {"datasets": "bench", "rouge_score": "bench", "gguf": "gguf", "accelerate": "gguf"}
+EXTRAS = {"datasets": "bench", "gguf": "gguf", "accelerate": "gguf"}
 
 P = ParamSpec("P")
 

@@ -39,13 +39,6 @@ def make_rule(name: str, parameters: Parameters) -> ExitRule:
     return BASELINES[name].make(**parameters)
 
 
-def best_by_replay(name: str, texts: Texts, costs: Costs) -> tuple[ExitRule, Parameters]:
-    """The rule with the highest predicted rate among the drawn configurations, and its parameters."""
-    space = drawn(BASELINES[name].space(texts, costs.layers))
-    best = max(space, key=lambda parameters: predicted_rate(make_rule(name, parameters), texts, costs))
-    return make_rule(name, best), best
-
-
 def drawn(space: Sequence[Parameters], count: int = CONFIGURATIONS, seed: int = 0) -> list[Parameters]:
     """`count` of the space, one at random from each of as many equal stretches of it; all of it where it is smaller."""
     if len(space) <= count:

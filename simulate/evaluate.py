@@ -15,7 +15,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import FREE
 from lede.replay.split import EpisodeSplits, episode_splits
-from lede.simulate.baselines import BASELINES, best_by_replay
+from lede.simulate.baselines import BASELINES, drawn, make_rule, predicted_rate
 from lede.simulate.bootstrap import ratio_interval
 from lede.simulate.costs import Costs
 from lede.simulate.oracle import ceiling
@@ -119,7 +119,10 @@ def tuned_baselines(
     training, methods = chosen(training, range(min(TUNING, len(training.lengths)))), []
     for number, name in enumerate(BASELINES):
         progress(number / len(BASELINES), f"tuning {name}")
-        methods.append(Method(name, *best_by_replay(name, training, costs)))
+        space = drawn(BASELINES[name].space(training, costs.layers))
+        rates = [predicted_rate(make_rule(name, parameters), training, costs) for parameters in space]
+        best = space[int(np.argmax(rates))]
+        methods.append(Method(name, make_rule(name, best), best))
     return methods
 
 

@@ -1,7 +1,5 @@
 """ROUGE-L: LayerSkip's tokenization, checked against a subsequence found by brute force."""
 
-import subprocess
-import sys
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -27,22 +25,9 @@ def longest_common(a: list[str], b: list[str]) -> int:
 def test_the_f_measure_of_the_longest_common_subsequence_of_lower_cased_words(a: list[str], b: list[str]) -> None:
     length = longest_common([w.lower() for w in a], [w.lower() for w in b])
     expected = 2 * length / (len(a) + len(b)) if a or b else 0.0  # F of length/len(a) and length/len(b)
-    assert rouge_l([" ".join(a)], [" \n".join(b)]) == approx(expected)
+    assert rouge_l(" ".join(a), " \n".join(b)) == approx(expected)
 
 
 def test_punctuation_stays_and_words_are_not_stemmed() -> None:
-    assert rouge_l(["the cats, sleep"], ["The cats sleep"]) == approx(2 / 3)
-    assert rouge_l(["cat"], ["cats"]) == 0
-
-
-def test_the_mean_is_over_texts_with_a_reference() -> None:
-    assert rouge_l(["a b", "x", "c"], ["a b", None, "d"]) == 0.5
-    assert rouge_l(["a"], [None]) is None
-    assert rouge_l([], []) is None
-
-
-def test_without_the_package_there_is_no_score() -> None:
-    code = "import sys; sys.modules['rouge_score'] = None\n"
-    code += "from lede.bench.rouge import rouge_l; print(rouge_l(['a'], ['a']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "None\n"
+    assert rouge_l("the cats, sleep", "The cats sleep") == approx(2 / 3)
+    assert rouge_l("cat", "cats") == 0

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from lede.bench import tune as tuning
-from lede.bench.tune import Training, sweep_prompts, tune
+from lede.bench.tune import Training, sweep_texts, tune
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
@@ -32,7 +32,7 @@ LAYERS = (1, 2, 3)
 
 @pytest.fixture(scope="module")
 def texts():
-    return sweep_prompts(MODEL, PROMPTS, SETTINGS, LAYERS)
+    return sweep_texts(MODEL, PROMPTS, None, SETTINGS, LAYERS)
 
 
 def test_every_real_layer_up_to_three_quarters_and_the_lookup_are_swept(texts):
@@ -45,7 +45,7 @@ def test_every_real_layer_up_to_three_quarters_and_the_lookup_are_swept(texts):
 
 
 def test_sampling_is_tuned_on_greedy_texts(texts):
-    warm = sweep_prompts(MODEL, PROMPTS[:1], Settings(40, temperature=1.0, stop_tokens=frozenset()), layers=(2,))
+    warm = sweep_texts(MODEL, PROMPTS[:1], None, Settings(40, temperature=1.0, stop_tokens=frozenset()), layers=(2,))
     assert warm.layers == (0, 2)
     assert warm.targets.tolist() == texts.targets[:1].tolist()
 
