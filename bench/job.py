@@ -11,7 +11,7 @@ from lede.bench.store import code_hash
 from lede.collect.prompts import Prompt
 from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
-from lede.decode.generate import encode
+from lede.decode.generate import encode, generate
 from lede.decode.model import Model
 from lede.decode.sampling import Settings
 from lede.replay.split import fingerprint
@@ -50,8 +50,23 @@ class Job:
 
 def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, list[int]]]:
     """(id, task, token ids) of the prompts that leave room in the model's context."""
-    every = ((p, encode(model, p.text) if p.tokens is None else list(p.tokens)) for p in prompts)
+    every = ((p, encode(model, p.content)) for p in prompts)
     return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]
+
+
+def spoken(model: Model, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]:
+    """The prompts, each turn of a conversation as one of its own behind plain decoding's answers of so many tokens."""
+    spoken = []
+    for prompt in prompts:
+        said: list[str] = []
+        spoken.append(prompt)
+        for _ in prompt.turns:
+            ids = encode(model, spoken[-1].content)
+            if len(ids) >= model.context - 1:
+                break
+            said.append(generate(model, ids, settings=Settings(tokens)).text)
+            spoken.append(prompt.turn(said))
+    return spoken
 
 
 def question(model: Model, job: Job) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -13,7 +13,7 @@ import torch
 from lede.bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
 from lede.bench.differences import Difference, differences
 from lede.bench.errors import BenchError
-from lede.bench.job import Job, question, tokenised
+from lede.bench.job import Job, question, spoken, tokenised
 from lede.bench.measure import Method, Sample, measure
 from lede.bench.methods import Progress, prepare
 from lede.bench.names import TUNED
@@ -41,6 +41,7 @@ class Report:
     costs: Costs
     facts: dict[str, Any]
     check: Check | None = None
+    categories: Mapping[str, list[Row]] = field(default_factory=dict)  # where there are several: the rows of each
 
     def to_json(self) -> dict[str, Any]:
         """The object that `lede bench --json` prints for one model and task."""
@@ -51,6 +52,7 @@ class Report:
             "check": None if self.check is None else asdict(self.check),
             "tuning": {row.method: self.tuned[row.method] for row in self.rows if row.method in TUNED},
             "rows": [asdict(row) for row in self.rows],
+            "categories": {name: [asdict(row) for row in rows] for name, rows in self.categories.items()},
             "paper": {method: asdict(row) for method, row in paper.items() if row is not None},
             "differences": [asdict(difference) for difference in self.differences],
         }
@@ -85,6 +87,8 @@ def bench(
             f"--check replays greedy texts, and {job.task} is sampled at temperature {job.settings.temperature:g}: "
             "leave out the one or the other"
         )
+    length = job.settings.max_new_tokens
+    job = replace(job, prompts=spoken(model, job.prompts, length), training=spoken(model, job.training, length))
     chosen = tokenised(model, job.prompts)
     tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
     asked = question(model, job)
@@ -105,7 +109,13 @@ def bench(
     groups = {prompt.id: prompt.group for prompt in job.prompts}
     parameters = {name: store.parameters(name) for name in job.rows if name in TUNED}
     rouge = rouge_of(samples, job.prompts)
-    rows = summarise(samples, model.dtype in EXACT, groups, rouge, parameters, greedy)
+    exact = model.dtype in EXACT
+    rows = summarise(samples, exact, groups, rouge, parameters, greedy)
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault(category(sample.task), []).append(sample)
+    several = parts.items() if len(parts) > 1 else ()
+    by_category = {name: summarise(mine, exact, groups, greedy=greedy) for name, mine in several}
     facts = {
         "model": model.name,
         **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens", "temperature")},
@@ -121,7 +131,12 @@ def bench(
         "resumed": resumed,
     }
     parted = differences(model, samples, tokens) if greedy else []
-    return Report(rows, samples, groups, parted, tuned, costs, facts, checked)
+    return Report(rows, samples, groups, parted, tuned, costs, facts, checked, by_category)
+
+
+def category(task: str) -> str:
+    """What a bench's second table groups prompts by: of mt_bench/writing, mt_bench."""
+    return task.partition("/")[0]
 
 
 def part(progress: Progress, start: float, end: float) -> Progress:

@@ -67,7 +67,8 @@ def collect(
 ) -> Collected:
     """Collect the episodes of `config` that `out` does not hold yet; prompts are used in order, again and again.
 
-    `source` describes prompts and policy for the run's file; it belongs to what a resumed run must agree on. Raises
+    `source` describes prompts and policy for the run's file; it belongs to what a resumed run must agree on. Every turn
+    of a conversation is an episode, whose prompt is all that was said before, the model's own answers included. Raises
     DatasetError where `out` is another model's dataset or was collected with other arguments, ModelError for candidate
     layers that the model does not have, PromptError without prompts.
     """
@@ -87,19 +88,27 @@ def collect(
     run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
     done = run.committed()
     collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
+    turns = [(prompt, turn) for prompt in prompts for turn in range(1 + len(prompt.turns))]
+    said: list[str] = []  # the model's answers so far in this conversation
+    answer = ""  # the last
     with replay.EpisodeWriter(run) as writer:
         for number in range(config.episodes):
-            if number in done:
+            asked, turn = turns[number % len(turns)]
+            said = [*said, answer] if turn else []
+            if done.issuperset(range(number, min(number + 1 + len(asked.turns) - turn, config.episodes))):
                 continue
-            prompt = prompts[number % len(prompts)]
-            ids = list(prompt.tokens) if prompt.tokens is not None else encode(model, prompt.text)
+            prompt, answer = asked.turn(said), ""
+            ids = encode(model, prompt.content)
             if len(ids) >= model.context:
-                collected.skipped += 1
+                collected.skipped += number not in done
                 progress(collected)
                 continue
             seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
             settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
             generation = generate(model, ids, explorer(config, layers, seed, policy), settings)
+            answer = generation.text
+            if number in done:  # decoded again only for what is said to it
+                continue
             swept = None
             if config.sweep and config.temperature == 0:
                 swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
@@ -117,7 +126,7 @@ def describe_source(
     prompts: Sequence[Prompt], policy: ValueFunction | None = None, split: str = "all"
 ) -> dict[str, Any]:
     """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
-    text = "\0".join(f"{prompt.id}\0{prompt.text}\0{prompt.tokens}" for prompt in prompts)
+    text = "\0".join(f"{p.id}\0{p.text}\0{p.tokens}" + f"\0{p.messages}{p.turns}" * bool(p.messages) for p in prompts)
     described: dict[str, Any] = {"split": split, "prompts": fingerprint(text)}
     if policy is not None:
         probe = np.linspace(-1, 1, len(policy.features), dtype=np.float32)

@@ -3,8 +3,8 @@
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,13 @@ MAX_CHARACTERS = 1200  # of a function-head prompt; longer ones lose their first
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text to go on from.
+    """One text to go on from, or a conversation to answer.
 
     `id` is unique in its collection and decides the prompt's random seed; `task` groups prompts in tables; `reference`
     is what a person wrote there, where that is known; `tokens`, where given, are used instead of encoding `text`.
     `group` is what it shares with prompts that must be on the same side of the split (module, article, conversation),
-    by default only itself; `split` is the side, by default the group's.
+    by default only itself; `split` is the side, by default the group's. `messages` are a conversation's so far, {role,
+    content} each, and `turns` what its user says to the answers; `text` is then what the user said first.
     """
 
     id: str
@@ -35,6 +36,8 @@ class Prompt:
     tokens: tuple[int, ...] | None = None
     group: str = ""
     split: Split = ""  # type: ignore[assignment]  # never empty once it is made
+    messages: tuple[dict[str, str], ...] = ()
+    turns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -42,14 +45,31 @@ class Prompt:
         if self.split not in SPLITS:
             object.__setattr__(self, "split", split_of(self.group))
 
+    def turn(self, said: Sequence[str] = ()) -> "Prompt":
+        """The prompt as it is after the answers `said` to its first turns: all of the conversation before the next."""
+        if not said:
+            return self
+        messages = list(self.messages)
+        for answer, reply in zip(said, self.turns, strict=False):
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": reply}]
+        name, rest = f"{self.id}/{len(said) + 1}", self.turns[len(said) :]
+        return replace(self, id=name, messages=tuple(messages), turns=rest, reference=None)
+
+    @property
+    def content(self) -> Any:
+        """What `decode.generate.encode` takes."""
+        return self.tokens if self.tokens is not None else self.messages or self.text
+
 
 def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
     """The prompts of a JSON-lines file that are on this side of the split, in its order; blank lines are skipped.
 
-    Every line is an object with `prompt` (a string) or `turns` (a list of strings, the first is used) and, if wanted,
-    `id` or `question_id` (a string or a whole number; otherwise file name and line number), `task` or `category`,
-    `reference` (a string, or a list, of which the first is used), and `group` or `conversation` (a string or a whole
-    number, shared by the lines of one conversation). Raises PromptError that names the line.
+    Every line is an object with `prompt` (a string), `messages` (a conversation, {role, content} each; an answer at its
+    end is its reference) or `turns` (what a user says, each after the answer before) and, if wanted, `id` or
+    `question_id` (a string or a whole number; otherwise file name and line number), `task` or `category`, `reference`
+    (a string, or a list, of which the first is used), and `group` or `conversation` (a string or a whole number, shared
+    by the lines of one conversation; otherwise lines whose user begins alike are one). Raises PromptError that names
+    the line.
     """
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -85,18 +105,20 @@ def _parse(line: bytes, default_id: str) -> Prompt:
         raise PromptError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise PromptError(f"expected a JSON object, not {_kind(row)}")
+    messages: tuple[dict[str, str], ...] = ()
+    turns: tuple[str, ...] = ()
+    answer = None
     if "prompt" in row:
         text = _string(row["prompt"], "prompt")
-    elif "turns" in row:
-        if not isinstance(row["turns"], list) or not row["turns"]:
-            raise PromptError(f"`turns` must be a list with a string in it, not {_kind(row['turns'])}")
-        text = _string(row["turns"][0], "turns[0]")
+    elif "turns" in row or "messages" in row:
+        messages, turns, answer = _conversation(row)
+        text = next((m["content"] for m in messages if m["role"] == "user"), "")
     else:
-        raise PromptError("has neither `prompt` nor `turns`")
+        raise PromptError("has neither `prompt` nor `turns` nor `messages`")
     if not text.strip():
         raise PromptError("the prompt is empty")
     name, group = row.get("id", row.get("question_id")), row.get("group", row.get("conversation"))
-    task, reference = row.get("task", row.get("category")), row.get("reference")
+    task, reference = row.get("task", row.get("category")), row.get("reference", answer)
     while isinstance(reference, list):  # one for each turn, or several good answers to one
         reference = reference[0] if reference else None
     return Prompt(
@@ -105,7 +127,27 @@ def _parse(line: bytes, default_id: str) -> Prompt:
         text=text,
         reference=None if reference is None else _string(reference, "reference"),
         group="" if group is None else _name(group, "group"),
+        messages=messages,
+        turns=turns,
     )
+
+
+def _conversation(row: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], tuple[str, ...], str | None]:
+    """The messages before the first answer, what the user says after it, and the answer where the row has one."""
+    name = "messages" if "messages" in row else "turns"
+    given, kind = row[name], "an object" if name == "messages" else "a string"
+    if not isinstance(given, list) or not given:
+        raise PromptError(f"`{name}` must be a list with {kind} in it, not {_kind(given)}")
+    if name == "turns":
+        first, *rest = (_string(turn, f"turns[{i}]") for i, turn in enumerate(given))
+        return ({"role": "user", "content": first},), tuple(rest), None
+    messages = []
+    for i, message in enumerate(given):
+        if not isinstance(message, dict):
+            raise PromptError(f"`messages[{i}]` must be an object, not {_kind(message)}")
+        messages.append({key: _string(message.get(key), f"messages[{i}].{key}") for key in ("role", "content")})
+    answer = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
+    return tuple(messages), (), answer
 
 
 def _name(value: Any, name: str) -> str:
@@ -138,6 +180,16 @@ def interleaved(prompts: Iterable[Prompt]) -> list[Prompt]:
     return [prompt for _, prompt in sorted(placed, key=lambda pair: pair[0])]
 
 
+def by_turns(prompts: Iterable[Prompt], kind: Callable[[Prompt], Hashable]) -> list[Prompt]:
+    """The first prompt of every kind, then the second of every kind, and so on."""
+    count: Counter[Hashable] = Counter()
+    placed = []
+    for prompt in prompts:
+        count[kind(prompt)] += 1
+        placed.append((count[kind(prompt)], prompt))
+    return [prompt for _, prompt in sorted(placed, key=lambda pair: pair[0])]
+
+
 def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> list[Prompt]:
     """Function heads from held-out modules of the running interpreter, one of each module by turns, drawn by `seed`.
 
@@ -158,12 +210,12 @@ def stdlib_prompts(split: AnySplit, limit: int | None = None, seed: int = 0) -> 
     for prompt in sorted(drawn, key=lambda p: SPLITS.index(p.split), reverse=True):
         owner.setdefault(prompt.text, prompt)
     taken: Counter[str] = Counter()
-    turns: list[tuple[int, Prompt]] = []
+    kept = []
     for prompt in drawn:
         if owner[prompt.text] is prompt and split in (prompt.split, "all") and taken[prompt.group] < PER_MODULE:
-            turns.append((taken[prompt.group], prompt))
+            kept.append(prompt)
             taken[prompt.group] += 1
-    return interleaved(prompt for _, prompt in sorted(turns, key=lambda turn: turn[0]))[:limit]
+    return interleaved(by_turns(kept, lambda prompt: prompt.group))[:limit]
 
 
 def _function_heads(module: str, source: str) -> Iterator[Prompt]:

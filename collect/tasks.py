@@ -1,4 +1,5 @@
-"""Prompts by the name of a task: the paper's five (§4.1), from public data sets, and functions of the standard library.
+"""Prompts by the name of a task: the paper's five (§4.1), from public data sets, functions of the standard library,
+requests to a chat model that are in the package, and Spec-Bench's questions.
 
 The data come through the `datasets` library (the extra `bench`), from the hub or from files: where the environment
 variable LEDE_DATASETS names a folder that has a subfolder called like the task, the task is read there,
@@ -12,17 +13,20 @@ setting), the other tasks none.
 import glob
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lede.collect.errors import PromptError
-from lede.collect.prompts import AnySplit, Prompt, interleaved, stdlib_prompts
+from lede.collect.prompts import AnySplit, Prompt, by_turns, interleaved, load_prompts, stdlib_prompts
 from lede.replay.split import SPLITS, Split, group_of, split_of, stable_hash
 
 FOLDER = "LEDE_DATASETS"
 LM_WORDS = 100  # of an article, to go on from
+CHAT, SPEC_BENCH = "chat", "spec_bench"
+# of Spec-Bench's categories those that are MT-Bench's, ten questions each
+MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 SHOT_CHOICE = 50  # the example is the shortest of so many, so that it leaves room in the context
 
 
@@ -80,6 +84,8 @@ TASKS = {
     task.name: task
     for task in (
         Task("stdlib", max_new_tokens=256),  # the body of a function
+        Task(CHAT, max_new_tokens=256),
+        Task(SPEC_BENCH, max_new_tokens=256),
         Task("cnn_dm_summarization", CNN_DM, ("article", "highlights"), _summary, shots=1),
         Task("cnn_dm_lm", CNN_DM, ("article",), _beginning, temperature=0.6),
         # a request to an assistant, whose reference is its parse
@@ -101,6 +107,12 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
     if name not in TASKS:
         raise PromptError(f"no task {name!r}: choose one of {', '.join(TASKS)}")
     task = TASKS[name]
+    if name in (CHAT, SPEC_BENCH):
+        every = load_prompts(Path(__file__).with_name("chat.jsonl")) if name == CHAT else _spec_bench(split)
+        mine = [p for p in every if split in (p.split, "all")]
+        drawn = sorted(mine, key=lambda p: stable_hash(f"{seed}:{p.id}"))
+        spread = by_turns(by_turns(drawn, lambda p: p.task), lambda p: p.task.partition("/")[0])
+        return interleaved(spread)[:limit]
     if not task.dataset:
         return stdlib_prompts(split, limit, seed)
     if split == "all" and not task.divided:
@@ -130,6 +142,22 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
     if not prompts and limit != 0:
         raise PromptError(f"the task {name} has no prompts in its split {split}")
     return prompts
+
+
+def _spec_bench(split: AnySplit) -> list[Prompt]:
+    """Spec-Bench's questions, all of them test prompts: rivals are compared on them, so nothing may learn from them."""
+    if split != "test":
+        raise PromptError(
+            "Spec-Bench is for measuring: to learn or tune on it would make its numbers worthless. Take --task chat or "
+            "prompts of your own, or --split test for a dataset of its texts that `lede evaluate` measures on"
+        )
+    root = _root()
+    places = [root / "spec_bench.jsonl", *sorted((root / SPEC_BENCH).glob("*.jsonl"))] if root is not None else []
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise PromptError(f"there is no spec_bench.jsonl, Spec-Bench's questions, in the folder that {FOLDER} names")
+    prompts = load_prompts(file)
+    return [replace(p, split="test", task=f"mt_bench/{p.task}" if p.task in MT_BENCH else p.task) for p in prompts]
 
 
 def _texts(task: Task, split: Split, seed: int | None = None) -> Iterator[tuple[int, str, str, str]]:
@@ -186,13 +214,16 @@ def _load(task: Task, split: Split) -> Any:
 
 def _folder(task: Task) -> Path | None:
     """The folder of the task's local copy; None where there is none. Raises PromptError for a wrong LEDE_DATASETS."""
+    root = _root()
+    return folder if root is not None and (folder := root / task.name).is_dir() else None
+
+
+def _root() -> Path | None:
+    """The folder that LEDE_DATASETS names, if it is set. Raises PromptError where it is none."""
     root = os.environ.get(FOLDER)
-    if not root:
-        return None
-    if not Path(root).is_dir():
+    if root and not Path(root).is_dir():
         raise PromptError(f"{FOLDER} names {root}, which is not a folder")
-    folder = Path(root, task.name)
-    return folder if folder.is_dir() else None
+    return Path(root) if root else None
 
 
 def _files(task: Task, split: Split) -> list[str]:

@@ -96,6 +96,15 @@ def folder_config(folder: Path) -> Config:
     return llama_config(folder.name, read_json(folder / "config.json"))
 
 
+def chat_template(folder: Path) -> Any:
+    """A checkpoint's template of conversations, several by their names, or None."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.exists():
+        return file.read_text("utf-8")
+    given = read_json(settings).get("chat_template") if settings.exists() else None
+    return {one["name"]: one["template"] for one in given} if isinstance(given, list) else given
+
+
 def weight_files(folder: Path) -> dict[str, Path]:
     """The safetensors files of a folder: {name of a weight, or "" for all: its file}; none where there are no such."""
     if (folder / SAFETENSORS).exists():

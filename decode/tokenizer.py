@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from lede.decode.config import read_json
+from lede.decode.config import chat_template, read_json
 
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")  # the library's classes that take tokenizer.json as it is
 # settings that change what they take
@@ -54,12 +54,8 @@ class Tokenizer:
 
     @functools.cached_property
     def chat_template(self) -> Any:
-        """The template of conversations, several by their names, or None."""
-        file = self._folder / "chat_template.jinja"
-        if file.exists():
-            return file.read_text("utf-8")
-        given = self._settings.get("chat_template")
-        return {one["name"]: one["template"] for one in given} if isinstance(given, list) else given
+        """See `decode.config.chat_template`."""
+        return chat_template(self._folder)
 
     @functools.cached_property
     def library(self) -> Any:

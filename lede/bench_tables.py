@@ -57,6 +57,15 @@ def time_table(report: "Report") -> Table:
     return table
 
 
+def category_table(report: "Report") -> Table:
+    """Each method's speedup by category of prompts, none where all are of one."""
+    table = grid(None, "speedup (95 %)", *report.categories)
+    for row in report.rows:
+        cells = ([mine for mine in rows if mine.method == row.method] for rows in report.categories.values())
+        table.add_row(row.method, *(_speedup(mine[0]) if mine else "–" for mine in cells), style=_style(row))
+    return table
+
+
 def check_table(report: "Report") -> Table:
     """What replay says of each rule, beside what was measured, and how much of the best possible that is."""
     table = grid(None, "method", "predicted", "bounds", "measured (95 %)", "measured/\npredicted", "of the\noracle")

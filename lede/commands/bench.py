@@ -33,7 +33,8 @@ WIDTH = 100  # columns that the tables need
 def bench(
     model: ModelOption = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="A named task; may be repeated. [dim]Default: stdlib[/]")
+        list[str] | None,
+        typer.Option(help="A named task; may be repeated. [dim]Default: chat for chat models, else stdlib[/]"),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="JSON lines: measure on its test prompts, tune on its training prompts.")
@@ -82,7 +83,7 @@ def bench(
     if plot is not None and plot.suffix and len(task or ()) > 1:
         raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
 
-    from lede.commands.loading import check_model, checkpoint, load
+    from lede.commands.loading import check_model, checkpoint, load, usual_task
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
@@ -97,7 +98,7 @@ def bench(
         train = load_prompts(training) if training else load_prompts(prompts, "train")
         works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
-        works = [named_task(name, limit, tuning, seed) for name in task or ["stdlib"]]
+        works = [named_task(name, limit, tuning, seed) for name in task or [usual_task(model)]]
     for note in notes:
         warn(note)
 
@@ -166,21 +167,24 @@ def plan(
 
 
 def named_task(task: str, limit: int, tuning: int, seed: int) -> Workload:
-    """Test and training prompts of one of `collect.tasks`."""
-    from lede.collect.tasks import TASKS, load_task
+    """Test and training prompts of one of `collect.tasks`; Spec-Bench's are tuned on chats in the package."""
+    from lede.collect.tasks import SPEC_BENCH, TASKS, load_task
 
-    test, train = load_task(task, "test", limit, seed), load_task(task, "train", tuning, seed)
+    train = load_task("chat" if task == SPEC_BENCH else task, "train", tuning, seed)
+    test = load_task(task, "test", limit, seed)
     return task, test, train, TASKS[task].max_new_tokens, TASKS[task].temperature
 
 
 def show(report: "Report") -> None:
     """Print one table, where the time went, and what it means."""
-    from lede.bench_tables import bench_table, bench_title, bench_words, check_table, time_table
+    from lede.bench_tables import bench_table, bench_title, bench_words, category_table, check_table, time_table
     from lede.terminal import console, say, wide
 
     tables = wide(WIDTH)
     say(bench_title(report))
     tables.print(bench_table(report))
+    if report.categories:
+        tables.print(category_table(report))
     tables.print(time_table(report))
     if report.check is not None:
         tables.print(check_table(report))

@@ -24,16 +24,17 @@ def collect(
     episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
     model: ModelOption = None,
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Prompts by name: stdlib (functions that the embedded model never saw), or the "
-            "paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval."
+            help="Prompts by name: stdlib (functions that the embedded model never saw), chat (short requests of all "
+            "kinds), or the paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval. "
+            "[dim]Default: chat for chat models, else stdlib[/]"
         ),
-    ] = "stdlib",
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Prompts of your own: JSON lines with prompt (or turns), optional id, task, reference, "
+            help="Prompts of your own: JSON lines with prompt, messages or turns, optional id, task, reference, "
             "group (or conversation)."
         ),
     ] = None,
@@ -82,7 +83,7 @@ def collect(
     """
     from lede.collect.prompts import load_prompts
     from lede.collect.tasks import TASKS, load_task
-    from lede.commands.loading import check_model, load
+    from lede.commands.loading import check_model, load, usual_task
     from lede.paths import dataset_path
     from lede.serve.policy import check_fits, load_policy
     from lede.terminal import bar, print_json, say
@@ -91,13 +92,14 @@ def collect(
     exploration = one_of("--explore", explore, "uniform", "noisy", "epsilon")
     if (policy is not None) != (explore == "epsilon"):
         raise typer.BadParameter("--policy and --explore epsilon go together")
-    if prompts is not None and task != "stdlib":
+    if prompts is not None and task is not None:
         raise typer.BadParameter("--task names prompts, and so does --prompts: give one of them")
     layers = parse_layers(candidates)
     if policy is not None and layers is not None:
         raise typer.BadParameter("--candidates are the policy's own with --policy")
     out = out or dataset_path(model)
     check_model(model, dtype, device)
+    task = task or usual_task(model)
     learned = load_policy(policy) if policy else None
 
     # As many whatever the number of episodes, so that more of them continue a run.

@@ -18,6 +18,14 @@ def check_model(model: str | None, dtype: str = "auto", device: str = "auto") ->
     return check_request(model_path(model), dtype, device)
 
 
+def usual_task(model: str | None) -> str:
+    """The prompts for a model when none are named: chat where it has a chat template, or comes as a GGUF file."""
+    from lede.decode.config import chat_template
+
+    folder = check_model(model)
+    return "chat" if folder is not None and (folder.is_file() or chat_template(folder)) else "stdlib"
+
+
 def checkpoint(model: str | None) -> str:
     """The folder or name from which `transformers` loads the model, converted before if need be."""
     folder = check_model(model)

@@ -17,6 +17,7 @@ from lede.bench.names import METHODS, POLICY_OF
 from lede.bench.paper import paper_row
 from lede.bench.plot import draw
 from lede.bench.run import Report, bench
+from lede.bench_tables import category_table
 from lede.collect.prompts import Prompt
 from lede.decode.facts import model_facts
 from lede.decode.load import load_model
@@ -223,3 +224,18 @@ def test_the_paper_s_numbers_stand_beside_ours_where_the_model_is_the_paper_s(ev
     theirs = replace(report, facts=facts).to_json()["paper"]
     assert theirs["lede"]["speedup"] == paper_row("layerskip-llama2-7B", "alpaca", "lede").speedup
     assert "del" not in theirs
+
+
+def test_several_categories_have_a_table_of_their_own(model, checkpoint, tmp_path):
+    prompts = [
+        replace(p, task=task) for p, task in zip(PROMPTS, ("mt_bench/math", "mt_bench/coding", "qa"), strict=True)
+    ]
+    job = Job("toy", prompts, TRAINING, Settings(12), ("autoregressive", "prompt-lookup"))
+    report = measured(model, checkpoint, tmp_path, job)
+    assert list(report.categories) == ["mt_bench", "qa"]
+    assert [row.method for row in report.categories["qa"]] == ["autoregressive", "prompt-lookup"]
+    seconds = sum(s.seconds for s in report.samples if s.method == "autoregressive" and s.task == "qa")
+    tokens = sum(s.tokens for s in report.samples if s.method == "autoregressive" and s.task == "qa")
+    assert report.categories["qa"][0].tokens_per_s == pytest.approx(tokens / seconds)
+    assert report.to_json()["categories"]["qa"][1]["method"] == "prompt-lookup"
+    assert [str(column.header) for column in category_table(report).columns][1:] == ["mt_bench", "qa"]

@@ -23,12 +23,14 @@ def tiny_model(**changes) -> Model:
     return from_transformers(byte_llama(**changes), torch.float32, tokenizer=byte_tokenizer(), name="tiny")
 
 
-def collected(out: Path, config: CollectConfig = CONFIG, model: Model | None = None, **more) -> Collected:
+def collected(
+    out: Path, config: CollectConfig = CONFIG, model: Model | None = None, prompts: list[Prompt] = PROMPTS, **more
+) -> Collected:
     """Collect without taking the time to measure costs."""
     measure = lede.collect.collector.measure
     lede.collect.collector.measure = lambda model: COSTS
     try:
-        return lede.collect.collector.collect(model or tiny_model(), PROMPTS, out, config, **more)
+        return lede.collect.collector.collect(model or tiny_model(), prompts, out, config, **more)
     finally:
         lede.collect.collector.measure = measure
 

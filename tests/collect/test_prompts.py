@@ -10,6 +10,13 @@ from lede.collect.errors import PromptError
 from lede.collect.prompts import MAX_CHARACTERS, PER_MODULE, Prompt, load_prompts, stdlib_prompts
 from lede.replay.split import SPLITS, split_of
 
+TALK = (
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "How?"},
+)
+
 
 def written(folder: Path, *lines: object) -> Path:
     """A prompt file of these lines: bytes and strings as they are, anything else as JSON."""
@@ -24,16 +31,29 @@ def test_every_way_to_write_a_prompt(tmp_path: Path) -> None:
         tmp_path,
         {"prompt": "Once", "id": "a", "task": "story", "reference": "upon"},
         {"question_id": 7, "category": "qa", "turns": ["Why?", "And then?"], "reference": ["Because", "Then"]},
+        {"messages": [*TALK, {"role": "assistant", "content": "Fine"}], "id": "talk"},
         "",
         {"prompt": "Twice\u2028or more", "reference": [["first", "second"]], "task": None},
         '{"prompt": "Thrice", "reference": []}\r',
     )
     assert load_prompts(path) == [
         Prompt("a", "story", "Once", "upon"),
-        Prompt("7", "qa", "Why?", "Because"),
-        Prompt("prompts:4", "prompts", "Twice\u2028or more", "first"),
-        Prompt("prompts:5", "prompts", "Thrice", None),
+        Prompt("7", "qa", "Why?", "Because", messages=({"role": "user", "content": "Why?"},), turns=("And then?",)),
+        Prompt("talk", "prompts", "Hi", "Fine", messages=TALK),
+        Prompt("prompts:5", "prompts", "Twice\u2028or more", "first"),
+        Prompt("prompts:6", "prompts", "Thrice", None),
     ]
+
+
+def test_a_turn_is_a_prompt_with_all_that_was_said_before() -> None:
+    first = Prompt("a", "qa", "Hi", "Hey", messages=TALK[:2], turns=("How?", "Why?"))
+    assert first.turn() is first
+    third = first.turn(["Hello", "Well"])
+    assert [m["content"] for m in third.content] == ["Be kind.", "Hi", "Hello", "How?", "Well", "Why?"]
+    assert [m["role"] for m in third.content] == ["system", "user", *("assistant", "user") * 2]
+    assert (third.id, third.turns, third.reference) == ("a/3", (), None)
+    assert first.turn(["Hello"]).turns == ("Why?",)
+    assert (third.group, third.split) == (first.group, first.split)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
@@ -54,6 +74,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
         ({"turns": []}, "not an empty list"),
         ({"turns": "Once"}, "`turns` must be a list with a string in it, not a string"),
         ({"turns": [{}]}, r"`turns\[0\]` must be a string, not an object"),
+        ({"messages": []}, "`messages` must be a list with an object in it, not an empty list"),
+        ({"messages": ["Hi"]}, r"`messages\[0\]` must be an object, not a string"),
+        ({"messages": [{"role": "user"}]}, r"`messages\[0\].content` must be a string, not null"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "the prompt is empty"),
         ({"prompt": "Twice", "id": "a"}, "id 'a' is already that of line 1"),
         ({"prompt": "Twice", "id": True}, "`id` must be a string, not true or false"),
         ({"prompt": "Twice", "task": 1.5}, "`task` must be a string"),

@@ -46,9 +46,10 @@ def articles(*names: str) -> list[dict[str, str]]:
 
 
 def test_the_paper_s_tasks_and_settings() -> None:
-    assert list(TASKS) == ["stdlib", "cnn_dm_summarization", "cnn_dm_lm", "topv2", "alpaca", "humaneval"]
+    own = ["stdlib", "chat", "spec_bench"]
+    assert list(TASKS) == [*own, "cnn_dm_summarization", "cnn_dm_lm", "topv2", "alpaca", "humaneval"]
     assert {name: task.temperature for name, task in TASKS.items() if task.temperature} == {"cnn_dm_lm": 0.6}
-    assert {task.max_new_tokens for name, task in TASKS.items() if name != "stdlib"} == {512}
+    assert {task.max_new_tokens for task in TASKS.values() if task.dataset} == {512}
 
 
 def test_stdlib_is_as_before() -> None:
@@ -178,7 +179,7 @@ def test_a_copy_may_be_in_parts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "split", "content", "complaint"),
     [
-        ("poetry", "test", None, "no task 'poetry': choose one of stdlib, cnn_dm_summarization"),
+        ("poetry", "test", None, "no task 'poetry': choose one of stdlib, chat, spec_bench, cnn_dm_summarization"),
         ("topv2", "train", '{"utterance": "a", "semantic_parse": "a"}', "holds neither train.jsonl nor train.parquet"),
         ("topv2", "test", '{"text": "a"}', "has no column utterance, semantic_parse, only text"),
         ("topv2", "test", '{"utterance": 3, "semantic_parse": "a"}', "row 0 of .*utterance, semantic_parse must be"),
@@ -228,3 +229,32 @@ def test_without_the_library(tmp_path: Path) -> None:
     done = collected("--task", "topv2", "--out", str(tmp_path / "d"), PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == ("lede: this needs the package datasets: install it with pip install 'lede[bench]'\n")
+
+
+def test_the_requests_in_the_package_are_chats_of_all_sides() -> None:
+    everything = load_task("chat", "all")
+    sides = {split: load_task("chat", split) for split in SPLITS}
+    assert sum(map(len, sides.values())) == len(everything) > 200
+    assert all(p.messages and p.split == split for split, prompts in sides.items() for p in prompts)
+    groups = [{p.group for p in prompts} for prompts in sides.values()]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert len({p.task for p in load_task("chat", "train", 8, seed=1)}) == 8  # evenly over its categories
+
+
+def test_spec_bench_is_spread_over_its_categories_and_only_measured_on(folder: Path) -> None:
+    kinds = ["writing", "math", "coding", "qa", "rag"]
+    rows = [{"question_id": i, "category": kinds[i % 5], "turns": [f"Question {i}", "And?"]} for i in range(50)]
+    file = folder / "spec_bench.jsonl"
+    with pytest.raises(PromptError, match=r"there is no spec_bench\.jsonl"):
+        load_task("spec_bench", "test")
+    for place in (file, folder / "spec_bench" / "question.jsonl"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        chosen = load_task("spec_bench", "test", 9)
+        kinds_of_it = ["mt_bench/coding", "mt_bench/math", "mt_bench/writing"]
+        assert sorted(p.task for p in chosen) == [*kinds_of_it, "qa", "qa", "qa", "rag", "rag", "rag"]
+        assert {p.split for p in load_task("spec_bench", "test")} == {"test"}
+        place.unlink()
+    for split in ("train", "all"):
+        with pytest.raises(PromptError, match="Spec-Bench is for measuring"):
+            load_task("spec_bench", split)
