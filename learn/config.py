@@ -33,8 +33,9 @@ class LearnConfig:
     candidates: tuple[int, ...] | None = None
     #: Without named candidates: whether layer 0 is one. The paper has no layer 0.
     layer0: bool = True
-    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's.
-    bypass: bool = False
+    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's. None: from sweeps, yes;
+    #: from a log, which does not have it, no, as in the paper.
+    bypass: bool | None = None
     #: Drafts per round; learning from a log, no more than were ever logged. The paper has 12.
     max_drafts: int = MAX_ROWS - 1
     #: The target is the n-step return + gamma^n * max over actions of the target network (§3.2). 5 steps do as well.
@@ -84,7 +85,7 @@ class LearnConfig:
     @property
     def from_sweeps_only(self) -> bool:
         """Whether nothing but sweeps will do."""
-        return self.source == "sweeps" or self.algorithm == "fitted" or self.bypass
+        return self.source == "sweeps" or self.algorithm == "fitted" or bool(self.bypass)
 
     @property
     def fits_sweeps(self) -> bool:

@@ -78,10 +78,11 @@ class Data:
                     "collect greedily, without --no-sweep"
                 )
             source = "log"
-        self.config, self.limit = replace(config, source=source), config.max_drafts
+        bypass = source == "sweeps" if config.bypass is None else config.bypass
+        self.config, self.limit = replace(config, source=source, bypass=bypass), config.max_drafts
         if source == "log":
             self.limit = max(2, min(self.limit, int(self.columns.raw["draft_index"].max(initial=0))))
-        self.candidates = (*self.layers, model) if config.bypass else self.layers
+        self.candidates = (*self.layers, model) if bypass else self.layers
         indicators = () if config.features == "paper" else tuple(f"layer={layer}" for layer in self.candidates)
         self.features = (*FEATURES[config.features], *indicators)
         self.prices: Prices | None = None
@@ -121,7 +122,7 @@ class Data:
     def engine(self, side: Split) -> Engine:
         """Of one side's texts, for a dataset with costs."""
         assert self.costs is not None
-        return Engine(self.texts(side), self.costs, self.features, bypass=self.config.bypass, max_drafts=self.limit)
+        return Engine(self.texts(side), self.costs, self.features, bypass=bool(self.config.bypass), max_drafts=self.limit)
 
     def exact(self, side: Split) -> bool:
         """Whether policies can be played on this side's texts, and need not be estimated from the log."""

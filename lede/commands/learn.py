@@ -23,7 +23,7 @@ def learn(
         Path | None,
         typer.Option(
             help="The policy's folder. [dim]Default: policies/<dataset>, with the preset and options that are given "
-            "behind it (-paper, -dqn-bypass)[/]"
+            "behind it (-paper, -dqn-no-bypass)[/]"
         ),
     ] = None,
     preset: Annotated[
@@ -54,7 +54,7 @@ def learn(
     ] = None,
     bypass: Annotated[
         bool | None,
-        typer.Option("--bypass", help="Let a round draft nothing: go on to the full model (from sweeps alone)."),
+        typer.Option("--bypass/--no-bypass", help="Let a round draft nothing. [dim]Default: if learned from sweeps[/]"),
     ] = None,
     max_drafts: Annotated[int | None, typer.Option(min=2, max=31, help="Drafts per round; the paper has 12.")] = None,
     gamma: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Discount per decision.")] = None,
@@ -142,5 +142,5 @@ def _recipe(preset: str | None, options: dict[str, Any]) -> str:
             parts.append(Path(value).stem)
         elif name not in ("updates", "seed"):
             told = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            parts.append(name if value is True else f"{name}={told}")
+            parts.append(f"no-{name}" if value is False else name if value is True else f"{name}={told}")
     return "-".join(parts) or "default"

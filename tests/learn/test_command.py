@@ -85,7 +85,7 @@ def test_policies_of_other_recipes_have_folders_of_their_own(data, tmp_path, mon
         ("--seed", "3"): "known",
         ("--preset", "paper"): "known-paper",
         ("--algorithm", "dqn"): "known-dqn",
-        ("--reward", "accepted"): "known-accepted",
+        ("--no-bypass", "--reward", "accepted"): "known-accepted-no-bypass",
         ("--candidates", "2", "--n-step", "1"): "known-candidates=2-n_steps=1",
     }.items():
         done = lede(*quick, *options, "--json")

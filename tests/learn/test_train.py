@@ -65,14 +65,14 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
 
     policy = load_policy(tmp_path / "out")
-    kept = LAYERS[1:] if name == "paper" else LAYERS
+    source = "sweeps" if name in ("default", "fitted") else "log"
+    kept = {"paper": LAYERS[1:], "log": LAYERS}.get(name, (*LAYERS, 16))  # from sweeps also no draft
     assert policy.layers == kept and policy.max_drafts == (31 if name in ("default", "fitted") else 12)
     assert not {"conf_trace", "accept_trace"} & {*policy.features} or name == "paper"
     check_fits(policy, header(LAYERS)["model"])
     dataset = open_dataset(synthetic)
     assert policy.info["dataset"] == {"name": "data", "runs": [run["id"] for run in dataset.runs]}
-    source = "sweeps" if name in ("default", "fitted") else "log"
-    assert policy.info["hyperparameters"] == replace(config, source=source).to_dict()
+    assert policy.info["hyperparameters"] == replace(config, source=source, bypass=source == "sweeps").to_dict()
     told = json.loads(json.dumps(result.summary()))
     kept_at = policy.info["training"]["kept"]
     assert (told["folder"], told["updates"], told["kept"]) == (str(tmp_path / "out"), 120, kept_at)
