@@ -56,5 +56,10 @@ def _layer_statistics(
             x = model.run(reached, layer, x, start, cache)
             reached = layer
             if start + len(x) > first:
-                seen[layer] += model.statistics(model.head(x[max(first - start, 0) :]))
+                skipped = max(first - start, 0)
+                x_out = x[skipped:]
+                if layer == model.layer_count:
+                    seen[layer] += model.statistics(model.head(x_out))
+                else:
+                    seen[layer] += model.said(model.speak(layer, x_out, start + skipped, cache))
     return seen

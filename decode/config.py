@@ -173,3 +173,13 @@ def _rope_parameters(name: str, given: dict[str, Any], head_dim: int) -> dict[st
     if kind != "default" and share != 1:  # with the default kind `transformers` rotates whole heads all the same
         raise ModelError(f"{name} has partial_rotary_factor {share} with {kind!r} rotary embeddings: not supported")
     return rope
+
+
+def layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """{name in a decoder layer: shape} of its weights."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
+    shapes |= {"self_attn.q_proj": (queries, hidden), "self_attn.o_proj": (hidden, queries)}
+    shapes |= dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (keys, hidden))
+    return shapes | {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}

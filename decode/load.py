@@ -1,6 +1,7 @@
 """Loading a checkpoint: a hub name or a folder in, a `Model` or one clear line out."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lede.decode.backends.compile import library
-from lede.decode.config import DTYPES, Config, check_request, folder_config, llama_config, read_json, weight_files
+from lede.decode.config import (
+    DTYPES,
+    Config,
+    check_request,
+    folder_config,
+    layer_shapes,
+    llama_config,
+    read_json,
+    weight_files,
+)
 from lede.decode.errors import ModelError
+from lede.decode.exits import Exits
 from lede.decode.gguf import convert
 from lede.decode.model import Model
 from lede.decode.tokenizer import folder_tokenizer, library_tokenizer
@@ -32,23 +43,32 @@ LEGACY |= {"top_k", "typical_p"}
 
 
 def load_model(
-    path: str | Path, dtype: str | torch.dtype = "auto", device: str = "auto", revision: str | None = None
+    path: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    exits: Exits | None = None,
+    draft_vocabulary: Sequence[int] | None = None,
 ) -> Model:
     """Load a Llama checkpoint (Llama 1/2/3.x, CodeLlama, LayerSkip's) from a folder, a GGUF file or the hub.
 
     `dtype` is float32, bfloat16, float16, float64 or auto: what decodes fastest here (`choose_dtype`). `device` is cpu,
-    cuda, cuda:N or auto. Raises ModelError for whatever cannot be loaded, with what to do about it.
+    cuda, cuda:N or auto. `exits` and `draft_vocabulary` (ascending token ids) are what early layers draft with. Raises
+    ModelError for whatever cannot be loaded, with what to do about it.
     """
     asked = str(dtype).removeprefix("torch.")
     folder = check_request(path, asked, device)
     where = choose_device(device)
     kind = choose_dtype(asked, where)
+    drafting = exits, draft_vocabulary
     try:
         folder = convert(folder) if folder is not None and folder.is_file() else folder
         if folder is not None and (weights := read_weights(folder, config := folder_config(folder))):
             generation = generation_config(folder, config)
-            return Model(folder.name, config, folder_tokenizer(folder), weights, kind, where, generation)
-        return from_library(str(folder or path), kind, where, revision)
+            return Model(
+                folder.name, config, folder_tokenizer(folder), weights, kind, where, generation, True, *drafting
+            )
+        return from_library(str(folder or path), kind, where, revision, *drafting)
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds for a missing, private, torn or foreign checkpoint
@@ -71,19 +91,13 @@ def read_weights(folder: Path, config: Config) -> dict[str, Tensor] | None:
 
 def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """{name in a checkpoint: shape} of every weight."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    layer: dict[str, tuple[int, ...]] = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
-    layer |= {"self_attn.q_proj": (queries, hidden), "self_attn.o_proj": (hidden, queries)}
-    layer |= dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (keys, hidden))
-    layer |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
     shapes: dict[str, tuple[int, ...]] = {
         f"model.layers.{i}.{name}.weight": shape
         for i in range(config.num_hidden_layers)
-        for name, shape in layer.items()
+        for name, shape in layer_shapes(config).items()
     }
-    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, hidden))
-    return shapes | ends | {"model.norm.weight": (hidden,)}
+    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, config.hidden_size))
+    return shapes | ends | {"model.norm.weight": (config.hidden_size,)}
 
 
 def generation_config(folder: Path, config: Config) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def generation_config(folder: Path, config: Config) -> dict[str, Any]:
     return {name: given[name] for name in LEGACY if name in given} | {"eos_token_id": config.eos_token_id}
 
 
-def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: str | None) -> Model:
+def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: str | None, *drafting: Any) -> Model:
     """A checkpoint as `transformers` loads it: from the hub, or in another form than safetensors."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -103,7 +117,7 @@ def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: 
     llama_config(name, config.to_dict())
     loaded = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=LOADED_AS.get(dtype, dtype))
     tokenizer = folder_tokenizer(Path(name)) if Path(name).is_dir() else library_tokenizer(name, revision)
-    return from_transformers(loaded, dtype, device, tokenizer, name=Path(name).name)
+    return from_transformers(loaded, dtype, device, tokenizer, Path(name).name, True, *drafting)
 
 
 def from_transformers(
@@ -113,6 +127,8 @@ def from_transformers(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     name: str = "llama",
     native: bool = True,
+    exits: Exits | None = None,
+    draft_vocabulary: Sequence[int] | None = None,
 ) -> Model:
     """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
     theirs, given = model.config, model.generation_config
@@ -120,7 +136,9 @@ def from_transformers(
     generation = {"eos_token_id": config.eos_token_id} if given is None else given.to_diff_dict()
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        return Model(name, config, tokenizer, weights, dtype, torch.device(device), generation, native)
+        return Model(
+            name, config, tokenizer, weights, dtype, torch.device(device), generation, native, exits, draft_vocabulary
+        )
 
 
 def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:

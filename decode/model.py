@@ -1,22 +1,32 @@
 """An early-exit Llama: its layers can be run a few at a time, over a key-value cache whose roll-back is free.
 
+What an early layer says comes from `speak`: through an exit head where the layer has one (`decode.exits`), whose block
+is run as one more layer behind the L of the model, with its own keys and values in the same cache; else through the
+model's own norm and head. A draft vocabulary narrows all that is drafted to a subset of the tokens; verification sees
+all.
+
 Layers are counted 1…L (paper §3.1); `run(lo, hi, …)` runs layers lo+1…hi, so that `run(0, E, …)` followed by
 `run(E, L, …)` is the whole model. Positions are given with every call: a row at position p attends to the positions up
 to p, whatever lies behind them in the cache, so drafts that were rejected are simply written over.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lede.decode.backends.eager import MASKED_ROWS, Eager
+from lede.decode.backends.eager import MASKED_ROWS, Eager, head_weight
 from lede.decode.backends.native import Native, supports
 from lede.decode.config import Config
+from lede.decode.exits import Exits, check_vocabulary
 from lede.decode.facts import weights_hash
 from lede.decode.state import Statistics
 
 LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
+IMPOSSIBLE = (
+    -1e30
+)  # the logit of a token outside the draft vocabulary: finite, so that there is a most likely one still
 
 
 class Backend(Protocol):
@@ -40,11 +50,14 @@ class Backend(Protocol):
         The cache must hold what those layers made of every earlier position.
         """
 
-    def read(self, x: Tensor, position: int, cache: Any) -> None:
-        """All layers over the rows x (rows, hidden), for their keys and values alone: how a prompt is read."""
+    def read(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> None:
+        """`run`, for the keys and values alone: how a prompt is read."""
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (rows, vocabulary) in fp32 (fp64 for a fp64 model) of any layer's output x (rows, hidden)."""
+
+    def reader(self, norm: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        """A head like `head`, with another norm (hidden,) and other rows (n, hidden): x (rows, hidden) to (rows, n)."""
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
         """See `decode.state.statistics`."""
@@ -63,6 +76,8 @@ class Model:
         device: torch.device,
         generation_config: dict[str, Any],  # as in generation_config.json
         native: bool = True,
+        exits: Exits | None = None,
+        draft_vocabulary: Sequence[int] | None = None,  # ascending ids; None: what the exits have, else all
     ):
         self.name, self.config, self.tokenizer, self.generation_config = name, config, tokenizer, generation_config
         self.dtype, self.device, self.weights_hash = dtype, device, weights_hash(weights)
@@ -72,10 +87,77 @@ class Model:
         self.vocabulary: int = config.vocab_size
         self.context: int = config.context
         self.native = native and supports(config, dtype, device)
-        backend: Backend = Eager(config, weights, dtype, device) if not self.native else Native(config, weights, dtype)
+        self.exits = exits
+        self._blocks: dict[int, int] = {}  # layer with a head: index of its block
+        if exits is not None:
+            exits.check(config, name, self.weights_hash)
+            self._blocks = {layer: self.layer_count + i for i, layer in enumerate(exits.layers)}
+            weights = weights | {
+                key.replace(f"exits.{layer}.", f"model.layers.{block}."): weight
+                for layer, block in self._blocks.items()
+                for key, weight in exits.weights.items()
+                if key.startswith(f"exits.{layer}.")
+            }
+        blocks = len(self._blocks)
+        backend: Backend = (
+            Native(config, weights, dtype, blocks) if self.native else Eager(config, weights, dtype, device, blocks)
+        )
         self.backend = backend
-        self.cache, self.embed, self.run, self.read = backend.cache, backend.embed, backend.run, backend.read
-        self.head, self.statistics = backend.head, backend.statistics
+        self.cache, self.embed, self.head, self.statistics = (
+            backend.cache,
+            backend.embed,
+            backend.head,
+            backend.statistics,
+        )
+        ids = None if exits is None else exits.vocabulary
+        if draft_vocabulary is not None:
+            ids = torch.tensor(draft_vocabulary)
+        if ids is not None:
+            check_vocabulary(ids, self.vocabulary)
+        self.draft_vocabulary: list[int] | None = None if ids is None else ids.tolist()
+        rows = head_weight(weights) if ids is None else head_weight(weights)[ids]
+        self._ids = None if ids is None else ids.to(device)
+        self._voices = {
+            layer: backend.reader(weights[f"model.layers.{block}.norm.weight"], rows)
+            for layer, block in self._blocks.items()
+        }
+        self._voice = backend.head if ids is None else backend.reader(weights["model.norm.weight"], rows)
+
+    def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
+        """Layers lo+1…hi over the rows x (rows, hidden) at `position`, `position`+1, …; their keys and values are kept.
+
+        So are those of the heads of the layers on the way, whoever drafted these rows. Returns the last layer's output.
+        """
+        for layer, block in self._blocks.items():
+            if lo < layer <= hi:
+                x, lo = self.backend.run(lo, layer, x, position, cache), layer
+                self.backend.read(block, block + 1, x, position, cache)
+        return self.backend.run(lo, hi, x, position, cache) if lo < hi else x
+
+    def read(self, x: Tensor, position: int, cache: Any) -> None:
+        """All layers and heads over the rows x (rows, hidden), for their keys and values alone."""
+        last = max(self._blocks, default=0)
+        self.backend.read(last, self.layer_count, self.run(0, last, x, position, cache), position, cache)
+
+    def speak(self, layer: int, x: Tensor, position: int, cache: Any) -> Tensor:
+        """What `layer` says behind its output x (rows, hidden), which `run` has given for these and earlier positions.
+
+        Logits (rows, draft vocabulary) in fp32 (fp64 for a fp64 model).
+        """
+        if (block := self._blocks.get(layer)) is None:
+            return self._voice(x)
+        return self._voices[layer](self.backend.run(block, block + 1, x, position, cache))
+
+    def said(self, logits: Tensor) -> list[Statistics]:
+        """Statistics of what `speak` gave: over the draft vocabulary, but with the token's own id."""
+        seen, ids = self.statistics(logits), self.draft_vocabulary
+        return seen if ids is None else [s._replace(token=ids[s.token]) for s in seen]
+
+    def widened(self, logits: Tensor) -> Tensor:
+        """Logits of `speak` (rows, draft vocabulary) as (rows, vocabulary)."""
+        if self._ids is None:
+            return logits
+        return logits.new_full((len(logits), self.vocabulary), IMPOSSIBLE).index_copy_(1, self._ids, logits)
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many CPU threads from here on."""

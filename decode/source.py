@@ -75,8 +75,8 @@ class ModelAttempt(Attempt):
         if layer == 0:
             copied = self._copy()
             return copied.token, 0.0, 0.0, 0.0, 0.0, copied.length, copied.agreement, 1.0
-        self._logits = self._model.head(self._states[-1])
-        seen = self._model.statistics(self._logits)[0]
+        self._logits = self._speak(layer)
+        seen = self._model.said(self._logits)[0]
         if not self._source.rule.needs_lookup:
             return *seen, 0.0, 0.0, 0.0
         if self.drafts:
@@ -95,7 +95,7 @@ class ModelAttempt(Attempt):
         elif seen and choose.plain:
             token, logp = state.token, state.top1_logp
         else:
-            logits = self._model.head(self._states[-1]) if self._logits is None else self._logits
+            logits = self._model.widened(self._speak(layer) if self._logits is None else self._logits)
             token, q = choose.draft(logits, self._source.text, self.drafts)
             logp = state.top1_logp
             if seen and token != state.token:
@@ -118,8 +118,8 @@ class ModelAttempt(Attempt):
         """See Attempt. Every row has passed every layer once, in order."""
         seen = {}
         for layer, outputs in self._kept.items():
-            logits = self._model.head(torch.cat(outputs)[:rows])
-            seen[layer] = tuple((s.token, math.exp(s.top1_logp)) for s in self._model.statistics(logits))
+            logits = self._model.speak(layer, torch.cat(outputs)[:rows], self.position, self._source.cache)
+            seen[layer] = tuple((s.token, math.exp(s.top1_logp)) for s in self._model.said(logits))
         return seen
 
     def commit(self, tokens: list[int]) -> None:
@@ -141,6 +141,11 @@ class ModelAttempt(Attempt):
             assert self._source.lookup is not None
             self._copies = self._source.lookup.copy(self.most)
         return self._copies[len(self.drafts)]  # there are always so many: a guess has occurred before
+
+    def _speak(self, layer: int) -> Tensor:
+        """What `layer` says behind the drafts."""
+        position = self.position + len(self.drafts)
+        return self._model.speak(layer, self._states[-1], position, self._source.cache)
 
     def _run(self, lo: int, hi: int, x: Tensor, position: int) -> Tensor:
         """Model.run, stopping by to keep what the shadow layers give."""

@@ -26,6 +26,14 @@ def usual_policy(model: str | None) -> Path | None:
     return next((folder for folder in (learned, shipped) if folder.is_dir()), None)
 
 
+def usual_exits(model: str | None) -> Path | None:
+    """The exit heads of a model when none are named: `exits/<model name>`, or those in the package."""
+    name = model_name(model)
+    return next(
+        (path for path in (Path("exits") / name, Path(__file__).parent / "exits" / name) if path.is_dir()), None
+    )
+
+
 def model_path(model: str | None) -> str:
     """The model named on the command line, or the embedded one (also by its name). Raises ModelError without smollm2's.
 

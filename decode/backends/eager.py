@@ -43,7 +43,9 @@ class Cache:
 class Eager:
     """A `decode.model.Backend`."""
 
-    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device, blocks: int
+    ):
         half_on_cpu = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
         self.dtype, self.device, self.head_size = dtype, device, config.head_dim
         self.residual_dtype = torch.float32 if half_on_cpu else dtype
@@ -54,9 +56,8 @@ class Eager:
         self._groups = self.heads // self.key_heads
         self._feed_forward = config.intermediate_size
         self._embedding = weights["model.embed_tokens.weight"].to(device, dtype)
-        self._layers = [self._layer(weights, i) for i in range(config.num_hidden_layers)]
-        self._norm = weights["model.norm.weight"].to(device, self.residual_dtype)
-        self._head = self._linear(weights.get("lm_head.weight", weights["model.embed_tokens.weight"]))
+        self._layers = [self._layer(weights, i) for i in range(config.num_hidden_layers + blocks)]
+        self.head = self.reader(weights["model.norm.weight"], head_weight(weights))
         self._rotary = Rotary(config)
         # -inf where column j lies after row i: a slice of it masks any few rows at any position
         future = torch.full((MASKED_ROWS, MASKED_ROWS), float("-inf"), dtype=self.residual_dtype, device=device)
@@ -81,10 +82,7 @@ class Eager:
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> Tensor:
         rows = x.shape[0]
         end = position + rows
-        # (rows, heads + 2 × key heads, head size / 2): queries and keys turn, values are multiplied by 1
-        turn = cache.rotation[position:end, None]
-        still = torch.ones_like(turn).expand(-1, self.key_heads, -1)
-        rotation = torch.cat((turn.expand(-1, self.heads + self.key_heads, -1), still), 1)
+        rotation = self._rotations(cache, position, end)
         mask = self._mask(rows, end) if rows > 1 else None
         for layer, store in zip(self._layers[lo:hi], cache.store[lo:hi], strict=True):
             x = self._attend(layer, x, rotation, store, position, end, mask)
@@ -93,26 +91,45 @@ class Eager:
             x = x + layer.down(F.silu(gate) * up)
         return x
 
-    def read(self, x: Tensor, position: int, cache: Cache) -> None:
-        self.run(0, len(self._layers), x, position, cache)
+    def read(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> None:
+        x, end = self.run(lo, hi - 1, x, position, cache), position + x.shape[0]
+        self._project(self._layers[hi - 1], x, self._rotations(cache, position, end), cache.store[hi - 1], position)
 
-    def head(self, x: Tensor) -> Tensor:
-        z = self._head(self._cast(F.rms_norm(x, x.shape[1:], self._norm, self.eps)))
-        return z if z.dtype == torch.float64 else z.float()
+    def reader(self, norm: Tensor, weight: Tensor) -> Linear:
+        norm, product = norm.to(self.device, self.residual_dtype), self._linear(weight)
+
+        def read(x: Tensor) -> Tensor:
+            z = product(self._cast(F.rms_norm(x, x.shape[1:], norm, self.eps)))
+            return z if z.dtype == torch.float64 else z.float()
+
+        return read
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
         return statistics(logits)
 
-    def _attend(
-        self, layer: Layer, x: Tensor, rotation: Tensor, store: Tensor, position: int, end: int, mask: Tensor | None
-    ) -> Tensor:
+    def _rotations(self, cache: Cache, position: int, end: int) -> Tensor:
+        """(rows, heads + 2 × key heads, head size / 2): queries and keys turn, values are multiplied by 1."""
+        turn = cache.rotation[position:end, None]
+        still = torch.ones_like(turn).expand(-1, self.key_heads, -1)
+        return torch.cat((turn.expand(-1, self.heads + self.key_heads, -1), still), 1)
+
+    def _project(self, layer: Layer, x: Tensor, rotation: Tensor, store: Tensor, position: int) -> Tensor:
+        """Queries (heads, rows, head size); keys and values go into the cache."""
         rows = x.shape[0]
         y = layer.qkv(self._cast(F.rms_norm(x, x.shape[1:], layer.attention_norm, self.eps))).to(self.residual_dtype)
         pairs = torch.view_as_complex(y.view(rows, -1, self.head_size // 2, 2))
         # values are multiplied by 1, so that one product rotates queries and keys and leaves values as they are
         y = torch.view_as_real(pairs * rotation).view(rows, -1, self.head_size).transpose(0, 1)
-        store[:, position:end] = y[self.heads :]
-        query = y[: self.heads].reshape(self.key_heads, self._groups * rows, self.head_size)
+        store[:, position : position + rows] = y[self.heads :]
+        return y[: self.heads]
+
+    def _attend(
+        self, layer: Layer, x: Tensor, rotation: Tensor, store: Tensor, position: int, end: int, mask: Tensor | None
+    ) -> Tensor:
+        rows = x.shape[0]
+        query = self._project(layer, x, rotation, store, position).reshape(
+            self.key_heads, self._groups * rows, self.head_size
+        )
         keys, values = store[: self.key_heads, :end], store[self.key_heads :, :end]
         scores = torch.bmm(query, keys.transpose(1, 2)).mul_(self._scale)
         if mask is not None:
@@ -148,6 +165,11 @@ class Eager:
             gate_up=self._linear(torch.cat((weight("mlp.gate_proj"), weight("mlp.up_proj")))),
             down=self._linear(weight("mlp.down_proj")),
         )
+
+
+def head_weight(weights: dict[str, Tensor]) -> Tensor:
+    """The model's head (vocabulary, hidden), which may be its embeddings."""
+    return weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
 
 
 def packed_bf16_works() -> bool:

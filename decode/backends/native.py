@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lede.decode.backends.compile import library
+from lede.decode.backends.eager import Linear, head_weight
 from lede.decode.backends.rotary import Rotary
 from lede.decode.config import Config
 from lede.decode.state import TOP_K, Statistics
@@ -49,18 +50,19 @@ def supports(config: Config, dtype: torch.dtype, device: torch.device) -> bool:
 class Native:
     """A `decode.model.Backend`. The cache is fp32, whatever the dtype of the weights."""
 
-    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype):
+    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, blocks: int):
         loaded = library()
         assert loaded is not None
-        self._library, self._vocabulary, self._hidden = prototypes(loaded), config.vocab_size, config.hidden_size
-        self._shape = (config.num_hidden_layers, 2 * config.num_key_value_heads)
+        layer_count = config.num_hidden_layers + blocks
+        self._library = prototypes(loaded)
+        self._shape = (layer_count, 2 * config.num_key_value_heads)
         self._head_size = head_size = config.head_dim
-        self._layer_count, self._rotary = config.num_hidden_layers, Rotary(config)
+        self._rotary = Rotary(config)
         self._turns: tuple[Tensor, Tensor] | None = None
         self._kept: list[Tensor] = []  # what the structures point into
         self._bf16, self._dtype = dtype == torch.bfloat16, dtype
-        layers = (_Layer * config.num_hidden_layers)()
-        for i in range(config.num_hidden_layers):
+        layers = (_Layer * layer_count)()
+        for i in range(layer_count):
             prefix = f"model.layers.{i}."
             q, k, v = (weights[f"{prefix}self_attn.{name}_proj.weight"] for name in ("q", "k", "v"))
             gate, up = (weights[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up"))
@@ -74,17 +76,17 @@ class Native:
             )
         self._layers = layers
         self._embedding = weights["model.embed_tokens.weight"].to(dtype).float()
-        self._row = -(-self._vocabulary // BLOCK) * BLOCK
-        head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         sizes = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads
-        ends = self._plain(weights["model.norm.weight"]), self._packed(head)
-        self._model = _Model(*sizes, head_size, int(self._bf16), 1, config.rms_norm_eps, layers, *ends)
-        self._reference = ctypes.byref(self._model)
+        self._described = *sizes, head_size, int(self._bf16), 1, config.rms_norm_eps, layers
+        self._models: list[_Model] = []  # the model as each of its heads reads it
+        self.head = self.reader(weights["model.norm.weight"], head_weight(weights))
+        self._reference = ctypes.byref(self._models[0])
         self.use_threads(1)
 
     def use_threads(self, threads: int) -> None:
         """Share every call among so many threads; the results stay the same bits."""
-        self._model.threads = threads
+        for model in self._models:
+            model.threads = threads
         self._reserve(0)
 
     def cache(self, length: int, prompt: int = 0) -> Cache:
@@ -105,21 +107,26 @@ class Native:
         self._run(lo, hi, x, position, cache, reading=0)
         return x
 
-    def read(self, x: Tensor, position: int, cache: Cache) -> None:
-        self._run(0, self._layer_count, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
+    def read(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> None:
+        self._run(lo, hi, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
 
-    def head(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        logits = torch.empty(rows, self._row)
-        self._library.lede_head(
-            self._reference, x.contiguous().data_ptr(), rows, logits.data_ptr(), self._row, self._scratch.data_ptr()
-        )
-        return logits if self._row == self._vocabulary else logits[:, : self._vocabulary]
+    def reader(self, norm: Tensor, weight: Tensor) -> Linear:
+        model = _Model(*self._described, self._plain(norm), self._packed(weight))
+        self._models.append(model)
+        reference, outputs, row = ctypes.byref(model), weight.shape[0], -(-weight.shape[0] // BLOCK) * BLOCK
+
+        def read(x: Tensor) -> Tensor:
+            logits = torch.empty(x.shape[0], row)
+            arguments = x.contiguous().data_ptr(), x.shape[0], logits.data_ptr(), row, self._scratch.data_ptr()
+            self._library.lede_head(reference, *arguments)
+            return logits if row == outputs else logits[:, :outputs]
+
+        return read
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
-        rows, k = logits.shape[0], min(TOP_K, self._vocabulary)
+        (rows, vocabulary), k = logits.shape, min(TOP_K, logits.shape[1])
         out = (ctypes.c_double * (5 * rows))()
-        self._library.lede_statistics(logits.data_ptr(), rows, self._vocabulary, logits.stride(0), k, out)
+        self._library.lede_statistics(logits.data_ptr(), rows, vocabulary, logits.stride(0), k, out)
         return [
             Statistics(int(out[i]), out[i + 3], out[i + 4], exp(out[i + 1]) - exp(out[i + 2]), out[i + 1])
             for i in range(0, 5 * rows, 5)

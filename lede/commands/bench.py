@@ -9,6 +9,7 @@ import typer
 from lede.commands.options import (
     DeviceOption,
     DtypeOption,
+    ExitsOption,
     JsonOption,
     ModelOption,
     PoliciesOption,
@@ -62,6 +63,7 @@ def bench(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    exits: ExitsOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -87,7 +89,7 @@ def bench(
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
-    check_model(model, dtype, device)
+    check_model(model, dtype, device, exits)
     chosen, policies, notes = plan(model, methods.split(",") if methods else None, given)  # before all that is slow
     if plot is not None and plot.suffix:
         check_format(plot)
@@ -109,7 +111,7 @@ def bench(
 
     reports: list[Report] = []
     with bar("measuring", 100, quiet=json) as advance:
-        loaded = load(model, dtype, device, threads)
+        loaded = load(model, dtype, device, threads, exits)
         for title, test, train, usual, temperature in works:
             settings = Settings(max_new_tokens or usual, temperature)
             job = Job(title, test, train, settings, chosen, policies, threads, check)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
+from lede.commands.options import DeviceOption, DtypeOption, ExitsOption, JsonOption, ModelOption, ThreadsOption
 from lede.errors import said_plainly
 
 
@@ -19,6 +19,7 @@ def calibrate(
     seconds: Annotated[float, typer.Option(min=0.0, help="How long to measure; more is steadier.")] = 8.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    exits: ExitsOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -37,7 +38,7 @@ def calibrate(
     out = out or calibration_path(model)
     if out.is_dir():
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
-    loaded = load(model, dtype, device, threads)
+    loaded = load(model, dtype, device, threads, exits)
 
     from lede.simulate.calibration import calibrate as run
     from lede.simulate.calibration import save_calibration

@@ -8,6 +8,7 @@ import typer
 from lede.commands.options import (
     DeviceOption,
     DtypeOption,
+    ExitsOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -69,6 +70,7 @@ def collect(
     new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    exits: ExitsOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -98,7 +100,7 @@ def collect(
     if policy is not None and layers is not None:
         raise typer.BadParameter("--candidates are the policy's own with --policy")
     out = out or dataset_path(model)
-    check_model(model, dtype, device)
+    check_model(model, dtype, device, exits)
     task = task or usual_task(model)
     learned = load_policy(policy) if policy else None
 
@@ -109,7 +111,7 @@ def collect(
     from lede.collect.collector import CollectConfig, Collected, describe_source
     from lede.collect.collector import collect as run
 
-    loaded = load(model, dtype, device, threads)
+    loaded = load(model, dtype, device, threads, exits)
     if learned is not None:
         from lede.decode.facts import model_facts
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lede.commands.options import DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, parse_text
+from lede.commands.options import (
+    DeviceOption,
+    DtypeOption,
+    ExitsOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    parse_text,
+)
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    exits: ExitsOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -76,7 +85,7 @@ def generate(
     from lede.serve.policy import load_policy
     from lede.terminal import console, print_json, warn
 
-    check_model(model, dtype, device)
+    check_model(model, dtype, device, exits)
     for name in PARAMETERS & options.keys():
         raise typer.BadParameter(f"--option {name}: this has an option of its own, see --help")
     if policy is None and not plain:
@@ -85,7 +94,7 @@ def generate(
             usual = policy_path(dataset_path(model))
             warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
     learned = load_policy(policy) if policy is not None else None
-    loaded = load(model, dtype, device, threads)
+    loaded = load(model, dtype, device, threads, exits)
 
     from lede.decode.generate import encode
     from lede.serve.generate import generate as run

@@ -4,18 +4,30 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lede.paths import model_path
+from lede.paths import model_path, usual_exits
 from lede.terminal import errors
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
 
 
-def check_model(model: str | None, dtype: str = "auto", device: str = "auto") -> Path | None:
+def check_model(model: str | None, dtype: str = "auto", device: str = "auto", exits: str | None = None) -> Path | None:
     """`decode.config.check_request`: ModelError for what can be known to be wrong before torch is imported."""
     from lede.decode.config import check_request
 
-    return check_request(model_path(model), dtype, device)
+    path = check_request(model_path(model), dtype, device)
+    exits_folder(model, exits)
+    return path
+
+
+def exits_folder(model: str | None, exits: str | None) -> Path | None:
+    """The exit heads to draft with: those in `exits`, the usual ones (None), or none ("none"). Raises ModelError."""
+    from lede.decode.exits import check_exits
+
+    folder = usual_exits(model) if exits is None else None if exits == "none" else Path(exits)
+    if folder is not None:
+        check_exits(folder)
+    return folder
 
 
 def usual_task(model: str | None) -> str:
@@ -37,15 +49,16 @@ def checkpoint(model: str | None) -> str:
     return str(folder or model_path(model))
 
 
-def load(model: str | None, dtype: str, device: str, threads: int = 0) -> "Model":
-    """The model, on the device, with the number of CPU threads set."""
-    path = check_model(model, dtype, device)
+def load(model: str | None, dtype: str, device: str, threads: int = 0, exits: str | None = None) -> "Model":
+    """The model with its exit heads, on the device, with the number of CPU threads set."""
+    path, heads = check_model(model, dtype, device, exits), exits_folder(model, exits)
     once = f"converting {path.name} (once) and " if path is not None and path.is_file() else ""
     with errors.status(f"{once}loading torch and the model"):
+        from lede.decode.exits import load_exits
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
 
-        loaded = load_model(model_path(model), dtype, device)
+        loaded = load_model(model_path(model), dtype, device, exits=None if heads is None else load_exits(heads))
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.

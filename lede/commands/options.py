@@ -19,6 +19,12 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
+ExitsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if it is there[/]"
+    ),
+]
 PoliciesOption = Annotated[
     list[Path] | None,
     typer.Option(
