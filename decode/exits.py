@@ -54,8 +54,8 @@ class Exits:
         names = [*layer_shapes(config).items(), ("norm", (config.hidden_size,))]
         wanted = {f"exits.{layer}.{name}.weight": shape for layer in self.layers for name, shape in names}
         there = {name: tuple(w.shape) for name, w in self.weights.items() if name != "draft_vocabulary"}
-        in_range = all(0 < layer < config.num_hidden_layers for layer in self.layers)
-        if there != wanted or not in_range:
+        usable = self.layers == tuple(sorted({*self.layers} & {*range(1, config.num_hidden_layers)}))
+        if there != wanted or not usable:
             raise ModelError(f"the exit heads do not fit {model}: train them again with lede adapt --exits")
 
 
