@@ -71,14 +71,14 @@ def check_exits(folder: str | Path) -> dict[str, Any]:
     """The card of a folder of exit heads, read without torch. Raises ModelError where there is none."""
     try:
         card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text("utf-8"))
-        if card["format"] != FORMAT:
-            raise ModelError(f"the exit heads in {folder} are of format {card['format']}, this version reads {FORMAT}")
-        if not (card["layers"] and {"model", "weights_hash"} <= card.keys() and (Path(folder) / WEIGHTS).is_file()):
+        if not (card["layers"] and {"format", "model", "weights_hash"} <= card.keys() and (Path(folder) / WEIGHTS).is_file()):
             raise KeyError(WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(
             f"there are no exit heads in {folder}: give a folder that lede adapt --exits wrote, or --exits none"
         ) from None
+    if card["format"] != FORMAT:
+        raise ModelError(f"the exit heads in {folder} are of format {card['format']}, this version reads {FORMAT}")
     return card
 
 
