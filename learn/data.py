@@ -122,7 +122,9 @@ class Data:
     def engine(self, side: Split) -> Engine:
         """Of one side's texts, for a dataset with costs."""
         assert self.costs is not None
-        return Engine(self.texts(side), self.costs, self.features, bypass=bool(self.config.bypass), max_drafts=self.limit)
+        return Engine(
+            self.texts(side), self.costs, self.features, bypass=bool(self.config.bypass), max_drafts=self.limit
+        )
 
     def exact(self, side: Split) -> bool:
         """Whether policies can be played on this side's texts, and need not be estimated from the log."""
