@@ -33,8 +33,8 @@ class LearnConfig:
     candidates: tuple[int, ...] | None = None
     #: Without named candidates: whether layer 0 is one. The paper has no layer 0.
     layer0: bool = True
-    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's. None: from sweeps, yes;
-    #: from a log, which does not have it, no, as in the paper.
+    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's. None: from sweeps,
+    #: yes; from a log, which does not have it, no, as in the paper.
     bypass: bool | None = None
     #: Drafts per round; learning from a log, no more than were ever logged. The paper has 12.
     max_drafts: int = MAX_ROWS - 1
