@@ -46,16 +46,20 @@
 #define HALF (BLOCK / 2)
 #ifdef __AVX512F__
 #define LANES 16
-#define TILE_ROWS 13 /* rows whose sums over one block stay in 32 registers: a verification reads each weight once */
-#define WIDE_ROWS 6  /* over two blocks; with many rows this is faster, as a load of an input serves more sums */
+#define UNIT BLOCK   /* outputs that a tile is at least wide */
+#define TILE_ROWS 13 /* rows whose sums over one unit stay in 32 registers: a verification reads each weight once */
+#define WIDE_ROWS 6  /* over two units; with many rows this is faster, as a load of an input serves more sums */
+#define MOST_UNITS 2 /* of a single row */
 #else
 #ifdef __AVX__
 #define LANES 8
 #else
 #define LANES 4
 #endif
-#define TILE_ROWS 3
-#define WIDE_ROWS 1
+#define UNIT HALF /* 6 rows of two vectors of 8, two of weights and an input: 15 of 16 registers */
+#define TILE_ROWS 6
+#define WIDE_ROWS 2
+#define MOST_UNITS 4
 #endif
 #define CHUNK_ROWS 96 /* rows that a thread takes through all layers together: they stay in the core's own cache */
 #define APART_ROWS 4 /* so many rows for each thread, and threads take rows of their own */
@@ -156,47 +160,54 @@ typedef struct {
     const void *next; /* what this thread will read when it is done */
 } Product;
 
-/* One tile of `rows` rows and `vectors` vectors, whole blocks of them. Both are constants where it is called: the loops over
- * them are unrolled whole, so that the sums stay in registers. `soon` is what will be read next, and fetched meanwhile: the
- * streams are too short for the CPU to foresee. A single row has nothing to compute meanwhile. */
+/* Where the weights of the unit's outputs begin: those of units in one block lie side by side. */
+INLINE const char *unit_of(const Product *p, int64_t unit) {
+    return p->w + unit * UNIT / BLOCK * p->stride + unit * UNIT % BLOCK / LANES * (int64_t)sizeof(vec);
+}
+
+/* One tile of `rows` rows and `vectors` vectors, whole units of them from `unit` on. Both numbers are constants where it is
+ * called: the loops over them are unrolled whole, so that the sums stay in registers. `soon` is what will be read next, and
+ * fetched meanwhile: the streams are too short for the CPU to foresee. A single row has nothing to compute meanwhile. */
 #define VECTORS (BLOCK / LANES) /* in a block */
 #define EACH_ROW _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
 #define EACH_VECTOR _Pragma("GCC unroll 16") for (int v = 0; v < vectors; v++)
-#define OFFSET(v) ((v) / VECTORS * p->stride + (i * VECTORS + (v) % VECTORS) * (int64_t)sizeof(vec))
-#define FETCH(v) if (rows > 1) __builtin_prefetch(soon + OFFSET(v), 0, 2)
-#define TILE_START                                 \
-    const char *w = p->w + block * p->stride;      \
-    const float *x = p->x + (int64_t)row * p->ldx; \
-    vec sum[TILE_ROWS][2 * VECTORS];               \
+#define OFFSET(v) ((v) / VECTORS * stride + (i * VECTORS + (v) % VECTORS) * (int64_t)sizeof(vec))
+#define FETCH(v) if (rows > 1 && v * sizeof(vec) % 64 == 0) __builtin_prefetch(soon + OFFSET(v), 0, 2) /* a line */
+#define TILE_START                                                                      \
+    const char *w = unit_of(p, unit);                                                   \
+    const int64_t stride = p->stride, in = p->in;                                       \
+    const float *x[TILE_ROWS];                                                          \
+    vec sum[TILE_ROWS][2 * VECTORS];                                                    \
+    EACH_ROW x[r] = p->x + (int64_t)(row + r) * p->ldx;                                 \
     EACH_ROW EACH_VECTOR sum[r][v] = splat(0);
-#define TILE_END EACH_ROW EACH_VECTOR store(p->y + (int64_t)(row + r) * p->ldy + block * BLOCK + v * LANES, sum[r][v]);
+#define TILE_END EACH_ROW EACH_VECTOR store(p->y + (int64_t)(row + r) * p->ldy + unit * UNIT + v * LANES, sum[r][v]);
 
-INLINE void tile_fp32(const Product *p, const char *soon, int row, int64_t block, int rows, int vectors) {
+INLINE void tile_fp32(const Product *p, const char *soon, int row, int64_t unit, int rows, int vectors) {
     TILE_START
-    _Pragma("GCC unroll 4") for (int64_t i = 0; i < p->in; i++) {
+    _Pragma("GCC unroll 4") for (int64_t i = 0; i < in; i++) {
         vec weight[2 * VECTORS];
         EACH_VECTOR {
             weight[v] = load((const float *)(w + OFFSET(v)));
             FETCH(v);
         }
         EACH_ROW {
-            float value = x[(int64_t)r * p->ldx + i];
+            float value = x[r][i];
             EACH_VECTOR sum[r][v] += weight[v] * value;
         }
     }
     TILE_END
 }
 
-INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t block, int rows, int vectors) {
+INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t unit, int rows, int vectors) {
     TILE_START
-    _Pragma("GCC unroll 2") for (int64_t i = 0; i < p->in / 2; i++) {
+    _Pragma("GCC unroll 2") for (int64_t i = 0; i < in / 2; i++) {
         uvec weight[2 * VECTORS];
         EACH_VECTOR FETCH(v);
 #if PAIRS
         EACH_VECTOR memcpy(&weight[v], w + OFFSET(v), sizeof(uvec));
         EACH_ROW {
             int32_t pair;
-            memcpy(&pair, x + (int64_t)r * p->ldx + i, 4);
+            memcpy(&pair, x[r] + i, 4);
             __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
             EACH_VECTOR sum[r][v] = (vec)_mm512_dpbf16_ps((__m512)sum[r][v], (__m512bh)weight[v], value);
         }
@@ -207,37 +218,41 @@ INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t block
                 weight[v] = half ? weight[v] & 0xffff0000 : weight[v] << 16;
             }
             EACH_ROW {
-                float value = x[(int64_t)r * p->ldx + 2 * i + half];
+                const vec value = splat(x[r][2 * i + half]);
+#if defined(__FMA__) && LANES == 8 /* left to the compiler, sums trade places with inputs, and 16 registers do not suffice */
+                EACH_VECTOR __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum[r][v]) : "x"(value), "x"(weight[v]));
+#else
                 EACH_VECTOR sum[r][v] += (vec)weight[v] * value;
+#endif
             }
-            __asm__ volatile("" ::: "memory"); /* load again: what is kept for later spills the sums */
+            __asm__("" : "+r"(w)); /* load again: what is kept for later spills the sums */
         }
 #endif
     }
     TILE_END
 }
 
-#define CASE(kind, n, blocks) case 4 * n + blocks: tile_##kind(p, soon, row, block, n, blocks * VECTORS); break;
-#define SMALL(kind) CASE(kind, 1, 1) CASE(kind, 2, 1) CASE(kind, 3, 1) CASE(kind, 1, 2)
+#define CASE(kind, n, units) case 8 * n + units: tile_##kind(p, soon, row, unit, n, units * UNIT / LANES); break;
+#define CASES_6(kind, units)                                                                                        \
+    CASE(kind, 1, units) CASE(kind, 2, units) CASE(kind, 3, units) CASE(kind, 4, units) CASE(kind, 5, units)        \
+    CASE(kind, 6, units)
 #ifdef __AVX512F__
 #define CASES(kind)                                                                                                 \
-    SMALL(kind) CASE(kind, 2, 2) CASE(kind, 3, 2) CASE(kind, 4, 2) CASE(kind, 5, 2) CASE(kind, 6, 2)                \
-    CASE(kind, 4, 1) CASE(kind, 5, 1) CASE(kind, 6, 1) CASE(kind, 7, 1) CASE(kind, 8, 1) CASE(kind, 9, 1)           \
-    CASE(kind, 10, 1) CASE(kind, 11, 1) CASE(kind, 12, 1) CASE(kind, 13, 1)
+    CASES_6(kind, 1) CASES_6(kind, 2) CASE(kind, 7, 1) CASE(kind, 8, 1) CASE(kind, 9, 1) CASE(kind, 10, 1)          \
+    CASE(kind, 11, 1) CASE(kind, 12, 1) CASE(kind, 13, 1)
 #else
-#define CASES SMALL
+#define CASES(kind) CASES_6(kind, 1) CASE(kind, 1, 2) CASE(kind, 2, 2) CASE(kind, 1, 4)
 #endif
 #define PRODUCT(kind)                                                                                               \
     static void product_##kind(const Product *p, int rows, int first, int last) {                                   \
-        const int most = rows > 2 * TILE_ROWS && WIDE_ROWS > 1 ? WIDE_ROWS : TILE_ROWS;                             \
+        const int most = LANES == 16 && rows > 2 * TILE_ROWS ? WIDE_ROWS : TILE_ROWS, end = last * (BLOCK / UNIT);  \
         const int height = ceiling(rows, ceiling(rows, most)); /* even tiles */                                     \
-        for (int block = first, wide; block < last; block += 1 + wide) {                                            \
-            wide = height <= WIDE_ROWS && block + 1 < last;                                                         \
-            const char *here = p->w + block * p->stride, *end = p->w + last * p->stride;                            \
-            const char *soon = here + (1 + wide) * p->stride;                                                       \
-            if (soon == end) soon = p->next;                                                                        \
-            for (int row = 0; row < rows; row += height, soon = here) /* fetched once */                            \
-                switch (4 * smaller(height, rows - row) + 1 + wide) { CASES(kind) }                                 \
+        const int width = height == 1 ? MOST_UNITS : 1 + (height <= WIDE_ROWS);                                     \
+        for (int unit = first * (BLOCK / UNIT), units; unit < end; unit += units) {                                 \
+            units = smaller(width, end - unit);                                                                     \
+            const char *soon = unit + units < end ? unit_of(p, unit + units) : p->next;                             \
+            for (int row = 0; row < rows; row += height, soon = unit_of(p, unit)) /* fetched once */                \
+                switch (8 * smaller(height, rows - row) + units) { CASES(kind) }                                    \
         }                                                                                                           \
     }
 PRODUCT(fp32)
