@@ -93,14 +93,20 @@ def load_exits(folder: str | Path) -> Exits:
         weights = load_file(Path(folder) / WEIGHTS)
     except Exception as error:  # the library has its own kinds for a torn file
         raise ModelError(f"the exit heads in {folder} cannot be read: {error}") from error
-    return Exits(card, weights, fingerprint(weights))
+    found = fingerprint(weights)
+    if card.get("fingerprint", found) != found:
+        raise ModelError(f"{CARD} in {folder} is of other weights than {WEIGHTS}: train the exit heads again")
+    return Exits(card, weights, found)
 
 
 def save_exits(folder: str | Path, card: dict[str, Any], weights: dict[str, "Tensor"]) -> Exits:
-    """Write exit heads; `card` gets the format. A kill leaves the old ones or the new ones."""
+    """Write exit heads; `card` gets the format and the fingerprint.
+
+    A kill leaves the old ones, the new ones, or two files that `load_exits` refuses as not belonging together.
+    """
     from safetensors.torch import save_file
 
-    folder, card = Path(folder), {"format": FORMAT, **card}
+    folder, card = Path(folder), card | {"format": FORMAT, "fingerprint": fingerprint(weights)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in (
         (WEIGHTS, lambda path: save_file({k: w.contiguous() for k, w in weights.items()}, path)),
@@ -110,7 +116,7 @@ def save_exits(folder: str | Path, card: dict[str, Any], weights: dict[str, "Ten
         write(new)
         new.chmod(0o644)  # safetensors leaves its files to their owner alone
         os.replace(new, folder / name)
-    return Exits(card, weights, fingerprint(weights))
+    return Exits(card, weights, card["fingerprint"])
 
 
 def fingerprint(weights: dict[str, "Tensor"]) -> str:

@@ -24,9 +24,8 @@ from lede.decode.facts import weights_hash
 from lede.decode.state import Statistics
 
 LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
-IMPOSSIBLE = (
-    -1e30
-)  # the logit of a token outside the draft vocabulary: finite, so that there is a most likely one still
+# The logit of a token outside the draft vocabulary: finite, so that one is most likely even where all else is barred.
+IMPOSSIBLE = -1e30
 
 
 class Backend(Protocol):
@@ -56,8 +55,13 @@ class Backend(Protocol):
     def head(self, x: Tensor) -> Tensor:
         """Logits (rows, vocabulary) in fp32 (fp64 for a fp64 model) of any layer's output x (rows, hidden)."""
 
-    def reader(self, norm: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        """A head like `head`, with another norm (hidden,) and other rows (n, hidden): x (rows, hidden) to (rows, n)."""
+    head_rows: Any  # of `head`, as `rows` gives them
+
+    def rows(self, weight: Tensor) -> Any:
+        """Rows (n, hidden) of a head, laid out once for all that read through them."""
+
+    def reader(self, norm: Tensor, rows: Any) -> Callable[[Tensor], Tensor]:
+        """A head like `head`, with another norm (hidden,) and other rows: x (rows, hidden) to logits (rows, n)."""
 
     def statistics(self, logits: Tensor) -> list[Statistics]:
         """See `decode.state.statistics`."""
@@ -103,25 +107,21 @@ class Model:
             Native(config, weights, dtype, blocks) if self.native else Eager(config, weights, dtype, device, blocks)
         )
         self.backend = backend
-        self.cache, self.embed, self.head, self.statistics = (
-            backend.cache,
-            backend.embed,
-            backend.head,
-            backend.statistics,
-        )
+        self.cache, self.embed = backend.cache, backend.embed
+        self.head, self.statistics = backend.head, backend.statistics
         ids = None if exits is None else exits.vocabulary
         if draft_vocabulary is not None:
             ids = torch.tensor(draft_vocabulary)
         if ids is not None:
             check_vocabulary(ids, self.vocabulary)
         self.draft_vocabulary: list[int] | None = None if ids is None else ids.tolist()
-        rows = head_weight(weights) if ids is None else head_weight(weights)[ids]
+        rows = backend.head_rows if ids is None else backend.rows(head_weight(weights)[ids])
         self._ids = None if ids is None else ids.to(device)
         self._voices = {
             layer: backend.reader(weights[f"model.layers.{block}.norm.weight"], rows)
             for layer, block in self._blocks.items()
         }
-        self._voice = backend.head if ids is None else backend.reader(weights["model.norm.weight"], rows)
+        self._voice = backend.reader(weights["model.norm.weight"], rows)
 
     def run(self, lo: int, hi: int, x: Tensor, position: int, cache: Any) -> Tensor:
         """Layers lo+1…hi over the rows x (rows, hidden) at `position`, `position`+1, …; their keys and values are kept.
@@ -152,6 +152,11 @@ class Model:
         """Statistics of what `speak` gave: over the draft vocabulary, but with the token's own id."""
         seen, ids = self.statistics(logits), self.draft_vocabulary
         return seen if ids is None else [s._replace(token=ids[s.token]) for s in seen]
+
+    def most_likely(self, logits: Tensor) -> int:
+        """The token that the first row of what `speak` gave makes most likely, by its own id."""
+        best = int(logits[0].argmax())
+        return best if self.draft_vocabulary is None else self.draft_vocabulary[best]
 
     def widened(self, logits: Tensor) -> Tensor:
         """Logits of `speak` (rows, draft vocabulary) as (rows, vocabulary)."""

@@ -92,8 +92,8 @@ class ModelAttempt(Attempt):
         q = None
         if layer == 0:
             token, logp = self._copy().token, 0.0
-        elif seen and choose.plain:
-            token, logp = state.token, state.top1_logp
+        elif choose.plain:
+            token, logp = state.token if seen else self._model.most_likely(self._speak(layer)), state.top1_logp
         else:
             logits = self._model.widened(self._speak(layer) if self._logits is None else self._logits)
             token, q = choose.draft(logits, self._source.text, self.drafts)

@@ -59,6 +59,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "no-policy": ("generate", "-p", "x", "--policy", "no-policy"),
     "unknown dtype 'int3'": ("generate", "-p", "x", "--dtype", "int3"),
     "the device 'toaster' is not supported": ("calibrate", "--device", "toaster"),
+    "there are no exit heads in no-heads": ("generate", "-p", "x", "--exits", "no-heads"),
     "no-task": ("collect", "--task", "no-task"),
     "no-prompts.jsonl": ("collect", "--prompts", "no-prompts.jsonl"),
     "no-prompts": ("bench", "--prompts", "no-prompts"),

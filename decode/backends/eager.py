@@ -57,7 +57,8 @@ class Eager:
         self._feed_forward = config.intermediate_size
         self._embedding = weights["model.embed_tokens.weight"].to(device, dtype)
         self._layers = [self._layer(weights, i) for i in range(config.num_hidden_layers + blocks)]
-        self.head = self.reader(weights["model.norm.weight"], head_weight(weights))
+        self.head_rows = self.rows(head_weight(weights))
+        self.head = self.reader(weights["model.norm.weight"], self.head_rows)
         self._rotary = Rotary(config)
         # -inf where column j lies after row i: a slice of it masks any few rows at any position
         future = torch.full((MASKED_ROWS, MASKED_ROWS), float("-inf"), dtype=self.residual_dtype, device=device)
@@ -95,11 +96,14 @@ class Eager:
         x, end = self.run(lo, hi - 1, x, position, cache), position + x.shape[0]
         self._project(self._layers[hi - 1], x, self._rotations(cache, position, end), cache.store[hi - 1], position)
 
-    def reader(self, norm: Tensor, weight: Tensor) -> Linear:
-        norm, product = norm.to(self.device, self.residual_dtype), self._linear(weight)
+    def rows(self, weight: Tensor) -> Linear:
+        return self._linear(weight)
+
+    def reader(self, norm: Tensor, rows: Linear) -> Linear:
+        norm = norm.to(self.device, self.residual_dtype)
 
         def read(x: Tensor) -> Tensor:
-            z = product(self._cast(F.rms_norm(x, x.shape[1:], norm, self.eps)))
+            z = rows(self._cast(F.rms_norm(x, x.shape[1:], norm, self.eps)))
             return z if z.dtype == torch.float64 else z.float()
 
         return read

@@ -79,7 +79,8 @@ class Native:
         sizes = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads
         self._described = *sizes, head_size, int(self._bf16), 1, config.rms_norm_eps, layers
         self._models: list[_Model] = []  # the model as each of its heads reads it
-        self.head = self.reader(weights["model.norm.weight"], head_weight(weights))
+        self.head_rows = self.rows(head_weight(weights))
+        self.head = self.reader(weights["model.norm.weight"], self.head_rows)
         self._reference = ctypes.byref(self._models[0])
         self.use_threads(1)
 
@@ -110,10 +111,14 @@ class Native:
     def read(self, lo: int, hi: int, x: Tensor, position: int, cache: Cache) -> None:
         self._run(lo, hi, x.clone(memory_format=torch.contiguous_format), position, cache, reading=1)
 
-    def reader(self, norm: Tensor, weight: Tensor) -> Linear:
-        model = _Model(*self._described, self._plain(norm), self._packed(weight))
+    def rows(self, weight: Tensor) -> tuple[int, int]:
+        return self._packed(weight), weight.shape[0]
+
+    def reader(self, norm: Tensor, rows: tuple[int, int]) -> Linear:
+        packed, outputs = rows
+        model = _Model(*self._described, self._plain(norm), packed)
         self._models.append(model)
-        reference, outputs, row = ctypes.byref(model), weight.shape[0], -(-weight.shape[0] // BLOCK) * BLOCK
+        reference, row = ctypes.byref(model), -(-outputs // BLOCK) * BLOCK
 
         def read(x: Tensor) -> Tensor:
             logits = torch.empty(x.shape[0], row)

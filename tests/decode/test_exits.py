@@ -160,6 +160,11 @@ def test_heads_that_do_not_fit_are_refused(tmp_path):
     for broken in ({"layers": [1, 4]}, {"layers": [1]}, {"layers": [3, 1]}, {"layers": [1, 3, 3]}):
         with pytest.raises(ModelError, match="do not fit llama"):
             from_transformers(variant("grouped"), torch.float32, exits=Exits(made.card | broken, made.weights, ""))
+    card = (tmp_path / "exits.json").read_bytes()
+    save_exits(tmp_path, made.card, exit_heads(ours("grouped"), seed=1).weights)
+    (tmp_path / "exits.json").write_bytes(card)  # as after a kill between the two
+    with pytest.raises(ModelError, match="other weights"):
+        load_exits(tmp_path)
     (tmp_path / "exits.safetensors").write_bytes((tmp_path / "exits.safetensors").read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be read"):
         load_exits(tmp_path)
