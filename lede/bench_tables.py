@@ -58,11 +58,11 @@ def time_table(report: "Report") -> Table:
 
 
 def category_table(report: "Report") -> Table:
-    """Each method's speedup by category of prompts, none where all are of one."""
-    table = grid(None, "speedup (95 %)", *report.categories)
+    """Each method's speedup by category of prompts; their intervals are in `--json`."""
+    table = grid(None, "speedup", *report.categories)
     for row in report.rows:
         cells = ([mine for mine in rows if mine.method == row.method] for rows in report.categories.values())
-        table.add_row(row.method, *(_speedup(mine[0]) if mine else "–" for mine in cells), style=_style(row))
+        table.add_row(row.method, *(_times(mine[0].speedup) if mine else "–" for mine in cells), style=_style(row))
     return table
 
 
