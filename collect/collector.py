@@ -77,10 +77,12 @@ def collect(
     if policy is not None and config.explore == "epsilon":
         layers = tuple(layer for layer in policy.layers if layer != model.layer_count)  # the bypass is no candidate
     else:
-        layers = config.layers or default_layers(model.layer_count, config.explore)
+        layers = config.layers or default_layers(
+            model.layer_count, config.explore, model.exits.layers if model.exits else ()
+        )
     layers = check_layers(layers, model.layer_count)
     limit = explorer(config, layers, 0, policy).max_drafts
-    replay.open_for_writing(out, header(model, layers))
+    replay.open_for_writing(out, header(model, layers), model.draft_vocabulary)
     decided = {"layers": list(layers), "max_drafts": limit, "dtype": str(model.dtype).removeprefix("torch.")}
     arguments = asdict(config) | decided | (source or {})
     # more episodes continue a run: the ones that are there stay what they are
@@ -134,12 +136,12 @@ def describe_source(
     return described
 
 
-def default_layers(layer_count: int, explore: Exploration = "uniform") -> tuple[int, ...]:
-    """Prompt lookup and three exits around a quarter of the depth: (0, 3, 4, 6) of 16 layers, (0, 6, 8, 12) of 32.
+def default_layers(layer_count: int, explore: Exploration = "uniform", heads: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Prompt lookup and the layers with exit heads; else three around a quarter of the depth, 3, 4 and 6 of 16.
 
     Without the lookup for the paper's exploration: the paper has none.
     """
-    exits = {max(layer_count * sixteenths // 16, 1) for sixteenths in (3, 4, 6)}
+    exits = {*heads} or {max(layer_count * sixteenths // 16, 1) for sixteenths in (3, 4, 6)}
     return tuple(sorted(exits if explore == "noisy" else {0, *exits}))
 
 

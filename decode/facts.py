@@ -46,7 +46,16 @@ def model_facts(model: "Model") -> dict[str, Any]:
     config = model.config
     facts = {"name": model.name, "revision": config.revision, "layers": model.layer_count, "vocab": model.vocabulary}
     hashes = {"config_hash": config_hash(config), "config_hash_v2": config_hash_v2(config)}
-    return facts | hashes | {"weights_hash": model.weights_hash}
+    return facts | hashes | {"weights_hash": model.weights_hash} | drafting_facts(model)
+
+
+def drafting_facts(model: "Model") -> dict[str, Any]:
+    """`exits`, the fingerprint of its exit heads, and `draft_vocabulary` {size, hash}; neither where there is none."""
+    facts: dict[str, Any] = {} if model.exits is None else {"exits": model.exits.fingerprint}
+    if (ids := model.draft_vocabulary) is not None:
+        named = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+        facts["draft_vocabulary"] = {"size": len(ids), "hash": named}
+    return facts
 
 
 def weights_hash(weights: dict[str, torch.Tensor]) -> str:

@@ -81,7 +81,7 @@ class Model:
         generation_config: dict[str, Any],  # as in generation_config.json
         native: bool = True,
         exits: Exits | None = None,
-        draft_vocabulary: Sequence[int] | None = None,  # ascending ids; None: what the exits have, else all
+        draft_vocabulary: Sequence[int] | None = None,  # ascending ids, empty: all; None: what the exits have, else all
     ):
         self.name, self.config, self.tokenizer, self.generation_config = name, config, tokenizer, generation_config
         self.dtype, self.device, self.weights_hash = dtype, device, weights_hash(weights)
@@ -111,7 +111,7 @@ class Model:
         self.head, self.statistics = backend.head, backend.statistics
         ids = None if exits is None else exits.vocabulary
         if draft_vocabulary is not None:
-            ids = torch.tensor(draft_vocabulary)
+            ids = torch.tensor(draft_vocabulary) if len(draft_vocabulary) else None
         if ids is not None:
             check_vocabulary(ids, self.vocabulary)
         self.draft_vocabulary: list[int] | None = None if ids is None else ids.tolist()

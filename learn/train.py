@@ -103,7 +103,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         "lede": version("lede"),
         "training": training,
     }
-    policy = replace(kept.policy, info=info)
+    policy = replace(kept.policy, info=info, draft_vocabulary=dataset.draft_vocabulary)
     policy.save(folder)
     write_csv(folder / "learning.csv", history)
     draw(folder / "learning.png", history, kept.update, data.static, training["static_validation"])

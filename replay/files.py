@@ -27,6 +27,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.schema import ADDED, PARTS_KEY, TABLES, parquet_options
 
 HEADER = "dataset.json"
+VOCABULARY = "draft_vocabulary.json"  # the tokens that could be drafted, where not all could
 STAGING = ".staging"
 # A letter first: polars would take the value of `run=1234567` for a number. 28 bits: see `episode_numbers`.
 RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from lede.replay.columns import Columns, walks, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
+    VOCABULARY,
     committed_parts,
     described,
     episode_numbers,
     live_files,
     not_finite,
     read_columns,
+    read_json,
     run_ids,
 )
 from lede.replay.reward import paper_reward
@@ -58,6 +60,12 @@ class Dataset:
     def model_layers(self) -> int:
         """L, the number of layers of the model."""
         return int(self.header["model"]["layers"])
+
+    @property
+    def draft_vocabulary(self) -> tuple[int, ...] | None:
+        """Ids of the tokens that real layers could draft, ascending, over which their states are; None: all tokens."""
+        named = self.header["model"].get("draft_vocabulary")
+        return tuple(read_json(self.path / VOCABULARY, "tokens")["tokens"]) if named else None
 
     @property
     def transitions(self) -> pl.LazyFrame:

@@ -21,6 +21,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.files import (
     HEADER,
     STAGING,
+    VOCABULARY,
     committed_parts,
     encode,
     hold,
@@ -41,27 +42,36 @@ from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
 
 FIRST_FLUSH = 5.0  # seconds
+DRAFTING = {"exits", "draft_vocabulary"}  # of a model: what its early layers draft with, if not its own head
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 
 
-def open_for_writing(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+def open_for_writing(
+    path: str | os.PathLike[str], header: Mapping[str, Any], draft_vocabulary: Sequence[int] | None = None
+) -> None:
     """Create a dataset, or check that the one at `path` can take rows described by `header`.
 
     `header`: model {name, revision, config_hash, layers, vocab, …}, tokenizer_hash, layers (candidates), top_k, trace.
-    What a dataset of an older version does not say of its model is not compared. Raises `DatasetError` naming every
-    field that differs, or if `path` holds something else; `OSError`.
+    draft_vocabulary: the token ids that `model.draft_vocabulary` names. What a dataset of an older version does not say
+    of its model is not compared, but for what it drafted with. Raises `DatasetError` naming every field that differs,
+    or if `path` holds something else; `OSError`.
     """
     root = Path(path)
     wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
     if not (root / HEADER).exists():
-        if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+        if root.is_dir() and any(not name.startswith(".") and name != VOCABULARY for name in os.listdir(root)):
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
+        if draft_vocabulary is not None:
+            write_json(root / VOCABULARY, {"tokens": list(draft_vocabulary)})
         write_json(root / HEADER, wanted)
-    header = load_header(root)
-    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in header["model"]}
-    if differences := describe_differences(wanted, header):
-        raise DatasetError(f"{root} holds other data: {'; '.join(differences)}. Choose another --out")
+    found = load_header(root)
+    compared = found["model"].keys() | DRAFTING
+    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in compared}
+    if differences := describe_differences(wanted, found):
+        told = "; ".join(differences)
+        same = " or the same --exits and --draft-vocab" * any(f"model.{name}" in told for name in DRAFTING)
+        raise DatasetError(f"{root} holds other data: {told}. Choose another --out{same}")
 
 
 def load_header(root: Path) -> dict[str, Any]:

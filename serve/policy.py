@@ -38,6 +38,7 @@ class Policy:
     mean, scale: (F,), inputs are standardised as (x - mean) / scale.
     matrices: the network on raw features, as `values` evaluates it: ((W, b), ...), W (inputs, outputs).
     info: the rest of `policy.json`: model, dataset, hyperparameters, training summary, lede version.
+    draft_vocabulary: ids of the tokens that its model drafted from when it was trained, ascending; None: all.
 
     Raises PolicyError if shapes do not fit together or a number is not finite.
     """
@@ -48,6 +49,7 @@ class Policy:
     mean: Array
     scale: Array
     info: dict[str, Any] = field(default_factory=dict)
+    draft_vocabulary: tuple[int, ...] | None = None
     matrices: tuple[tuple[Array, Array], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,9 +82,11 @@ class Policy:
         """Write the two files; each appears whole or not at all, and `policy.json` names the weights it belongs to."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        tensors = {"mean": _f32(self.mean), "scale": _f32(self.scale)}
+        tensors: dict[str, NDArray[Any]] = {"mean": _f32(self.mean), "scale": _f32(self.scale)}
         for number, (weight, bias) in enumerate(self.weights):
             tensors |= {f"layer{number}.weight": _f32(weight), f"layer{number}.bias": _f32(bias)}
+        if self.draft_vocabulary is not None:
+            tensors["draft_vocabulary"] = np.array(self.draft_vocabulary, np.int32)
         blob = write_tensors(tensors)
         facts = self.info | {"format": FORMAT, "features": list(self.features), "layers": list(self.layers)}
         facts["weights_sha256"] = hashlib.sha256(blob).hexdigest()
@@ -113,7 +117,9 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
         count = sum(name.endswith(".weight") for name in tensors)
         weights = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(count))
         features, layers = tuple(facts.pop("features")), tuple(facts.pop("layers"))
-        return Policy(features, layers, weights, tensors["mean"], tensors["scale"], facts)
+        ids = tensors.get("draft_vocabulary")
+        drafted = None if ids is None else tuple(ids.tolist())
+        return Policy(features, layers, weights, tensors["mean"], tensors["scale"], facts, drafted)
     except SafetensorError as error:
         raise PolicyError(f"{path / WEIGHTS} is not a safetensors file ({error}); train the policy again") from None
     except (KeyError, TypeError) as error:
@@ -125,8 +131,9 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
 def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
     """Raise PolicyError unless the policy was trained on this model.
 
-    model_facts: as `decode.facts.model_facts` has them; `config_hash_v2` and `weights_hash` are compared where both
-    sides have them. The name may differ: a model is called one thing on a hub and another in a local folder.
+    model_facts: as `decode.facts.model_facts` has them, what early layers draft with included. `config_hash_v2` and
+    `weights_hash` are compared where both sides have them. The name may differ: a model is called one thing on a hub
+    and another in a local folder.
     """
     trained = policy.info.get("model", {})
     theirs, ours = trained.get("name", "an unnamed model"), model_facts["name"]
@@ -141,6 +148,16 @@ def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
             raise PolicyError(
                 f"the policy is for {theirs} with {what} ({wanted}) than {ours} has ({have}); "
                 "use the policy's model, or train a policy on this one's dataset"
+            )
+    for key, what, cure in (
+        ("exits", "set of exit heads", "give its exit heads with --exits, or --exits none where it has none"),
+        ("draft_vocabulary", "draft vocabulary", "load the model with the policy's draft vocabulary"),
+    ):
+        wanted, have = trained.get(key), model_facts.get(key)
+        if wanted != have and {*policy.layers} - {0, model_facts["layers"]}:  # layer 0 drafts with neither
+            raise PolicyError(
+                f"the policy was learned with another {what} ({wanted or 'none'}) than {ours} has here "
+                f"({have or 'none'}): {cure}, or train a policy"
             )
     if max(policy.layers) > model_facts["layers"]:
         raise PolicyError(f"the policy exits at layer {max(policy.layers)}, but {ours} has {model_facts['layers']}")

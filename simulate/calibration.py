@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lede.decode.model import Model
 
 FORMAT = 1
-IDENTITY = ("config_hash", "weights_hash", "layers", "vocab")  # of a model: what its costs and its layers depend on
+# Of a model: what its costs and its layers depend on.
+IDENTITY = ("config_hash", "weights_hash", "layers", "vocab", "exits", "draft_vocabulary")
 KINDS = {"costs": dict, "model": dict, "dtype": str, "device": dict, "versions": dict, "measured": str}
 
 

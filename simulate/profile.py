@@ -123,7 +123,7 @@ def gather(
     """Timed rounds, and timed readings of prompts (tokens, milliseconds): rules and prompts' lengths take turns."""
     samples: list[Sample] = []
     prompts: list[tuple[int, float]] = []
-    kinds = rules(model.layer_count)
+    kinds = rules(model.layer_count, model.exits.layers if model.exits else ())
     for rule in kinds:  # to warm up
         list(_write(model, rule, STARTS[0], []))
     began = time.perf_counter()
@@ -138,9 +138,13 @@ def gather(
     return samples, prompts
 
 
-def rules(layer_count: int) -> list[ExitRule]:
-    """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order."""
-    exits = sorted({max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)} - {layer_count})
+def rules(layer_count: int, heads: tuple[int, ...] = ()) -> list[ExitRule]:
+    """Plain decoding; rules that copy, think, see nothing, and see states, with what each drafts in a random order.
+
+    They exit at the layers with exit heads, else at some from all over the lower half and a little above.
+    """
+    usual = {max(layer_count * sixteenths // 16, 1) for sixteenths in (2, 3, 4, 6, 9, 12)}
+    exits = sorted({*heads} or usual - {layer_count})
     shallow = exits[:4]
 
     def plan(layers: Sequence[int], lengths: Sequence[int]) -> Plan:
@@ -184,6 +188,7 @@ def _write(model: Model, rule: ExitRule, start: int, prompts: list[tuple[int, fl
                 verify=round_.verify_seconds * 1e3,
                 rest=(round_.seconds - round_.draft_seconds - round_.verify_seconds) * 1e3,
                 interrupted=now > earlier,
+                spoken=model.exits is not None or model.draft_vocabulary is not None,
             )
         before, planned, earlier = planned, (*rule.layers, rule.max_drafts), interruptions()
 

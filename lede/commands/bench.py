@@ -85,7 +85,7 @@ def bench(
     if plot is not None and plot.suffix and len(task or ()) > 1:
         raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
 
-    from lede.commands.loading import check_model, checkpoint, load, usual_task
+    from lede.commands.loading import check_model, checkpoint, load, usual_task, usual_vocabulary
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
@@ -108,10 +108,13 @@ def bench(
     from lede.bench.plot import draw
     from lede.bench.run import bench as run
     from lede.decode.sampling import Settings
+    from lede.paths import dataset_path
+    from lede.serve.policy import load_policy
 
     reports: list[Report] = []
     with bar("measuring", 100, quiet=json) as advance:
-        loaded = load(model, dtype, device, threads, exits)
+        first = next(map(load_policy, policies.values()), None)
+        loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model), first))
         for title, test, train, usual, temperature in works:
             settings = Settings(max_new_tokens or usual, temperature)
             job = Job(title, test, train, settings, chosen, policies, threads, check)

@@ -30,15 +30,15 @@ def calibrate(
     [dim]lede calibrate[/]
     [dim]lede calibrate --model facebook/layerskip-llama2-7B --device cuda --out h100.json[/]
     """
-    from lede.commands.loading import load
-    from lede.paths import calibration_path
+    from lede.commands.loading import load, usual_vocabulary
+    from lede.paths import calibration_path, dataset_path
     from lede.tables import calibration_table
     from lede.terminal import bar, console, print_json, say
 
     out = out or calibration_path(model)
     if out.is_dir():
         raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
-    loaded = load(model, dtype, device, threads, exits)
+    loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model)))
 
     from lede.simulate.calibration import calibrate as run
     from lede.simulate.calibration import save_calibration

@@ -68,6 +68,15 @@ def collect(
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
+    draft_vocab: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Draft only so many tokens, the most frequent ones of --draft-vocab-from; 0: all. "
+            "[dim]Default: the dataset's or the policy's; else what the exit heads have[/]",
+        ),
+    ] = None,
+    draft_vocab_from: Annotated[Path | None, typer.Option(help="A dataset, whose tokens are counted.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     exits: ExitsOption = None,
@@ -85,10 +94,10 @@ def collect(
     """
     from lede.collect.prompts import load_prompts
     from lede.collect.tasks import TASKS, load_task
-    from lede.commands.loading import check_model, load, usual_task
+    from lede.commands.loading import check_model, load, usual_task, usual_vocabulary
     from lede.paths import dataset_path
     from lede.serve.policy import check_fits, load_policy
-    from lede.terminal import bar, print_json, say
+    from lede.terminal import bar, print_json, say, warn
 
     side = one_of("--split", split, "train", "validation", "test", "all")
     exploration = one_of("--explore", explore, "uniform", "noisy", "epsilon")
@@ -99,6 +108,8 @@ def collect(
     layers = parse_layers(candidates)
     if policy is not None and layers is not None:
         raise typer.BadParameter("--candidates are the policy's own with --policy")
+    if (draft_vocab_from is None) == bool(draft_vocab):
+        raise typer.BadParameter("--draft-vocab N and --draft-vocab-from DATASET go together")
     out = out or dataset_path(model)
     check_model(model, dtype, device, exits)
     task = task or usual_task(model)
@@ -111,7 +122,14 @@ def collect(
     from lede.collect.collector import CollectConfig, Collected, describe_source
     from lede.collect.collector import collect as run
 
-    loaded = load(model, dtype, device, threads, exits)
+    drafted = usual_vocabulary(out, learned) if draft_vocab is None else ()
+    if draft_vocab and draft_vocab_from is not None:
+        from lede.collect.vocabulary import frequent_tokens
+        from lede.replay.reader import open_dataset
+
+        drafted, share = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
+        warn(f"draft vocabulary: {len(drafted):,} tokens, {share:.1%} of what the model wrote there", "dim")
+    loaded = load(model, dtype, device, threads, exits, drafted)
     if learned is not None:
         from lede.decode.facts import model_facts
 

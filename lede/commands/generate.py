@@ -94,7 +94,8 @@ def generate(
             usual = policy_path(dataset_path(model))
             warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
     learned = load_policy(policy) if policy is not None else None
-    loaded = load(model, dtype, device, threads, exits)
+    drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
+    loaded = load(model, dtype, device, threads, exits, drafted)
 
     from lede.decode.generate import encode
     from lede.serve.generate import generate as run

@@ -1,6 +1,7 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from lede.terminal import errors
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
+    from lede.serve.policy import Policy
 
 
 def check_model(model: str | None, dtype: str = "auto", device: str = "auto", exits: str | None = None) -> Path | None:
@@ -49,8 +51,28 @@ def checkpoint(model: str | None) -> str:
     return str(folder or model_path(model))
 
 
-def load(model: str | None, dtype: str, device: str, threads: int = 0, exits: str | None = None) -> "Model":
-    """The model with its exit heads, on the device, with the number of CPU threads set."""
+def usual_vocabulary(dataset: Path, policy: "Policy | None" = None) -> Sequence[int] | None:
+    """The draft vocabulary that the policy, else the dataset, has its states from; empty: all. None without either."""
+    if policy is not None:
+        return policy.draft_vocabulary or ()
+    from lede.replay.files import HEADER
+    from lede.replay.reader import open_dataset
+
+    return open_dataset(dataset).draft_vocabulary or () if (dataset / HEADER).exists() else None
+
+
+def load(
+    model: str | None,
+    dtype: str,
+    device: str,
+    threads: int = 0,
+    exits: str | None = None,
+    draft_vocabulary: Sequence[int] | None = None,
+) -> "Model":
+    """The model with its exit heads, on the device, with the number of CPU threads set.
+
+    draft_vocabulary: ascending token ids, empty for all; None: what the exit heads have.
+    """
     path, heads = check_model(model, dtype, device, exits), exits_folder(model, exits)
     once = f"converting {path.name} (once) and " if path is not None and path.is_file() else ""
     with errors.status(f"{once}loading torch and the model"):
@@ -58,7 +80,9 @@ def load(model: str | None, dtype: str, device: str, threads: int = 0, exits: st
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
 
-        loaded = load_model(model_path(model), dtype, device, exits=None if heads is None else load_exits(heads))
+        loaded = load_model(
+            model_path(model), dtype, device, None, None if heads is None else load_exits(heads), draft_vocabulary
+        )
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.

@@ -179,14 +179,12 @@ def test_other_arguments_are_refused_by_name_unless_a_new_run_is_wanted(tmp_path
     assert tables(tmp_path)["episodes"].group_by("run").len()["len"].to_list() == [2, 2]
 
 
-def test_prompts_without_room_are_left_out_and_counted(tmp_path, monkeypatch):
+def test_prompts_without_room_are_left_out_and_counted(tmp_path):
     long = Prompt("long", "test", "x" * 300)
-    monkeypatch.setattr("tests.collect.small.PROMPTS", [PROMPTS[0], long])
-    counts = collected(tmp_path, replace(CONFIG, episodes=4))
+    counts = collected(tmp_path, replace(CONFIG, episodes=4), prompts=[PROMPTS[0], long])
     assert (counts.episodes, counts.skipped) == (2, 2)
-    monkeypatch.setattr("tests.collect.small.PROMPTS", [])
     with pytest.raises(PromptError, match="no prompts"):
-        collected(tmp_path, CONFIG)
+        collected(tmp_path, CONFIG, prompts=[])
 
 
 def test_candidates_are_checked_before_anything_is_written(tmp_path):
@@ -252,4 +250,5 @@ def test_default_candidates_are_the_lookup_and_exits_around_a_quarter():
     assert default_layers(16) == (0, 3, 4, 6)
     assert default_layers(32) == (0, 6, 8, 12)
     assert default_layers(32, "noisy") == (6, 8, 12)
+    assert default_layers(30, heads=(4, 8)) == (0, 4, 8)
     assert all(max(default_layers(n)) < n for n in range(2, 50))

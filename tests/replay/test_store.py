@@ -183,6 +183,22 @@ def test_a_dataset_of_an_older_version_that_says_less_of_its_model_takes_more(tm
         replay.open_for_writing(tmp_path / "older", newer)
 
 
+def test_what_drafts_belongs_to_a_dataset(tmp_path: Path) -> None:
+    """A dataset without exit heads is not one of an older version that merely does not tell them."""
+    plain, heads, vocabulary = header(), header(), header()
+    heads["model"]["exits"] = "1" * 16
+    vocabulary["model"]["draft_vocabulary"] = {"size": 3, "hash": "2" * 16}
+    replay.open_for_writing(tmp_path / "plain", plain)
+    replay.open_for_writing(tmp_path / "heads", heads)
+    replay.open_for_writing(tmp_path / "vocabulary", vocabulary, [1, 5, 7])
+    replay.open_for_writing(tmp_path / "vocabulary", vocabulary, [1, 5, 7])
+    for name, other in (("plain", heads), ("heads", plain), ("plain", vocabulary), ("vocabulary", plain)):
+        with pytest.raises(replay.DatasetError, match=r"model\.(exits|draft_vocabulary) is .* or the same --exits"):
+            replay.open_for_writing(tmp_path / name, other)
+    assert replay.open_dataset(tmp_path / "vocabulary").draft_vocabulary == (1, 5, 7)
+    assert replay.open_dataset(tmp_path / "heads").draft_vocabulary is None
+
+
 def test_one_writer_a_number(tmp_path: Path) -> None:
     run = start(tmp_path / "data")
     with replay.EpisodeWriter(run, 1) as writer, replay.EpisodeWriter(run, 11):

@@ -177,6 +177,20 @@ def test_what_both_sides_know_of_the_model_must_agree(key, complaint):
         check_fits(policy, MODEL | {key: "two", "name": "./toy"})
 
 
+def test_heads_and_vocabulary_must_be_those_it_was_learned_with(tmp_path):
+    """States come from them: unlike what else is told of a model, none is as good a reason as another one."""
+    heads, vocabulary = {"exits": "abc"}, {"draft_vocabulary": {"size": 3, "hash": "f00"}}
+    for told, cure in ((heads, "give its exit heads with --exits"), (vocabulary, "policy's draft vocabulary")):
+        policy = make(info={"model": MODEL | told}, draft_vocabulary=(1, 5, 7))
+        check_fits(policy, MODEL | told)
+        for its, models in ((policy, MODEL), (make(), MODEL | told)):
+            with pytest.raises(PolicyError, match=cure):
+                check_fits(its, models)
+        check_fits(make(info=policy.info, layers=(0, 8)), MODEL)  # layer 0 drafts with neither
+    policy.save(tmp_path)
+    assert load_policy(tmp_path).draft_vocabulary == (1, 5, 7)
+
+
 def test_needs_neither_torch_nor_d3rlpy():
     code = "import sys, lede.serve.policy; assert not {'torch', 'd3rlpy', 'polars', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

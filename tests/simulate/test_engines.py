@@ -21,6 +21,7 @@ from lede.simulate.batched import Engine
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.scalar import Record, replay_rule
 from lede.simulate.texts import texts_of
+from tests.decode.test_exits import with_heads
 from tests.models import FIXED, ours
 
 LAYERS = (0, 1, 2, 3)
@@ -84,9 +85,8 @@ def network(layers, seed, *without, max_drafts=None):
     return QPolicy(Network(layers, features(layers, *without), seed), max_drafts=max_drafts)
 
 
-def texts_under(settings, variant="grouped"):
+def texts_under(settings, model):
     """Plain texts and their sweeps."""
-    model = ours(variant)
     done = [generate(model, prompt, None, settings) for prompt in PROMPTS]
     layers = range(model.layer_count)
     sweeps = [sweep(model, tuple(layers), i, d.prompt_ids, d.token_ids) for i, d in enumerate(done)]
@@ -95,7 +95,9 @@ def texts_under(settings, variant="grouped"):
 
 
 SETTINGS = Settings(LENGTH, stop_tokens=frozenset())
-TEXTS = texts_under(SETTINGS)
+PLAIN = ours("grouped")
+HEADS = with_heads("grouped", layers=(1, 3), vocabulary=range(0, 60, 2))  # layer 2 speaks through the model's own head
+TEXTS, SPOKEN = texts_under(SETTINGS, PLAIN), texts_under(SETTINGS, HEADS)
 
 
 @st.composite
@@ -139,16 +141,17 @@ def outcome(round_):
 
 def both(rule, number, texts=TEXTS, settings=SETTINGS, costs=COSTS):
     """The rounds of one text in decoding and by its record, and the record."""
-    there = generate(ours("grouped"), PROMPTS[number], rule, settings).rounds
+    there = generate(HEADS if texts is SPOKEN else PLAIN, PROMPTS[number], rule, settings).rounds
     rule.start()
     record = Record(texts, number, costs.for_rule(rule), (costs.decision, costs.decision))
     return there, record.rounds(rule), record
 
 
+@pytest.mark.parametrize("texts", [TEXTS, SPOKEN], ids=["plain", "exit heads and a draft vocabulary"])
 @given(rule=looking_rules(), number=st.integers(0, len(PROMPTS) - 1))
-@settings(FIXED, max_examples=120)
-def test_a_record_is_decoded_as_its_model_is(rule, number):
-    there, here, record = both(rule, number)
+@settings(FIXED, max_examples=80)
+def test_a_record_is_decoded_as_its_model_is(texts, rule, number):
+    there, here, record = both(rule, number, texts)
     room = LENGTH + len(PROMPTS[number]) - 2
     assert len(there) == len(here)
     exact = True
@@ -267,7 +270,7 @@ def test_bounds_are_apart_where_a_rule_looks_behind_a_mismatch():
 def test_a_text_that_an_end_of_text_token_cut(rule):
     stop = int(np.bincount(TEXTS.targets[:, 10:].ravel()).argmax())
     settings = Settings(LENGTH, stop_tokens=frozenset({stop}))
-    texts = texts_under(settings)
+    texts = texts_under(settings, PLAIN)
     assert (texts.lengths < LENGTH).any()
     assert (texts.limits == LENGTH).all()
     for number in range(len(PROMPTS)):
@@ -280,7 +283,7 @@ def test_a_text_that_an_end_of_text_token_cut(rule):
 
 def test_a_text_that_the_context_cut():
     long = Settings(300, stop_tokens=frozenset())
-    texts = texts_under(long)
+    texts = texts_under(long, PLAIN)
     assert (texts.lengths < 300).all()
     for rule in (LayerSkip(3, 9), Threshold((0, 1, 3), max_drafts=1)):
         there, here, _ = both(rule, 1, texts, long)

@@ -12,8 +12,10 @@ from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from lede.replay.errors import DatasetError
 from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.fit import fit
 from lede.simulate.profile import ALIKE, FEW, LENGTHS, gather, measure, rules
 from tests.collect.small import CONFIG, COSTS, PROMPTS, tiny_model
+from tests.decode.test_exits import with_heads
 from tests.models import ours
 
 
@@ -87,6 +89,13 @@ def test_samples_are_of_every_kind():
     assert all(s.draft > 0 and s.verify > 0 and s.rest > 0 for s in samples)
     assert prompts
     assert all(tokens > 0 and spent > 0 for tokens, spent in prompts)
+
+
+def test_exit_heads_are_timed_where_they_are():
+    model = with_heads("grouped", layers=(1, 3))
+    samples, _ = gather(model, 0.0)
+    assert {s.exit_layer for s in samples} == {0, 1, 3} and all(s.spoken for s in samples)
+    assert 0 < fit(samples, [], 4).speak < 100
 
 
 def test_a_run_is_measured_when_it_starts_and_not_when_it_goes_on(tmp_path, monkeypatch):
