@@ -27,7 +27,10 @@ NAMES = ("first", "again", "head", "start", "cache", "attention", "features", "l
 
 @dataclass(frozen=True)
 class Sample:
-    """One round: what it did, and milliseconds. exit_layer 0 is the lookup; without drafts it was plain decoding."""
+    """One round: what it did, and milliseconds.
+
+    exit_layer 0 is the lookup; without drafts it was plain decoding, or, from the last layer, the model's head alone.
+    """
 
     exit_layer: int
     drafts: int
@@ -73,7 +76,7 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
         if s.drafts:
             equations += [_drafting(s, context, lengths), _verifying(s, context, lengths, layer_count)]
             times += [s.draft, s.verify]
-        elif _bare(s):
+        elif _bare(s) or s.exit_layer:
             equations.append(_verifying(s, context, lengths, layer_count))
             times.append(s.whole)
     solution = least_absolute(np.array(equations), np.array(times))
@@ -104,7 +107,8 @@ def _typical(samples: Sequence[Sample], prompts: Sequence[tuple[int, float]], la
 
 def _bare(s: Sample) -> bool:
     """Whether the round saw nothing but what it drafted: `_predicted` says what it takes."""
-    return not s.states and s.lookup == (s.drafts > 0 and s.exit_layer == 0)
+    alone = s.exit_layer > 0 and s.drafts == 0  # the head
+    return not s.states and not alone and s.lookup == (s.drafts > 0 and s.exit_layer == 0)
 
 
 def _predicted(s: Sample, costs: Costs) -> float:

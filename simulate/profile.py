@@ -130,6 +130,8 @@ def gather(
     for turn, start in enumerate(islice(cycle(STARTS), TURNS)):
         for number, rule in enumerate(kinds, 1):
             samples += _write(model, rule, start, prompts)
+            if samples[-1].spoken:
+                samples += [_head(model, start) for _ in range(ALIKE)]
             share = (time.perf_counter() - began) / max(seconds, 1e-9)
             progress(min(share, (turn + number / len(kinds)) / len(STARTS), 1.0))
         if turn + 1 >= len(STARTS) and time.perf_counter() - began >= seconds:
@@ -191,6 +193,16 @@ def _write(model: Model, rule: ExitRule, start: int, prompts: list[tuple[int, fl
                 spoken=model.exits is not None or model.draft_vocabulary is not None,
             )
         before, planned, earlier = planned, (*rule.layers, rule.max_drafts), interruptions()
+
+
+def _head(model: Model, position: int) -> Sample:
+    """The model's head alone, over one row: where no draft goes through it, rounds hardly tell it from the layers."""
+    x, earlier, began = model.embed([0]), interruptions(), time.perf_counter()
+    model.head(x)
+    synchronise(model)
+    spent, last = (time.perf_counter() - began) * 1e3, model.layer_count
+    interrupted = interruptions() > earlier
+    return Sample(last, 0, position, False, False, 0, 0.0, spent, 0.0, interrupted, spoken=True)
 
 
 def interruptions() -> int:
