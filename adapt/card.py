@@ -1,8 +1,10 @@
 """The model card: what the weights are, what they were made of and how, and what was measured."""
 
-from lede.adapt.config import AdaptConfig
-from lede.adapt.prepare import Streams
-from lede.adapt.report import Report
+from pathlib import Path
+
+from lede.adapt.config import AdaptConfig, ExitsConfig
+from lede.adapt.prepare import Streams, described
+from lede.adapt.report import ExitsReport, Report
 
 CARD = """\
 ---
@@ -21,8 +23,8 @@ and head turn that layer's output into a next token that is often the last layer
 
 | | |
 |---|---|
-| text | {source.described} |
-| documents | {source.documents:,} trained on, {source.held_out_documents:,} held out |
+| text | {text} |
+| documents | {streams.documents:,} trained on, {streams.held_out_documents:,} held out |
 | tokens in the text | {train_tokens:,} trained on, {held_out_tokens:,} held out |
 | tokens seen | {progress.tokens:,} in {progress.step:,} steps of {config.batch} × {config.context} \
 ({epochs:.1f} epochs), {minutes:.0f} minutes |
@@ -58,31 +60,71 @@ LIBRARY_LICENCE = (
 TEXT_LICENCE = "A model may repeat what it was trained on: the text's own licence holds for what it repeats."
 
 
-def model_card(title: str, sizes: str, streams: Streams, config: AdaptConfig, report: Report) -> str:
-    """README.md for a model of these `sizes` (in words), trained from these streams with this outcome."""
-    source, progress = streams.source, report.progress
-    if source.model:
-        front_matter, warning = f"\nbase_model: {source.model}", ""
-        what = f"{source.model} ({sizes}), trained further."
-        licence = f"The weights come from {source.model} and stay under its licence.\n\n"
-    else:
-        front_matter, warning = "", "It is small: for tests, demonstrations and measurements, not for its answers."
-        what, licence = f"A Llama of {sizes}, trained from nothing.", ""
+def model_card(title: str, sizes: str, text: Path | None, streams: Streams, config: AdaptConfig, report: Report) -> str:
+    """README.md for a model of these `sizes` (in words), trained on these streams of `text` with this outcome."""
+    what, front_matter = f"A Llama of {sizes}, trained from nothing.", ""
+    licence = LIBRARY_LICENCE if text is None else TEXT_LICENCE
+    if config.base:
+        what, front_matter = f"{config.base} ({sizes}), trained further.", f"\nbase_model: {config.base}"
+        licence = f"The weights come from {config.base} and stay under its licence.\n\n{licence}"
     pairs = zip(report.on_text, report.on_output, strict=True)
     return CARD.format(
         title=title,
         front_matter=front_matter,
         what=what,
-        warning=warning,
-        source=source,
-        progress=progress,
+        warning="" if config.base else "It is small: for tests, demonstrations and measurements, not for its answers.",
+        text=described(text),
+        streams=streams,
+        progress=report.progress,
         config=config,
         report=report,
         train_tokens=len(streams.train),
         held_out_tokens=len(streams.held_out),
-        epochs=progress.tokens / len(streams.train),
-        minutes=progress.seconds / 60,
+        epochs=report.progress.tokens / len(streams.train),
+        minutes=report.progress.seconds / 60,
         exit_weights=", ".join(f"{w:g}" for w in config.exit_weights),
         rows="\n".join(f"| {n} | {text:.1%} | {output:.1%} |" for n, (text, output) in enumerate(pairs, 1)),
-        licence=licence + (LIBRARY_LICENCE if source.text is None else TEXT_LICENCE),
+        licence=licence,
+    )
+
+
+EXITS_CARD = """\
+# Exit heads for {name}
+
+With these its layers {layers} of {of} can draft for it; its own weights, and so its text, stay as they are. `lede adapt
+--exits` made them: for each exit one decoder block over the layer's output and a norm, read through the {rows} rows of
+the model's head that belong to the draft vocabulary; they learned the full model's distribution over it.
+
+| | |
+|---|---|
+| text | {report.text} |
+| tokens | {report.tokens:,} with their prompts, {report.own_tokens:,} of them the model's own greedy writing |
+| tokens seen | {progress.tokens:,} in {progress.step:,} steps of {config.batch} × {config.context}, \
+{minutes:.0f} minutes |
+| optimiser | AdamW, {config.other_lr:g}, linear from {config.decay_from:.0%} on; bf16 autocast |
+| draft vocabulary | {report.vocabulary:,} tokens, {report.coverage:.2%} of what the model writes |
+
+How often a head's most likely token is the model's, on {report.held_out:,} tokens of the model's own greedy answers to
+held-out prompts:
+
+| layer | agreement |
+|---:|---:|
+{agreement}
+
+The heads are made from the model's weights and what it wrote: they are under its licence.
+"""
+
+
+def exits_card(name: str, layers: int, config: ExitsConfig, report: ExitsReport) -> str:
+    """README.md for the heads of model `name`, which has so many `layers`."""
+    return EXITS_CARD.format(
+        name=name,
+        layers=", ".join(map(str, config.exits)),
+        of=layers,
+        rows=f"{report.vocabulary:,}",
+        report=report,
+        progress=report.progress,
+        config=config,
+        minutes=report.progress.seconds / 60,
+        agreement="\n".join(f"| {layer} | {share:.1%} |" for layer, share in report.agreement.items()),
     )

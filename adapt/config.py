@@ -10,20 +10,14 @@ from lede.adapt.errors import AdaptError
 CONTINUING = {"matrix_lr": 3e-4, "other_lr": 1e-4}
 
 
+FEWEST = 32  # tokens of a draft vocabulary: features are taken over several
+
+
 @dataclass(frozen=True)
-class AdaptConfig:
-    """A LayerSkip training (arXiv 2404.16710, §4.1), for a new small Llama or an existing checkpoint.
+class Schedule:
+    """How long and how fast to train. Raises AdaptError where the numbers do not fit each other."""
 
-    The five sizes describe a new model and are ignored where a checkpoint is gone on from. Raises AdaptError where the
-    numbers do not fit each other.
-    """
-
-    layers: int = 16
-    hidden: int = 192
-    feed_forward: int = 512
-    heads: int = 3
-    vocabulary: int = 2048
-    context: int = 512  # tokens in a training window, and a new model's longest context
+    context: int = 512  # tokens in a training window
     batch: int = 8  # windows per step
     steps: int = 4000
     minutes: float | None = None  # where given, the schedule follows the clock instead of the step count
@@ -32,28 +26,15 @@ class AdaptConfig:
     warmup: float = 0.01  # shares of the whole training
     decay_from: float = 0.6  # constant until here, then linear down to `final_lr`
     final_lr: float = 0.02  # of the peak
-    layer_dropout: float = 0.1  # of the last layer; lower layers less, rising exponentially from 0
-    exit_weights: tuple[float, float, float] = (0.4, 0.4, 0.2)  # one exit each in 1…L/4-1, L/4…L/2-1, L/2…L-1
-    distil_from: float = 0.3  # share of the training after which exits learn from the last layer
-    distil_share: float = 0.7  # and how much of their loss that is
     checkpoint_every: float = 300.0  # seconds
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "feed_forward", "heads", "context", "batch", "steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name, 1) < 1:
                 raise AdaptError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.minutes is not None and not self.minutes > 0:
             raise AdaptError(f"minutes is {self.minutes}: it must be more than 0")
-        if self.hidden % (2 * self.heads):
-            raise AdaptError(f"hidden is {self.hidden}: it must be an even number for each of the {self.heads} heads")
-        if self.vocabulary < 257:
-            raise AdaptError(f"vocabulary is {self.vocabulary}: the 256 bytes and the end of text need 257")
-
-    @classmethod
-    def defaults(cls, model: str | None, **given: Any) -> "AdaptConfig":
-        """The settings `given`, the rest by default; going on from `model`, the learning rates are `CONTINUING`."""
-        return cls(**((CONTINUING if model else {}) | given))
 
     def learning_rate(self, progress: float) -> float:
         """The factor on both rates at `progress` in 0…1: warm-up, constant, linear decay."""
@@ -61,3 +42,56 @@ class AdaptConfig:
             return max(progress / self.warmup, 0.01)
         fallen = max(0.0, progress - self.decay_from) / (1 - self.decay_from)
         return 1 - (1 - self.final_lr) * fallen
+
+
+@dataclass(frozen=True)
+class ExitsConfig(Schedule):
+    """A training of exit heads for a model whose own weights stay as they are (as Kangaroo's, arXiv 2404.18911)."""
+
+    exits: tuple[int, ...] = ()  # layers, ascending
+    own_text: int = 0  # tokens that the model writes itself, to be trained on
+    answer: int = 256  # tokens that it writes to one prompt at most
+    draft_vocabulary: int = 8192  # the most frequent tokens, which alone can be drafted; 0: all
+    disk: float = 8.0  # GB that hidden states may take
+    batch: int = 4
+    steps: int = 2000
+    other_lr: float = 1e-3
+    warmup: float = 0.02
+    decay_from: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.draft_vocabulary == 0 or self.draft_vocabulary >= FEWEST):
+            raise AdaptError(f"the draft vocabulary has {self.draft_vocabulary} tokens: give {FEWEST} or more, or 0")
+
+
+@dataclass(frozen=True)
+class AdaptConfig(Schedule):
+    """A LayerSkip training (arXiv 2404.16710, §4.1), for a new small Llama or an existing checkpoint.
+
+    The five sizes describe a new model, whose longest context is a window, and are ignored where a checkpoint is gone
+    on from.
+    """
+
+    base: str | None = None  # the checkpoint; None: a new model
+    layers: int = 16
+    hidden: int = 192
+    feed_forward: int = 512
+    heads: int = 3
+    vocabulary: int = 2048
+    layer_dropout: float = 0.1  # of the last layer; lower layers less, rising exponentially from 0
+    exit_weights: tuple[float, float, float] = (0.4, 0.4, 0.2)  # one exit each in 1…L/4-1, L/4…L/2-1, L/2…L-1
+    distil_from: float = 0.3  # share of the training after which exits learn from the last layer
+    distil_share: float = 0.7  # and how much of their loss that is
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden % (2 * self.heads):
+            raise AdaptError(f"hidden is {self.hidden}: it must be an even number for each of the {self.heads} heads")
+        if self.vocabulary < 257:
+            raise AdaptError(f"vocabulary is {self.vocabulary}: the 256 bytes and the end of text need 257")
+
+    @classmethod
+    def defaults(cls, base: str | None, **given: Any) -> "AdaptConfig":
+        """The settings `given`, the rest by default; going on from `base`, the learning rates are `CONTINUING`."""
+        return cls(base=base, **((CONTINUING if base else {}) | given))

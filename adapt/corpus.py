@@ -1,8 +1,10 @@
 """Text to train on, as one stream of token ids split into training and held-out documents."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -11,36 +13,59 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from lede.adapt.errors import AdaptError
 from lede.collect import stdlib
 from lede.collect.stdlib import HELD_OUT_SHARE
-from lede.replay.split import stable_hash
+from lede.replay.split import group_of, split_of, stable_hash
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-Document = tuple[str, bool]  # a text, and whether training must not see it
+def documents(path: Path | None) -> list[tuple[str, bool]]:
+    """Texts, and whether training must not see them: files below a folder, a lone file, or (None) the interpreter's own
+    standard library (see `collect/stdlib.py`).
 
-
-def standard_library() -> Iterator[Document]:
-    """The running interpreter's own source, split by module (see `collect/stdlib.py`)."""
-    for module in stdlib.modules():
-        if (text := stdlib.read(module)) is not None:
-            yield text, module.held_out
-
-
-def text_files(folder: Path) -> Iterator[Document]:
-    """Every UTF-8 text file below `folder` (or `folder` itself where it is a file), split by a hash of its name.
-
-    Nothing is held out of a lone file here. Raises AdaptError where there is no such path, or no such text.
+    Files are split by a hash of their names; nothing is held out of a lone one here. Raises AdaptError where there is
+    no such path, or a lone file is no UTF-8 text; other files that are none are left out.
     """
-    if not folder.exists():
-        raise AdaptError(f"there is no text at {folder}")
-    for path in [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()):
+    if path is None:
+        texts = [(stdlib.read(module), module.held_out) for module in stdlib.modules()]
+        return [(text, held_out) for text, held_out in texts if text is not None]
+    if not path.exists():
+        raise AdaptError(f"there is no text at {path}")
+    found = []
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         try:
-            text = path.read_text(encoding="utf-8")
+            held_out = file != path and stable_hash(str(file.relative_to(path))) % HELD_OUT_SHARE == 0
+            found.append((file.read_text(encoding="utf-8"), held_out))
         except UnicodeDecodeError:
-            if path == folder:
-                raise AdaptError(f"{folder} is not UTF-8 text") from None
+            if file == path:
+                raise AdaptError(f"{path} is not UTF-8 text") from None
+    return found
+
+
+def prompts(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], bool]]:
+    """The prompts of a JSON-lines file as token ids, and whether training must not see them, by their groups' hash.
+
+    A row has `prompt`, a text, or `messages` ({role, content}, up to the first answer) or `turns` (the first is taken),
+    which go through the tokenizer's chat template, where it has one. Raises AdaptError that names a line with none.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
             continue
-        yield text, path != folder and stable_hash(str(path.relative_to(folder))) % HELD_OUT_SHARE == 0
+        try:
+            row = json.loads(line)
+            messages = row.get("messages") or [{"role": "user", "content": text} for text in row.get("turns", ())[:1]]
+            messages = list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
+            content = row.get("prompt") or "\n\n".join(message["content"] for message in messages)
+            if not isinstance(content, str) or not content.strip():
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise AdaptError(f"{path}, line {number}: give an object with `prompt`, `messages` or `turns`") from None
+        group = str(row.get("group", row.get("conversation")) or group_of(content))
+        chat = bool(messages and "prompt" not in row and tokenizer.chat_template)
+        written: Any = content
+        if chat:
+            written = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # verbose: no word about the context's length
+        yield tokenizer.encode(written, add_special_tokens=not chat, verbose=False), split_of(group) != "train"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -1,9 +1,8 @@
-"""What a training starts from: model, tokenizer and the two token streams, the last two kept for when it is resumed."""
+"""What a training starts from: model, tokenizer and the two token streams."""
 
-import json
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,105 +17,85 @@ from lede.adapt.train import new_model
 
 
 @dataclass(frozen=True)
-class Source:
-    """What the streams were made of; `model`, `text`, `vocabulary` (of a new tokenizer) are as they were given."""
+class Streams:
+    """The text as int32 token ids: `train` (n,), `held_out` (m,), of so many documents."""
 
-    model: str | None
-    text: str | None
-    vocabulary: int | None
-    described: str  # the text in words, for the model card
+    tokenizer: PreTrainedTokenizerBase
+    train: np.ndarray
+    held_out: np.ndarray
     documents: int
     held_out_documents: int
 
 
-@dataclass(frozen=True)
-class Streams:
-    """The text as int32 token ids: `train` (n,), `held_out` (m,)."""
+def streams(text: Path | None, config: AdaptConfig, out: Path) -> Streams:
+    """The token streams of the files of `text`, or the standard library's; a new tokenizer is kept in `out/tokenizer`.
 
-    source: Source
-    tokenizer: PreTrainedTokenizerBase
-    train: np.ndarray
-    held_out: np.ndarray
-
-
-def streams(model: str | None, text: Path | None, config: AdaptConfig, out: Path) -> Streams:
-    """The token streams kept in `out/tokens`, or else made there: of the files of `text`, or the standard library's.
-
-    Raises AdaptError where the kept ones are of another text or tokenizer, or the text is too short.
+    Raises AdaptError where the text is too short.
     """
-    if model is not None and Path(model).resolve() == out.resolve():
-        raise AdaptError(f"{out} is the model to go on from: give another --out, it would be written over")
-    path, vocabulary = None if text is None else str(text.resolve()), config.vocabulary if model is None else None
-    asked = {"model": model, "text": path, "vocabulary": vocabulary}
-    folder = out / "tokens"
-    if not folder.exists():
-        _keep(_made(asked, text, config), folder)
-    source = Source(**json.loads((folder / "source.json").read_text(encoding="utf-8")))
-    if differing := [name for name, value in asked.items() if getattr(source, name) != value]:
-        raise AdaptError(f"{folder} is of another training (different: {', '.join(differing)}): give another --out")
-    train, held_out = (np.load(folder / f"{name}.npy") for name in ("train", "held_out"))
-    if len(held_out) <= config.context:
-        raise AdaptError(
-            f"the held-out text has {len(held_out)} tokens and must fill a context of {config.context}: give more "
-            "text, or a smaller --context"
-        )
-    return Streams(source, AutoTokenizer.from_pretrained(folder), train, held_out)
-
-
-def _made(asked: dict, text: Path | None, config: AdaptConfig) -> Streams:
-    documents = list(corpus.standard_library() if text is None else corpus.text_files(text))
+    documents = corpus.documents(text)
     seen, unseen = ([text for text, held_out in documents if held_out == wanted] for wanted in (False, True))
     if not seen:
-        raise AdaptError(f"there is no text to train on in {text or 'the standard library'}")
-    if asked["model"] is None:
-        tokenizer: PreTrainedTokenizerBase = corpus.train_tokenizer(seen, config.vocabulary)
-    else:
-        tokenizer = _opened(AutoTokenizer, asked["model"])
-        if tokenizer.eos_token_id is None:
-            raise AdaptError(f"the tokenizer of {asked['model']} has no end-of-text token")
-    library = f"the standard library of CPython {platform.python_version()}"
-    source = Source(**asked, described=str(text or library), documents=len(seen), held_out_documents=len(unseen))
+        raise AdaptError(f"there is no text to train on in {described(text)}")
+    tokenizer = opened(AutoTokenizer, config.base) if config.base else _new_tokenizer(seen, config, out)
+    if tokenizer.eos_token_id is None:
+        raise AdaptError(f"the tokenizer of {config.base} has no end-of-text token")
     train, rest = (corpus.token_stream(texts, tokenizer) for texts in (seen, unseen))
     if len(rest) <= config.context:  # too few files for their names' hashes to divide: the last tenth instead
         cut = len(train) * 9 // 10
         train, rest = train[:cut], np.concatenate([rest, train[cut:]])
-    return Streams(source, tokenizer, train, rest)
+    if len(rest) <= config.context:
+        raise AdaptError(
+            f"the held-out text has {len(rest)} tokens and must fill a context of {config.context}: give more text, or "
+            "a smaller --context"
+        )
+    return Streams(tokenizer, train, rest, len(seen), len(unseen))
 
 
-def _keep(made: Streams, folder: Path) -> None:
-    """Write everything beside `folder`, then rename: a folder that is there is whole."""
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    np.save(new / "train.npy", made.train)
-    np.save(new / "held_out.npy", made.held_out)
-    made.tokenizer.save_pretrained(new)
-    (new / "source.json").write_text(json.dumps(asdict(made.source), indent=2), encoding="utf-8")
-    new.rename(folder)
+def _new_tokenizer(texts: list[str], config: AdaptConfig, out: Path) -> PreTrainedTokenizerBase:
+    """The one in `out`, or one trained on `texts`, whole or not there at all."""
+    folder = out / "tokenizer" / str(config.vocabulary)
+    if not folder.exists():
+        new = folder.with_name("new")
+        shutil.rmtree(new, ignore_errors=True)
+        corpus.train_tokenizer(texts, config.vocabulary).save_pretrained(new)
+        new.rename(folder)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
-def start_model(
-    model: str | None, config: AdaptConfig, end_of_text: int, device: torch.device
-) -> tuple[LlamaForCausalLM, torch.dtype]:
+def described(text: Path | None) -> str:
+    """A training text in words."""
+    return str(text or f"the standard library of CPython {platform.python_version()}")
+
+
+def start_model(config: AdaptConfig, end_of_text: int, device: torch.device) -> tuple[LlamaForCausalLM, torch.dtype]:
     """The model to train, in fp32 on `device`, and the type its weights will be stored in (a new one's: fp16).
 
-    Raises AdaptError where `model` cannot be opened or is no Llama that the training forward knows.
+    Raises AdaptError as `open_llama` does.
     """
-    if model is None:
+    if config.base is None:
         return new_model(config, end_of_text).to(device=device), torch.float16  # type: ignore[call-arg]
-    sizes = _opened(AutoConfig, model)
+    loaded, stored = open_llama(config.base, config.context, torch.float32)
+    return loaded.to(device=device), stored or torch.float32  # type: ignore[call-arg]
+
+
+def open_llama(model: str, context: int, dtype: torch.dtype) -> tuple[LlamaForCausalLM, torch.dtype | None]:
+    """A checkpoint in `dtype`, and the type in which it is stored.
+
+    Raises AdaptError where it cannot be opened, is no Llama that the training forward knows, or not of this context.
+    """
+    sizes = opened(AutoConfig, model)
     if sizes.model_type != "llama":
         raise AdaptError(f"{model} is of type {sizes.model_type}; only Llama models can be trained to exit early")
     for name, known in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if getattr(sizes, name, known) != known:
             raise AdaptError(f"{model} has {name} = {getattr(sizes, name)}, which no released Llama has: not supported")
-    if config.context > sizes.max_position_embeddings:
-        raise AdaptError(f"context is {config.context}, but {model} knows {sizes.max_position_embeddings} positions")
-    loaded = _opened(LlamaForCausalLM, model, dtype=torch.float32)
-    return loaded.to(device=device), sizes.dtype or torch.float32
+    if context > sizes.max_position_embeddings:
+        raise AdaptError(f"context is {context}, but {model} knows {sizes.max_position_embeddings} positions")
+    return opened(LlamaForCausalLM, model, dtype=dtype), sizes.dtype
 
 
-def _opened(kind: Any, model: str, **settings: Any) -> Any:
+def opened(kind: Any, model: str, **settings: Any) -> Any:
     """`kind.from_pretrained(model)`, with an error of one line."""
     try:
         return kind.from_pretrained(model, **settings)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from lede.adapt.forward import Forward, logits
+from lede.adapt.own_text import stop_tokens, write
 from lede.adapt.train import Progress
 
 WINDOWS = 32  # of the held-out text, evenly spaced, one context each
@@ -30,6 +31,21 @@ class Report:
     output_positions: int
 
 
+@dataclass(frozen=True)
+class ExitsReport:
+    """What a training of exit heads achieved; shares are of the model's own greedy answers to held-out prompts."""
+
+    progress: Progress
+    text: str  # in words
+    own_tokens: int  # trained on, the model's own
+    tokens: int  # in all, prompts included
+    cut: bool  # by the disk limit
+    held_out: int  # tokens measured on
+    agreement: dict[int, float]  # by exit: the head's most likely token is the model's
+    vocabulary: int  # tokens that can be drafted
+    coverage: float  # how many of the model's tokens are among them, 0…1
+
+
 @torch.no_grad()
 def measure(model: LlamaForCausalLM, stream: np.ndarray, context: int, progress: Progress) -> Report:
     """Measure `model` (fp32) on the held-out `stream`, of more than `context` tokens."""
@@ -45,27 +61,18 @@ def measure(model: LlamaForCausalLM, stream: np.ndarray, context: int, progress:
         agreed += _agreement(forward, states).sum(1)
     on_text = agreed / (WINDOWS * context)
 
-    whole, kept = _greedy(model, windows[:CONTINUATIONS, : (context + 1) // 2], context // 2)
-    length = kept.shape[1]
-    # The state that predicts a token stands one position before it.
-    states = [state[:, -length - 1 : -1] for state in forward.hidden_states(whole)]
-    on_output = _agreement(forward, states)[:, kept.flatten()].mean(1)
-    shares = tuple(on_text.tolist()), tuple(on_output.tolist())
-    return Report(progress, loss, *shares, WINDOWS * context, int(kept.sum()))
+    prompts = windows[:CONTINUATIONS, : (context + 1) // 2].tolist()
+    own, positions = torch.zeros(forward.layers), 0
+    for prompt, written in zip(prompts, write(model, prompts, context // 2, stop_tokens(model)), strict=True):
+        states = forward.hidden_states(torch.tensor([prompt + written], device=model.device))
+        # The state that predicts a token stands one position before it.
+        own += _agreement(forward, [state[:, len(prompt) - 1 : -1] for state in states]).sum(1)
+        positions += len(written)
+    shares = tuple(on_text.tolist()), tuple((own / positions).tolist())
+    return Report(progress, loss, *shares, WINDOWS * context, positions)
 
 
 def _agreement(forward: Forward, states: list[Tensor]) -> Tensor:
     """states: L of (batch, length, hidden) → (L, batch × length) of 1.0 where the layer's argmax is the last one's."""
     tokens = [logits(state.flatten(0, 1), *forward.head).argmax(-1) for state in states]
     return torch.stack([t == tokens[-1] for t in tokens]).float().cpu()
-
-
-def _greedy(model: LlamaForCausalLM, prompts: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """prompts: (batch, p) → those and their most likely continuations, (batch, p + n) with n <= length, and (batch, n)
-    bool on the CPU: the continuation's tokens up to its end of text."""
-    stop = model.generation_config.eos_token_id  # None, a token or several
-    ends = torch.tensor([] if stop is None else stop, dtype=torch.long, device=prompts.device).flatten()
-    settings = {"do_sample": False, "max_new_tokens": length, "pad_token_id": int(ends[0]) if len(ends) else 0}
-    whole: Tensor = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)  # type: ignore
-    ended = torch.isin(whole[:, prompts.shape[1] :], ends).long()
-    return whole, (ended.cumsum(1) - ended == 0).cpu()

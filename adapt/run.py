@@ -1,6 +1,6 @@
 """`lede adapt`: train a small Llama whose early layers can draft, or teach an existing one to.
 
-A training folder holds `tokens/` (tokenizer and token streams), `checkpoint/` (weights, optimisers and progress,
+A training folder holds `tokenizer/` (of a new model), `checkpoint/` (weights, optimisers and progress,
 replaced as a whole every few minutes) and, once finished, the model itself: a `transformers` checkpoint with its model
 card. The two subfolders are then no longer needed; while they are there, the same command measures and exports again.
 """
@@ -15,38 +15,40 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lede.adapt.card import model_card
 from lede.adapt.config import AdaptConfig
+from lede.adapt.errors import AdaptError
 from lede.adapt.prepare import start_model, streams
 from lede.adapt.report import Report, measure
 from lede.adapt.train import Progress, train
 
 
 def adapt(
-    model: str | None,
     text: Path | None,
     out: Path,
     config: AdaptConfig,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     compiled: bool | None = None,
 ) -> Report:
-    """Train `model` (None: a new one of the sizes in `config`) on `text` (None: CPython's standard library) into `out`.
+    """Train `config.base`, or a new model of its sizes, on `text` (None: CPython's standard library) into `out`.
 
     Goes on where an earlier call with the same arguments was stopped; one that had finished is exported and measured
     again. On a GPU where there is one. `on_progress` is called after every step, `compiled` is `train`'s.
     Raises AdaptError for what the user can put right, OSError where `out` cannot be written.
     """
-    prepared = streams(model, text, config, out)
+    if config.base is not None and Path(config.base).resolve() == out.resolve():
+        raise AdaptError(f"{out} is the model to go on from: give another --out, it would be written over")
+    prepared = streams(text, config, out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained, dtype = start_model(model, config, prepared.tokenizer.eos_token_id, device)
+    trained, dtype = start_model(config, prepared.tokenizer.eos_token_id, device)
     progress = train(trained, prepared.train, config, out, on_progress, compiled)
     for parameter in trained.parameters():  # measure what is stored; `to` would round the rotary table too
         parameter.data = parameter.data.to(dtype).float()
     report = measure(trained, prepared.held_out, config.context, progress)
     sizes = trained.config
-    described = (
+    sizes_in_words = (
         f"{trained.num_parameters() / 1e6:,.1f} million parameters, {sizes.num_hidden_layers} layers, hidden size "
         f"{sizes.hidden_size}, vocabulary of {sizes.vocab_size:,}"
     )
-    card = model_card(out.resolve().name, described, prepared, config, report)
+    card = model_card(out.resolve().name, sizes_in_words, text, prepared, config, report)
     export(trained.to(dtype=dtype), prepared.tokenizer, card, out)  # type: ignore[call-arg]
     return report
 

@@ -30,7 +30,8 @@ def usual_exits(model: str | None) -> Path | None:
     """The exit heads of a model when none are named: `exits/<model name>`, or those in the package."""
     name = model_name(model)
     return next(
-        (path for path in (Path("exits") / name, Path(__file__).parent / "exits" / name) if path.is_dir()), None
+        (p for p in (Path("exits") / name, Path(__file__).parent / "exits" / name) if (p / "exits.json").is_file()),
+        None,
     )
 
 

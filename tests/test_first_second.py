@@ -67,6 +67,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "there is no model folder ./none": ("bench", "--model", "./none"),
     "./never": ("adapt", "--model", "./never", "--out", "new"),
     "--text no-text": ("adapt", "--text", "no-text", "--out", "new"),
+    "--exits 4,99": ("adapt", "--exits", "4,99", "--out", "new"),
+    "--own-text: not without --exits": ("adapt", "--own-text", "9", "--out", "new"),
     "no-data": ("inspect", "no-data"),
     "no-rows": ("evaluate", "--dataset", "no-rows"),
     "no-log": ("learn", "--dataset", "no-log"),

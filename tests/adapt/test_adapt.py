@@ -43,7 +43,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one small training."""
     out = tmp_path_factory.mktemp("finished")
-    adapt(None, text, out, TINY, compiled=False)
+    adapt(text, out, TINY, compiled=False)
     return out
 
 
@@ -232,7 +232,7 @@ def test_an_existing_llama_is_gone_on_from(tied: bool, finished: Path, text: Pat
     AutoTokenizer.from_pretrained(finished).save_pretrained(base)
     config = AdaptConfig.defaults(str(base), context=32, batch=4, steps=5)
     assert (config.matrix_lr, config.other_lr) == (CONTINUING["matrix_lr"], CONTINUING["other_lr"])
-    report = adapt(str(base), text, tmp_path / "out", config, compiled=False)
+    report = adapt(text, tmp_path / "out", config, compiled=False)
     assert len(report.on_text) == 3
     adapted = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert adapted.dtype == torch.bfloat16
@@ -250,7 +250,7 @@ def test_what_is_exported_opens_and_generates(finished: Path) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
     out = model.float().generate(**tokenizer("def", return_tensors="pt"), max_new_tokens=5, do_sample=False)
     assert out.shape[1] > 1
-    assert {p.name for p in finished.iterdir() if p.is_dir()} == {"tokens", "checkpoint"}
+    assert {p.name for p in finished.iterdir() if p.is_dir()} == {"tokenizer", "checkpoint"}
     card = (finished / "README.md").read_text()
     assert "nats per token" in card and "| 4 | 100.0% | 100.0% |" in card
 
@@ -259,7 +259,7 @@ def test_a_finished_training_is_exported_again_without_a_step(finished: Path, te
     before = (finished / "model.safetensors").read_bytes()
     (finished / "config.json").unlink()
     steps: list[int] = []
-    report = adapt(None, text, finished, TINY, lambda p: steps.append(p.step), compiled=False)
+    report = adapt(text, finished, TINY, lambda p: steps.append(p.step), compiled=False)
     assert steps == []
     assert report.progress.step == TINY.steps
     assert (finished / "model.safetensors").read_bytes() == before
@@ -296,7 +296,7 @@ def test_a_greedy_continuation_counts_up_to_its_end_of_text() -> None:
 def test_what_cannot_be_gone_on_from_is_named(finished: Path, text: Path, tmp_path: Path) -> None:
     def refused(model: Path, config: AdaptConfig = TINY) -> str:
         with pytest.raises(AdaptError) as error:
-            adapt(str(model), text, tmp_path / "out", config, compiled=False)
+            adapt(text, tmp_path / "out", dataclasses.replace(config, base=str(model)), compiled=False)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         return str(error.value)
 
@@ -311,7 +311,7 @@ def test_what_cannot_be_gone_on_from_is_named(finished: Path, text: Path, tmp_pa
     assert "cannot open the model" in refused(tmp_path / "missing")
     assert "knows 32 positions" in refused(finished, dataclasses.replace(TINY, context=33))
     with pytest.raises(AdaptError, match="is the model to go on from"):
-        adapt(str(finished), text, finished, TINY)
+        adapt(text, finished, dataclasses.replace(TINY, base=str(finished)))
 
 
 def changed(config: LlamaConfig, **changes: object) -> LlamaConfig:
@@ -329,20 +329,20 @@ def test_text_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("short", "give more text"),
     ):
         with pytest.raises(AdaptError, match=complaint):
-            adapt(None, tmp_path / name, tmp_path / f"out-{name}", TINY, compiled=False)
+            adapt(tmp_path / name, tmp_path / f"out-{name}", TINY, compiled=False)
 
 
 def test_the_tokens_of_another_text_are_refused(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("other")
-    with pytest.raises(AdaptError, match=r"another training \(different: text\)"):
-        adapt(None, tmp_path / "other", finished, TINY, compiled=False)
+    (tmp_path / "other").write_text("other text" * 500)
+    with pytest.raises(AdaptError, match=r"another training \(different: the text\)"):
+        adapt(tmp_path / "other", finished, TINY, compiled=False)
 
 
 def test_files_are_split_by_name_and_a_few_are_cut(tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
     (tmp_path / "picture.png").write_bytes(b"\xff\xd8\xff")
-    documents = list(corpus.text_files(tmp_path))
+    documents = corpus.documents(tmp_path)
     assert len(documents) == 100
     assert 0 < sum(held_out for _, held_out in documents) < 20
 

@@ -1,0 +1,162 @@
+"""The hidden states of a frozen model over its training text: computed once, kept in files, read as they are needed.
+
+A file holds a batch of documents: `tokens`, `document` (a number for each), `taught` (whether what follows a position
+is to be learned: not a prompt's tokens, nor what is behind a document's end), all (n,); `last` (n, hidden), the normed
+output of the last layer, and `layer.E` (n, hidden) of every exit.
+"""
+
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from lede.adapt.config import ExitsConfig
+from lede.adapt.forward import Forward, head_size, rms_norm
+from lede.adapt.own_text import write
+
+BATCH = 64  # documents in a file, and the most texts that are written at a time
+CACHE = 1e9  # bytes of keys and values at a time
+PADDED = 4096  # tokens in one pass over documents
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids: prompts to go on from, texts to learn from as they are, and prompts that training never sees."""
+
+    described: str
+    prompts: list[Ids]
+    texts: list[Ids]
+    held_out: list[Ids]
+
+
+class States:
+    """Files of hidden states as if they were one."""
+
+    def __init__(self, files: list[dict[str, Tensor]]):
+        self.files = files
+        self.ends = list(itertools.accumulate(len(file["tokens"]) for file in files))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start…stop-1 of a tensor."""
+        bounds = zip(self.files, [0, *self.ends], self.ends, strict=False)
+        return torch.cat([f[name][max(start - lo, 0) : stop - lo] for f, lo, hi in bounds if lo < stop and start < hi])
+
+    def whole(self, name: str) -> Tensor:
+        """A tensor of all files."""
+        return torch.cat([file[name] for file in self.files])
+
+    def next_tokens(self) -> Tensor:
+        """The tokens that are to be learned: what follows the positions that are `taught`."""
+        return self.whole("tokens")[1:][self.whole("taught")[:-1]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What training works on. `own` tokens of it are the model's own; `cut`: the disk limit left some out."""
+
+    train: States
+    held_out: States
+    own: int
+    cut: bool
+
+
+def keep_states(
+    model: LlamaForCausalLM,
+    text: Text,
+    config: ExitsConfig,
+    ends: set[int],
+    folder: Path,
+    on_progress: Callable[[float, str], None] = lambda share, note: None,
+) -> Kept:
+    """Compute what is not yet in `folder`: of the model's answers to held-out prompts and to prompts, then of texts.
+
+    Files are numbered and each is whole, so a kill loses the one being made. `on_progress` gets the share that is done,
+    and a word on it.
+    """
+    forward = Forward(model, compiled=False)
+    row = model.config.hidden_size * model.lm_head.weight.element_size() * (len(config.exits) + 1) + 9
+    planned = sum(map(len, text.texts)) + config.own_text + config.answer * min(len(text.held_out), BATCH)
+    files: dict[str, list[dict[str, Tensor]]] = {"held-out": [], "own": [], "text": []}
+    own = used = done = 0
+    cut = False
+
+    def wrote(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(min(done / planned, 1), f"{done:,} tokens")
+
+    for number, (kind, documents) in enumerate(_batches(model, text, config)):
+        if kind == "own" and own >= config.own_text:
+            continue
+        path, longest = folder / f"{number:05d}.safetensors", 0 if kind == "text" else config.answer
+        if kind != "held-out" and used + row * sum(len(ids) + longest for ids in documents) > config.disk * 1e9:
+            cut = True
+            break
+        if made := not path.exists():
+            starts = [len(ids) if longest else 1 for ids in documents]
+            if longest:
+                answers = write(model, documents, longest, ends, wrote)
+                documents = [ids + answer for ids, answer in zip(documents, answers, strict=True)]
+            new = path.with_suffix(".new")
+            save_file(_read(forward, documents, starts, number * BATCH, config.exits), new)
+            os.replace(new, path)
+        files[kind].append(load_file(path))
+        used += path.stat().st_size
+        learned = int(files[kind][-1]["taught"].sum())
+        own += learned if kind == "own" else 0
+        wrote(0 if made and longest else learned)
+    return Kept(States(files["own"] + files["text"]), States(files["held-out"]), own, cut)
+
+
+def _batches(model: LlamaForCausalLM, text: Text, config: ExitsConfig) -> Iterator[tuple[str, list[Ids]]]:
+    """All documents by kind, a file's at a time; prompts of like lengths together, their batches in random order."""
+    sizes = model.config
+    keys = sizes.num_key_value_heads or sizes.num_attention_heads
+    numbers = 2 * keys * head_size(model) * sizes.num_hidden_layers  # in a token's keys and values
+    longest = max(map(len, text.prompts + text.held_out)) + config.answer
+    rows = max(1, min(BATCH, int(CACHE / (numbers * model.lm_head.weight.element_size() * longest))))
+    draw = random.Random(config.seed)
+    held_out = draw.sample(text.held_out, min(len(text.held_out), BATCH))
+    prompts = draw.sample(text.prompts, len(text.prompts))
+    yield from (("held-out", batch) for batch in _split(sorted(held_out, key=len), rows))
+    for some in _split(prompts, 8 * rows):
+        batches = _split(sorted(some, key=len), rows)
+        yield from (("own", batch) for batch in draw.sample(batches, len(batches)))
+    yield from (("text", batch) for batch in _split(draw.sample(text.texts, len(text.texts)), BATCH))
+
+
+def _split(items: list[Ids], size: int) -> list[list[Ids]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@torch.inference_mode()
+def _read(
+    forward: Forward, documents: list[Ids], starts: list[int], number: int, exits: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """What a file holds of documents of which the tokens from `starts` on are to be learned; numbered from `number`."""
+    norm, _, eps = forward.head
+    states: list[dict[str, Tensor]] = []
+    for some in _split(documents, max(1, PADDED // max(map(len, documents)))):
+        width = max(map(len, some))
+        padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in some], device=norm.device)
+        outputs = forward.hidden_states(padded)
+        kept = {f"layer.{layer}": outputs[layer - 1] for layer in exits} | {"last": rms_norm(outputs[-1], norm, eps)}
+        states += [{name: x[row, : len(ids)].cpu() for name, x in kept.items()} for row, ids in enumerate(some)]
+    numbered = list(zip(documents, starts, strict=True))
+    return {name: torch.cat([part[name] for part in states]) for name in states[0]} | {
+        "tokens": torch.tensor([token for ids in documents for token in ids], dtype=torch.int32),
+        "document": torch.tensor([n for n, ids in enumerate(documents, number) for _ in ids], dtype=torch.int32),
+        "taught": torch.tensor([start <= i + 1 < len(ids) for ids, start in numbered for i in range(len(ids))]),
+    }
