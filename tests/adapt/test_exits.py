@@ -73,7 +73,17 @@ def test_heads_learn_what_the_model_says_and_fit_it(model: Path, finished: tuple
     assert first[1] + 0.05 < report.agreement[1] and first[2] < report.agreement[2] <= report.coverage < 1
     assert (report.vocabulary, report.held_out) == (128, len(held_out.next_tokens()))
     exits = load_exits(out)
-    load_model(model, exits=exits)  # checks that they are its own
+    decoder, agreed = load_model(model, "float32", exits=exits), 0
+    for number in range(8):
+        tokens, taught = (held_out.whole(name)[held_out.whole("document") == number] for name in ("tokens", "taught"))
+        cache = decoder.cache(len(tokens))
+        x = decoder.run(0, 2, decoder.embed(tokens.tolist()), 0, cache)
+        said = torch.tensor([s.token for s in decoder.said(decoder.speak(2, x, 0, cache))])
+        agreed += int((said[:-1] == tokens[1:])[taught[:-1]].sum())
+    some = States([{name: x[held_out.whole("document") < 8] for name, x in held_out.files[0].items()}])
+    heads = Heads(LlamaForCausalLM.from_pretrained(model), (1, 2), exits.vocabulary, compiled=False)
+    heads.load_state_dict({name.removeprefix("exits."): w for name, w in exits.weights.items() if "." in name})
+    assert agreed / len(some.next_tokens()) == pytest.approx(heads.agreement(some)[2], abs=0.05)
     assert exits.layers == (1, 2)
     assert exits.card["agreement"] == {str(layer): share for layer, share in report.agreement.items()}
     assert f"| 2 | {report.agreement[2]:.1%} |" in (out / "README.md").read_text()
