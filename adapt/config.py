@@ -8,14 +8,12 @@ from lede.adapt.errors import AdaptError
 # For weights that have already learned: an order of magnitude below what a new model wants, so that the last layer
 # keeps what it knows while the early ones learn to speak through its head.
 CONTINUING = {"matrix_lr": 3e-4, "other_lr": 1e-4}
-
-
 FEWEST = 32  # tokens of a draft vocabulary: features are taken over several
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train. Raises AdaptError where the numbers do not fit each other."""
+    """How long and how fast to train; the ranges of single numbers are the command's to check."""
 
     context: int = 512  # tokens in a training window
     batch: int = 8  # windows per step
@@ -28,13 +26,6 @@ class Schedule:
     final_lr: float = 0.02  # of the peak
     checkpoint_every: float = 300.0  # seconds
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "feed_forward", "heads", "context", "batch", "steps"):
-            if getattr(self, name, 1) < 1:
-                raise AdaptError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise AdaptError(f"minutes is {self.minutes}: it must be more than 0")
 
     def learning_rate(self, progress: float) -> float:
         """The factor on both rates at `progress` in 0…1: warm-up, constant, linear decay."""
@@ -60,7 +51,6 @@ class ExitsConfig(Schedule):
     decay_from: float = 0.3
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not (self.draft_vocabulary == 0 or self.draft_vocabulary >= FEWEST):
             raise AdaptError(f"the draft vocabulary has {self.draft_vocabulary} tokens: give {FEWEST} or more, or 0")
 
@@ -85,11 +75,8 @@ class AdaptConfig(Schedule):
     distil_share: float = 0.7  # and how much of their loss that is
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.hidden % (2 * self.heads):
             raise AdaptError(f"hidden is {self.hidden}: it must be an even number for each of the {self.heads} heads")
-        if self.vocabulary < 257:
-            raise AdaptError(f"vocabulary is {self.vocabulary}: the 256 bytes and the end of text need 257")
 
     @classmethod
     def defaults(cls, base: str | None, **given: Any) -> "AdaptConfig":

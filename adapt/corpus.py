@@ -1,19 +1,23 @@
 """Text to train on, as one stream of token ids split into training and held-out documents."""
 
 import itertools
-import json
+import platform
+import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lede.adapt.config import AdaptConfig
 from lede.adapt.errors import AdaptError
+from lede.adapt.model import opened
 from lede.collect import stdlib
-from lede.collect.stdlib import HELD_OUT_SHARE
-from lede.replay.split import group_of, split_of, stable_hash
+from lede.collect.prompts import load_prompts
+from lede.replay.split import stable_hash
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -33,7 +37,7 @@ def documents(path: Path | None) -> list[tuple[str, bool]]:
     found = []
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         try:
-            held_out = file != path and stable_hash(str(file.relative_to(path))) % HELD_OUT_SHARE == 0
+            held_out = file != path and stable_hash(str(file.relative_to(path))) % stdlib.HELD_OUT_SHARE == 0
             found.append((file.read_text(encoding="utf-8"), held_out))
         except UnicodeDecodeError:
             if file == path:
@@ -44,28 +48,15 @@ def documents(path: Path | None) -> list[tuple[str, bool]]:
 def prompts(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], bool]]:
     """The prompts of a JSON-lines file as token ids, and whether training must not see them, by their groups' hash.
 
-    A row has `prompt`, a text, or `messages` ({role, content}, up to the first answer) or `turns` (the first is taken),
-    which go through the tokenizer's chat template, where it has one. Raises AdaptError that names a line with none.
+    Conversations go through the tokenizer's chat template, where it has one. Raises PromptError (`load_prompts`).
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            messages = row.get("messages") or [{"role": "user", "content": text} for text in row.get("turns", ())[:1]]
-            messages = list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
-            content = row.get("prompt") or "\n\n".join(message["content"] for message in messages)
-            if not isinstance(content, str) or not content.strip():
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise AdaptError(f"{path}, line {number}: give an object with `prompt`, `messages` or `turns`") from None
-        group = str(row.get("group", row.get("conversation")) or group_of(content))
-        chat = bool(messages and "prompt" not in row and tokenizer.chat_template)
-        written: Any = content
+    for prompt in load_prompts(path):
+        chat = bool(prompt.messages and tokenizer.chat_template)
+        text: Any = prompt.text
         if chat:
-            written = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
         # verbose: no word about the context's length
-        yield tokenizer.encode(written, add_special_tokens=not chat, verbose=False), split_of(group) != "train"
+        yield tokenizer.encode(text, add_special_tokens=not chat, verbose=False), prompt.split != "train"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -88,6 +79,58 @@ def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> np
     # verbose: no word about the context's length
     rows = [[*tokenizer.encode(t, add_special_tokens=False, verbose=False), tokenizer.eos_token_id] for t in texts]
     return np.fromiter(itertools.chain(*rows), np.int32)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The text as int32 token ids: `train` (n,), `held_out` (m,), of so many documents."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: np.ndarray
+    held_out: np.ndarray
+    documents: int
+    held_out_documents: int
+
+
+def streams(text: Path | None, config: AdaptConfig, out: Path) -> Streams:
+    """The token streams of the files of `text`, or the standard library's; a new tokenizer is kept in `out/tokenizer`.
+
+    Raises AdaptError where the text is too short.
+    """
+    given = documents(text)
+    seen, unseen = ([text for text, held_out in given if held_out == wanted] for wanted in (False, True))
+    if not seen:
+        raise AdaptError(f"there is no text to train on in {described(text)}")
+    tokenizer = opened(AutoTokenizer, config.base) if config.base else _new_tokenizer(seen, config, out)
+    if tokenizer.eos_token_id is None:
+        raise AdaptError(f"the tokenizer of {config.base} has no end-of-text token")
+    train, rest = (token_stream(texts, tokenizer) for texts in (seen, unseen))
+    if len(rest) <= config.context:  # too few files for their names' hashes to divide: the last tenth instead
+        cut = len(train) * 9 // 10
+        train, rest = train[:cut], np.concatenate([rest, train[cut:]])
+    if len(rest) <= config.context:
+        raise AdaptError(
+            f"the held-out text has {len(rest)} tokens and must fill a context of {config.context}: give more text, or "
+            "a smaller --context"
+        )
+    return Streams(tokenizer, train, rest, len(seen), len(unseen))
+
+
+def described(text: Path | None) -> str:
+    """A training text in words."""
+    return str(text or f"the standard library of CPython {platform.python_version()}")
+
+
+def _new_tokenizer(texts: list[str], config: AdaptConfig, out: Path) -> PreTrainedTokenizerBase:
+    """The one in `out`, or one trained on `texts`, whole or not there at all."""
+    folder = out / "tokenizer" / str(config.vocabulary)
+    if not folder.exists():
+        new = folder.with_name("new")
+        shutil.rmtree(new, ignore_errors=True)
+        train_tokenizer(texts, config.vocabulary).save_pretrained(new)
+        new.rename(folder)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 class Windows:

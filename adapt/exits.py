@@ -1,8 +1,8 @@
 """`lede adapt --exits`: exit heads for a Llama whose own weights stay as they are.
 
-A training's folder holds `states/` (what the model made of its training text), `checkpoint/` (heads, optimiser and
-progress, replaced as a whole every few minutes) and, once finished, the heads (`decode/exits.py`) with a card. The two
-subfolders are then no longer needed; while they are there, the same command measures and exports again.
+A training's folder holds `states/` (what the model made of its training text), `checkpoint.pt` (heads, optimiser and
+progress, replaced as a whole every few minutes) and, once finished, the heads (`decode/exits.py`) with a card. The
+first two are then no longer needed; while they are there, the same command measures and exports again.
 """
 
 import json
@@ -10,21 +10,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lede.adapt import corpus
 from lede.adapt.card import exits_card
 from lede.adapt.config import ExitsConfig
+from lede.adapt.corpus import described, documents, prompts
 from lede.adapt.errors import AdaptError
 from lede.adapt.heads import Heads, draft_vocabulary
-from lede.adapt.own_text import stop_tokens
-from lede.adapt.prepare import described, open_llama, opened
+from lede.adapt.model import DEVICE, open_llama, opened, stop_tokens
 from lede.adapt.report import ExitsReport
 from lede.adapt.states import Text, keep_states
-from lede.adapt.train import Progress, can_compile, check_same, optimise
+from lede.adapt.train import optimise
 from lede.decode.exits import save_exits
 from lede.decode.facts import weights_hash
 from lede.replay.split import fingerprint
@@ -42,41 +40,28 @@ def train_exits(
 ) -> ExitsReport:
     """Train heads for `model` on `text` (None: CPython's standard library) into `out`; goes on where it was stopped.
 
-    `on_progress` gets the stage, the share of it that is done and a word on how it goes. Raises AdaptError for what the
-    user can put right, OSError where `out` cannot be written.
+    `on_progress` gets the stage, the share of it that is done and a word on how it goes. Raises AdaptError or
+    PromptError for what the user can put right, OSError where `out` cannot be written.
     """
-    loaded, _ = open_llama(model, config.context, torch.bfloat16)
-    layers = loaded.config.num_hidden_layers
+    frozen, _ = open_llama(model, config.context, torch.bfloat16)
+    layers = frozen.config.num_hidden_layers
     if not config.exits or not all(0 < layer < layers for layer in config.exits):
         raise AdaptError(f"exits {', '.join(map(str, config.exits))}: give layers from 1 to {layers - 1} of {model}")
-    frozen = loaded.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False).eval()  # type: ignore
-    made_by, ends = weights_hash(frozen.state_dict()), stop_tokens(frozen)
-    tokenizer = opened(AutoTokenizer, model)
-    read = read_text(text, tokenizer, min(config.context, loaded.config.max_position_embeddings // 2))
-    settings = asdict(config)
-    asked = {name: settings[name] for name in ("exits", "own_text", "answer", "disk", "seed")}
+    frozen.to(DEVICE).requires_grad_(False).eval()  # type: ignore[arg-type]
+    made_by, ends, tokenizer = weights_hash(frozen.state_dict()), stop_tokens(frozen), opened(AutoTokenizer, model)
+    read = read_text(text, tokenizer, min(config.context, frozen.config.max_position_embeddings // 2))
+    asked = {name: getattr(config, name) for name in ("exits", "own_text", "answer", "disk", "seed")}
     asked |= {"model": made_by, "text": fingerprint(json.dumps(asdict(read)))}
-    _begin(out / "states", asked)
-    kept = keep_states(frozen, read, config, ends, out / "states", partial(on_progress, "hidden states"))
-    if len(kept.train) < config.context:
-        raise AdaptError(
-            f"there are hidden states of {len(kept.train)} tokens, and one window takes {config.context}: give more "
-            "text, more --own-text or more --disk"
-        )
-    vocabulary = draft_vocabulary(
-        kept.train, frozen.config.vocab_size, config.draft_vocabulary, ends | set(tokenizer.all_special_ids)
-    )
-    heads = Heads(frozen, config.exits, vocabulary, can_compile() if compiled is None else compiled)
-
-    def show(p: Progress) -> None:
-        on_progress("training", p.share(config), str(p))
-
-    step = partial(heads.add_gradients, kept.train, config)
-    progress = optimise(heads, step, config, fingerprint(json.dumps(asked)), out, show)
+    kept = keep_states(frozen, read, config, ends, asked, out / "states", partial(on_progress, "hidden states"))
+    always = ends | set(tokenizer.all_special_ids)
+    vocabulary = draft_vocabulary(kept.train, frozen.config.vocab_size, config.draft_vocabulary, always)
+    heads = Heads(frozen, config.exits, vocabulary, compiled)
+    step, named = partial(heads.add_gradients, kept.train, config), fingerprint(json.dumps(asked))
+    progress = optimise(heads, step, config, named, out, lambda p: on_progress("training", p.share(config), str(p)))
     own = kept.held_out.next_tokens()
     report = ExitsReport(
         progress=progress,
-        text=read.described,
+        text=described(text),
         own_tokens=kept.own,
         tokens=len(kept.train),
         cut=kept.cut,
@@ -86,28 +71,19 @@ def train_exits(
         coverage=float(torch.isin(own, heads.ids).float().mean()),
     )
     name = Path(model).resolve().name
-    card = {"model": name, "weights_hash": made_by, "layers": list(config.exits)}
-    trained = {"text": read.described, "tokens": report.tokens, "own_tokens": kept.own, "steps": progress.step}
-    save_exits(
-        out,
-        card
-        | {"draft_vocabulary": 0 if vocabulary is None else len(vocabulary)}
-        | {"trained": trained | {"minutes": round(progress.seconds / 60, 1)}}
-        | {"agreement": report.agreement, "coverage": report.coverage},
-        heads.artefact(),
-    )
+    card = {
+        "model": name,
+        "weights_hash": made_by,
+        "layers": list(config.exits),
+        "draft_vocabulary": 0 if vocabulary is None else len(vocabulary),
+        "trained": {"text": report.text, "tokens": report.tokens, "own_tokens": kept.own, "steps": progress.step}
+        | {"minutes": round(progress.seconds / 60, 1)},
+        "agreement": report.agreement,
+        "coverage": report.coverage,
+    }
+    save_exits(out, card, heads.artefact())
     (out / "README.md").write_text(exits_card(name, layers, config, report), encoding="utf-8")
     return report
-
-
-def _begin(folder: Path, asked: dict[str, Any]) -> None:
-    """Say in `folder` what its files are made of; raise AdaptError where it holds others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file, new = folder / "asked.json", folder / "asked.new"
-    if file.exists():
-        check_same(folder, json.loads(file.read_text()), asked)
-    new.write_text(json.dumps(asked))
-    new.replace(file)
 
 
 def read_text(path: Path | None, tokenizer: PreTrainedTokenizerBase, longest: int) -> Text:
@@ -115,20 +91,25 @@ def read_text(path: Path | None, tokenizer: PreTrainedTokenizerBase, longest: in
 
     Raises AdaptError where there is too little.
     """
+    texts: list[list[int]] = []
     if path is not None and path.suffix == ".jsonl":
-        given = [pair for pair in corpus.prompts(path, tokenizer) if 0 < len(pair[0]) <= longest]
-        texts: list[list[int]] = []
-        prompts, held_out = ([ids for ids, unseen in given if unseen == side] for side in (False, True))
+        given = [pair for pair in prompts(path, tokenizer) if 0 < len(pair[0]) <= longest]
+        seen, unseen = _sides(given)
     else:
-        given = [(tokenizer.encode(text, verbose=False), unseen) for text, unseen in corpus.documents(path)]
-        pieces = [(ids[i : i + longest], unseen) for ids, unseen in given for i in range(0, len(ids), longest)]
-        texts, rest = ([ids for ids, unseen in pieces if unseen == side and len(ids) > 1] for side in (False, True))
+        given = [(tokenizer.encode(text, verbose=False), held_out) for text, held_out in documents(path)]
+        pieces = [(ids[i : i + longest], held_out) for ids, held_out in given for i in range(0, len(ids), longest)]
+        texts, rest = _sides([piece for piece in pieces if len(piece[0]) > 1])
         if not rest:
             texts, rest = texts[: len(texts) * 9 // 10], texts[len(texts) * 9 // 10 :]
-        prompts, held_out = ([ids[: min(OPENING, len(ids) - 1)] for ids in side] for side in (texts, rest))
-    if not prompts or not held_out:
+        seen, unseen = ([ids[: min(OPENING, len(ids) - 1)] for ids in side] for side in (texts, rest))
+    if not seen or not unseen:
         raise AdaptError(
-            f"{path or 'the standard library'} has {len(prompts)} prompts or texts to train on and {len(held_out)} "
-            f"held out, of at most {longest} tokens: give more, or a larger --context"
+            f"{described(path)} has {len(seen)} prompts or texts to train on and {len(unseen)} held out, of at most "
+            f"{longest} tokens: give more, or a larger --context"
         )
-    return Text(described(path), prompts, texts, held_out)
+    return Text(seen, texts, unseen)
+
+
+def _sides(given: list[tuple[list[int], bool]]) -> tuple[list[list[int]], list[list[int]]]:
+    """What may be trained on, and what is held out."""
+    return [ids for ids, held_out in given if not held_out], [ids for ids, held_out in given if held_out]

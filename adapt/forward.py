@@ -6,8 +6,11 @@ compiled once and called with every layer's own weights.
 """
 
 import math
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Set
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -62,19 +65,15 @@ def block(
     weights: tuple[Tensor, ...],
     head_size: int,
     eps: float,
-    attention: Callable[..., Tensor] = causal_attention,
-    *given: Any,
+    document: Tensor | None = None,
 ) -> Tensor:
-    """One decoder layer. x: (batch, length, hidden); `weights` as `block_weights` lists them.
-
-    `attention` gets queries, keys, values and what is `given`.
-    """
+    """One decoder layer. x: (batch, length, hidden); `weights` as `block_weights` lists them."""
     norm1, q, k, v, o, norm2, gate, up, down = weights
     y = rms_norm(x, norm1, eps)
     heads = [F.linear(y, w).unflatten(-1, (-1, head_size)).transpose(1, 2) for w in (q, k, v)]
     cos, sin = cos.to(heads[0].dtype), sin.to(heads[0].dtype)
     query, key, value = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
-    y = attention(query, key, value, *given)
+    y = causal_attention(query, key, value, document)
     x = x + F.linear(y.transpose(1, 2).flatten(-2), o)
     y = rms_norm(x, norm2, eps)
     return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
@@ -122,15 +121,22 @@ def head_size(model: LlamaForCausalLM) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def compile_all(compiled: bool | None, *functions: Callable) -> list[Callable]:
+    """The functions, through `torch.compile` if so wanted; None: where it has Triton, or a C++ compiler and headers."""
+    if compiled is None:
+        compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+        compiled = torch.cuda.is_available() or (compiler and Path(sysconfig.get_path("include"), "Python.h").exists())
+    return [torch.compile(function) if compiled else function for function in functions]
+
+
 class Forward:
     """The functions above, compiled where the machine can, bound to one model's sizes."""
 
-    def __init__(self, model: LlamaForCausalLM, compiled: bool):
+    def __init__(self, model: LlamaForCausalLM, compiled: bool | None):
         config = model.config
         self.model, self.layers, self.eps = model, config.num_hidden_layers, config.rms_norm_eps
         self.head_size = head_size(model)
-        wrap: Callable = torch.compile if compiled else (lambda f: f)
-        self._block, self._loss = wrap(block), wrap(exit_loss)
+        self._block, self._loss = compile_all(compiled, block, exit_loss)
 
     def hidden_states(self, tokens: Tensor, skipped: Set[int] = frozenset()) -> list[Tensor]:
         """Outputs of layers 1…L, each (batch, length, hidden); a layer in `skipped` passes its input on."""

@@ -5,7 +5,6 @@ They learn from the last layer's distribution over the draft vocabulary; the mod
 """
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from lede.adapt.config import ExitsConfig
-from lede.adapt.forward import block, block_weights, causal_attention, head_size, logits, rotations
+from lede.adapt.forward import block, block_weights, compile_all, head_size, logits, rotations
 from lede.adapt.states import States
 
 
@@ -35,7 +34,9 @@ def draft_vocabulary(states: States, vocabulary: int, wanted: int, always: set[i
 class Heads(nn.ModuleDict):
     """{layer: a block with a norm}, in fp32, which begin as the model's last block and norm."""
 
-    def __init__(self, model: LlamaForCausalLM, exits: tuple[int, ...], vocabulary: Tensor | None, compiled: bool):
+    def __init__(
+        self, model: LlamaForCausalLM, exits: tuple[int, ...], vocabulary: Tensor | None, compiled: bool | None
+    ):
         super().__init__()
         self.weights: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}  # by exit: the block's, and the norm's
         for layer in exits:
@@ -49,15 +50,12 @@ class Heads(nn.ModuleDict):
         self.rows = weight[self.ids.to(weight.device)]
         self.model = [model]  # in a list: no module of this one
         self.size, self.eps = head_size(model), model.config.rms_norm_eps
-        wrap: Callable = torch.compile if compiled else (lambda f: f)
-        self._block, self._loss = wrap(block), wrap(_loss)
+        self._block, self._loss = compile_all(compiled, block, _loss)
 
     def forward(self, layer: int, x: Tensor, document: Tensor | None = None) -> Tensor:
         """The block over `layer`'s output x (batch, length, hidden); attention stays within a `document` (as x)."""
         cos, sin = rotations(self.model[0], x.float(), torch.arange(x.shape[1], device=x.device)[None])
-        y: Tensor = self._block(
-            x.float(), cos, sin, self.weights[layer][0], self.size, self.eps, causal_attention, document
-        )
+        y: Tensor = self._block(x.float(), cos, sin, self.weights[layer][0], self.size, self.eps, document)
         return y
 
     def add_gradients(self, states: States, config: ExitsConfig, number: int, share: float) -> float:
@@ -100,11 +98,8 @@ class Heads(nn.ModuleDict):
     def artefact(self) -> dict[str, Tensor]:
         """The tensors of `decode.exits`, in bf16, by their names there."""
         weights = {f"exits.{name}": weight.to("cpu", torch.bfloat16) for name, weight in self.state_dict().items()}
-        return (
-            weights
-            if len(self.ids) == len(self.model[0].lm_head.weight)
-            else weights | {"draft_vocabulary": self.ids.int()}
-        )
+        everything = len(self.ids) == len(self.model[0].lm_head.weight)
+        return weights if everything else weights | {"draft_vocabulary": self.ids.int()}
 
 
 def _loss(x: Tensor, teacher: Tensor, norm: Tensor, rows: Tensor, eps: float) -> Tensor:

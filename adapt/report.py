@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from lede.adapt.forward import Forward, logits
-from lede.adapt.own_text import stop_tokens, write
+from lede.adapt.model import stop_tokens, write
 from lede.adapt.train import Progress
 
 WINDOWS = 32  # of the held-out text, evenly spaced, one context each
@@ -54,25 +54,23 @@ def measure(model: LlamaForCausalLM, stream: np.ndarray, context: int, progress:
     starts = np.linspace(0, len(stream) - context - 1, WINDOWS).astype(int)
     windows = torch.from_numpy(np.stack([stream[s : s + context + 1] for s in starts]).astype(np.int64))
     windows = windows.to(model.device)
-    loss, agreed = 0.0, torch.zeros(forward.layers)
+    loss, positions = 0.0, 0
+    on_text, on_output = torch.zeros(2, forward.layers)
     for window in windows.split(1):
         states = forward.hidden_states(window[:, :-1])
         loss += forward.loss(states[-1], window[:, 1:]).item() / WINDOWS
-        agreed += _agreement(forward, states).sum(1)
-    on_text = agreed / (WINDOWS * context)
-
+        on_text += _agreed(forward, states)
     prompts = windows[:CONTINUATIONS, : (context + 1) // 2].tolist()
-    own, positions = torch.zeros(forward.layers), 0
     for prompt, written in zip(prompts, write(model, prompts, context // 2, stop_tokens(model)), strict=True):
-        states = forward.hidden_states(torch.tensor([prompt + written], device=model.device))
         # The state that predicts a token stands one position before it.
-        own += _agreement(forward, [state[:, len(prompt) - 1 : -1] for state in states]).sum(1)
+        states = forward.hidden_states(torch.tensor([prompt + written[:-1]], device=model.device))
+        on_output += _agreed(forward, [state[:, len(prompt) - 1 :] for state in states])
         positions += len(written)
-    shares = tuple(on_text.tolist()), tuple((own / positions).tolist())
+    shares = tuple((on_text / (WINDOWS * context)).tolist()), tuple((on_output / positions).tolist())
     return Report(progress, loss, *shares, WINDOWS * context, positions)
 
 
-def _agreement(forward: Forward, states: list[Tensor]) -> Tensor:
-    """states: L of (batch, length, hidden) → (L, batch × length) of 1.0 where the layer's argmax is the last one's."""
-    tokens = [logits(state.flatten(0, 1), *forward.head).argmax(-1) for state in states]
-    return torch.stack([t == tokens[-1] for t in tokens]).float().cpu()
+def _agreed(forward: Forward, states: list[Tensor]) -> Tensor:
+    """states: L of (1, length, hidden) → (L,) at how many positions a layer's argmax is the last one's."""
+    tokens = torch.stack([logits(state[0], *forward.head).argmax(-1) for state in states])
+    return (tokens == tokens[-1]).sum(1).cpu()

@@ -1,8 +1,8 @@
 """`lede adapt`: train a small Llama whose early layers can draft, or teach an existing one to.
 
-A training folder holds `tokenizer/` (of a new model), `checkpoint/` (weights, optimisers and progress,
-replaced as a whole every few minutes) and, once finished, the model itself: a `transformers` checkpoint with its model
-card. The two subfolders are then no longer needed; while they are there, the same command measures and exports again.
+A training folder holds `tokenizer/` (of a new model), `checkpoint.pt` (weights, optimisers and progress, replaced as a
+whole every few minutes) and, once finished, the model itself: a `transformers` checkpoint with its model card. The
+first two are then no longer needed; while they are there, the same command measures and exports again.
 """
 
 import os
@@ -15,8 +15,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lede.adapt.card import model_card
 from lede.adapt.config import AdaptConfig
+from lede.adapt.corpus import streams
 from lede.adapt.errors import AdaptError
-from lede.adapt.prepare import start_model, streams
+from lede.adapt.model import DEVICE, new_model, open_llama
 from lede.adapt.report import Report, measure
 from lede.adapt.train import Progress, train
 
@@ -37,18 +38,22 @@ def adapt(
     if config.base is not None and Path(config.base).resolve() == out.resolve():
         raise AdaptError(f"{out} is the model to go on from: give another --out, it would be written over")
     prepared = streams(text, config, out)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained, dtype = start_model(config, prepared.tokenizer.eos_token_id, device)
+    dtype = torch.float16
+    if config.base is None:
+        trained = new_model(config, prepared.tokenizer.eos_token_id)
+    else:
+        trained, dtype = open_llama(config.base, config.context, torch.float32)
+    trained.to(DEVICE)  # type: ignore[arg-type]
     progress = train(trained, prepared.train, config, out, on_progress, compiled)
     for parameter in trained.parameters():  # measure what is stored; `to` would round the rotary table too
         parameter.data = parameter.data.to(dtype).float()
     report = measure(trained, prepared.held_out, config.context, progress)
     sizes = trained.config
-    sizes_in_words = (
+    described = (
         f"{trained.num_parameters() / 1e6:,.1f} million parameters, {sizes.num_hidden_layers} layers, hidden size "
         f"{sizes.hidden_size}, vocabulary of {sizes.vocab_size:,}"
     )
-    card = model_card(out.resolve().name, sizes_in_words, text, prepared, config, report)
+    card = model_card(out.resolve().name, described, text, prepared, config, report)
     export(trained.to(dtype=dtype), prepared.tokenizer, card, out)  # type: ignore[call-arg]
     return report
 

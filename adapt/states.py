@@ -6,11 +6,13 @@ output of the last layer, and `layer.E` (n, hidden) of every exit.
 """
 
 import itertools
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,8 +20,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from lede.adapt.config import ExitsConfig
-from lede.adapt.forward import Forward, head_size, rms_norm
-from lede.adapt.own_text import write
+from lede.adapt.errors import AdaptError
+from lede.adapt.forward import head_size
+from lede.adapt.model import write
+from lede.adapt.train import check_same
 
 BATCH = 64  # documents in a file, and the most texts that are written at a time
 CACHE = 1e9  # bytes of keys and values at a time
@@ -32,7 +36,6 @@ Ids = list[int]
 class Text:
     """Token ids: prompts to go on from, texts to learn from as they are, and prompts that training never sees."""
 
-    described: str
     prompts: list[Ids]
     texts: list[Ids]
     held_out: list[Ids]
@@ -77,15 +80,22 @@ def keep_states(
     text: Text,
     config: ExitsConfig,
     ends: set[int],
+    asked: dict[str, Any],
     folder: Path,
     on_progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> Kept:
     """Compute what is not yet in `folder`: of the model's answers to held-out prompts and to prompts, then of texts.
 
     Files are numbered and each is whole, so a kill loses the one being made. `on_progress` gets the share that is done,
-    and a word on it.
+    and a word on it. Raises AdaptError where the folder was made of other than what is `asked`, or for less than a
+    window.
     """
-    forward = Forward(model, compiled=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    begun, new = folder / "asked.json", folder / "asked.new"
+    if begun.exists():
+        check_same(folder, json.loads(begun.read_text()), asked)
+    new.write_text(json.dumps(asked))
+    new.replace(begun)
     row = model.config.hidden_size * model.lm_head.weight.element_size() * (len(config.exits) + 1) + 9
     planned = sum(map(len, text.texts)) + config.own_text + config.answer * min(len(text.held_out), BATCH)
     files: dict[str, list[dict[str, Tensor]]] = {"held-out": [], "own": [], "text": []}
@@ -109,15 +119,20 @@ def keep_states(
             if longest:
                 answers = write(model, documents, longest, ends, wrote)
                 documents = [ids + answer for ids, answer in zip(documents, answers, strict=True)]
-            new = path.with_suffix(".new")
-            save_file(_read(forward, documents, starts, number * BATCH, config.exits), new)
-            os.replace(new, path)
+            save_file(_read(model, documents, starts, number * BATCH, config.exits), path.with_suffix(".new"))
+            os.replace(path.with_suffix(".new"), path)
         files[kind].append(load_file(path))
         used += path.stat().st_size
         learned = int(files[kind][-1]["taught"].sum())
         own += learned if kind == "own" else 0
         wrote(0 if made and longest else learned)
-    return Kept(States(files["own"] + files["text"]), States(files["held-out"]), own, cut)
+    train = States(files["own"] + files["text"])
+    if len(train) < config.context:
+        raise AdaptError(
+            f"there are hidden states of {len(train)} tokens, and one window takes {config.context}: give more text, "
+            "more --own-text or more --disk"
+        )
+    return Kept(train, States(files["held-out"]), own, cut)
 
 
 def _batches(model: LlamaForCausalLM, text: Text, config: ExitsConfig) -> Iterator[tuple[str, list[Ids]]]:
@@ -143,16 +158,15 @@ def _split(items: list[Ids], size: int) -> list[list[Ids]]:
 
 @torch.inference_mode()
 def _read(
-    forward: Forward, documents: list[Ids], starts: list[int], number: int, exits: tuple[int, ...]
+    model: LlamaForCausalLM, documents: list[Ids], starts: list[int], number: int, exits: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """What a file holds of documents of which the tokens from `starts` on are to be learned; numbered from `number`."""
-    norm, _, eps = forward.head
     states: list[dict[str, Tensor]] = []
     for some in _split(documents, max(1, PADDED // max(map(len, documents)))):
         width = max(map(len, some))
-        padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in some], device=norm.device)
-        outputs = forward.hidden_states(padded)
-        kept = {f"layer.{layer}": outputs[layer - 1] for layer in exits} | {"last": rms_norm(outputs[-1], norm, eps)}
+        padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in some], device=model.device)
+        outputs = model.model(padded, output_hidden_states=True, use_cache=False).hidden_states
+        kept = {f"layer.{layer}": outputs[layer] for layer in exits} | {"last": outputs[-1]}
         states += [{name: x[row, : len(ids)].cpu() for name, x in kept.items()} for row, ids in enumerate(some)]
     numbered = list(zip(documents, starts, strict=True))
     return {name: torch.cat([part[name] for part in states]) for name in states[0]} | {

@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import shutil
-import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from lede.adapt import corpus
 from lede.adapt.config import AdaptConfig, Schedule
@@ -23,7 +21,7 @@ from lede.adapt.forward import Forward, step_loss
 from lede.replay.split import fingerprint
 
 Optimizers = list[torch.optim.Optimizer]
-CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, whole until it is replaced
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
@@ -43,26 +41,6 @@ class Progress:
 
     def __str__(self) -> str:
         return f"step {self.step:,}  loss {self.loss:.3f}  {self.tokens / max(self.seconds, 1e-9):.0f} tokens/s"
-
-
-def new_model(config: AdaptConfig, end_of_text: int) -> LlamaForCausalLM:
-    """A freshly initialised Llama with tied embeddings, of the sizes in `config`."""
-    torch.manual_seed(config.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocabulary,
-            hidden_size=config.hidden,
-            intermediate_size=config.feed_forward,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.context,
-            tie_word_embeddings=True,
-            bos_token_id=end_of_text,
-            eos_token_id=end_of_text,
-        )
-    )
-    model.generation_config.pad_token_id = end_of_text
-    return model
 
 
 def optimisers(model: nn.Module, config: Schedule) -> Optimizers:
@@ -89,7 +67,7 @@ def train(
     short.
     """
     windows = corpus.Windows(stream, config.context, config.batch, config.seed)
-    forward = Forward(model, can_compile() if compiled is None else compiled)
+    forward = Forward(model, compiled)
 
     def step(number: int, share: float) -> float:
         draw = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
@@ -110,7 +88,7 @@ def optimise(
     out: Path,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train `model` in place; goes on from `out/checkpoint` where there is one.
+    """Train `model` in place; goes on from `out/checkpoint.pt` where there is one.
 
     `step` takes the number of a step and the share of the training that is done, adds to the gradients and returns a
     loss to show. `text` names what it is trained on. Raises AdaptError where the checkpoint is of another training
@@ -148,55 +126,40 @@ def optimise(
     return progress
 
 
-def can_compile() -> bool:
-    """Whether `torch.compile` has what it needs: Triton on a GPU, a C++ compiler and Python's headers elsewhere."""
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return torch.cuda.is_available() or (shutil.which(os.environ.get("CXX", "g++")) is not None and headers.exists())
-
-
 def save_checkpoint(
     model: nn.Module, optimizers: Optimizers, config: Schedule, text: str, progress: Progress, out: Path
 ) -> None:
     """Write the whole state beside the old one, then swap: a kill at any moment leaves one of them whole."""
-    new, current, old = (out / name for name in CHECKPOINTS)
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    torch.save(state, new / "state.pt")
-    described = {"config": asdict(config), "stream": text, "progress": asdict(progress)}
-    (new / "progress.json").write_text(json.dumps(described, indent=2))
-    for path in new.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if current.exists():
-        shutil.rmtree(old, ignore_errors=True)  # a kill may have left it
-        current.rename(old)
-    new.rename(current)
-    shutil.rmtree(old, ignore_errors=True)
+    state |= {"settings": asdict(config) | {"the text": text}, "progress": asdict(progress)}
+    with (out / f"{CHECKPOINT}.new").open("wb") as file:
+        torch.save(state, file)
+        os.fsync(file.fileno())
+    os.replace(file.name, out / CHECKPOINT)
 
 
 def load_checkpoint(model: nn.Module, optimizers: Optimizers, config: Schedule, text: str, out: Path) -> Progress:
-    """Put the newest whole checkpoint of `out` into model and optimisers; a fresh Progress where there is none.
+    """Put the checkpoint of `out` into model and optimisers; a fresh Progress where there is none.
 
     Raises AdaptError where it is of another training.
     """
-    folder = next((out / name for name in CHECKPOINTS[1:] if (out / name / "progress.json").exists()), None)
-    if folder is None:
+    if not (out / CHECKPOINT).exists():
         return Progress()
-    described = json.loads((folder / "progress.json").read_text())
+    device = next(model.parameters()).device
+    state = torch.load(out / CHECKPOINT, map_location=device, weights_only=True)
     wanted = asdict(config) | {"the text": text}
     del wanted["checkpoint_every"]  # may differ from one session to the next
-    check_same(folder, described["config"] | {"the text": described["stream"]}, wanted)
-    state = torch.load(folder / "state.pt", map_location=next(model.parameters()).device, weights_only=True)
+    check_same(out, state["settings"], wanted)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    return Progress(**described["progress"])
+    return Progress(**state["progress"])
 
 
 def check_same(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise AdaptError unless what was `wanted` when `folder` was begun is what is wanted now."""
-    if differing := [name for name, value in json.loads(json.dumps(wanted)).items() if there.get(name) != value]:
+    if differing := [name for name in wanted if json.dumps(there.get(name)) != json.dumps(wanted[name])]:
         raise AdaptError(
             f"{folder} is of another training (different: {', '.join(differing)}): give the same arguments to go on "
             "with it, or another --out"

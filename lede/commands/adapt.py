@@ -51,7 +51,7 @@ def adapt(
         float | None, typer.Option(min=0.0, help="GB of hidden states kept for exit heads. [dim]Default: 8[/]")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Train by the clock instead of by steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Train by the clock instead of by steps.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows per step.")] = None,
     context: Annotated[
         int | None, typer.Option(min=8, help="Tokens per window; a new model's longest context.")

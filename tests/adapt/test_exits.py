@@ -20,9 +20,10 @@ from lede.adapt.config import ExitsConfig
 from lede.adapt.errors import AdaptError
 from lede.adapt.exits import train_exits
 from lede.adapt.heads import Heads, draft_vocabulary
-from lede.adapt.own_text import write
+from lede.adapt.model import write
 from lede.adapt.report import ExitsReport
 from lede.adapt.states import States
+from lede.collect.errors import PromptError
 from lede.decode.exits import load_exits
 from lede.decode.load import load_model
 from lede.replay.split import group_of, split_of
@@ -185,7 +186,7 @@ def test_chats_go_through_the_template_and_end_before_the_answer(tmp_path: Path)
     ]
     for wrong in ('{"text": "x"}', "[1]", "{", '{"prompt": ""}', '{"messages": [{"role": "user"}]}'):
         path.write_text(f'{{"prompt": "a"}}\n{wrong}\n')
-        with pytest.raises(AdaptError, match="line 2: give an object"):
+        with pytest.raises(PromptError, match="line 2: "):
             list(corpus.prompts(path, tokenizer))
 
 
