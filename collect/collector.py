@@ -158,34 +158,18 @@ def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: 
 
 def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
     """The row of the episodes table."""
-    return {
-        "episode": number,
-        "prompt_id": prompt.id,
-        "task": prompt.task,
-        "prompt_tokens": list(generation.prompt_ids),
-        "output_tokens": list(generation.token_ids),
-        "seed": seed,
-        "rounds": len(generation.rounds),
-        "drafted": generation.drafted,
-        "accepted": generation.accepted,
-        "seconds": generation.seconds,
-        "finish": generation.finish,
-        "split": prompt.split,
-        "group": prompt.group,
-    }
+    row = {"episode": number, "prompt_id": prompt.id, "seed": seed, "rounds": len(generation.rounds)}
+    row |= {"prompt_tokens": list(generation.prompt_ids), "output_tokens": list(generation.token_ids)}
+    row |= {name: getattr(prompt, name) for name in ("task", "split", "group")}
+    return row | {name: getattr(generation, name) for name in ("drafted", "accepted", "seconds", "finish")}
 
 
 def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
     """What every run of one dataset shares (`dataset.json`)."""
     tokenizer = model.tokenizer
     vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
-    return {
-        "model": model_facts(model),
-        "tokenizer_hash": fingerprint(repr(vocabulary)),
-        "layers": list(layers),
-        "top_k": TOP_K,
-        "trace": TRACE,
-    }
+    facts = {"model": model_facts(model), "tokenizer_hash": fingerprint(repr(vocabulary))}
+    return facts | {"layers": list(layers), "top_k": TOP_K, "trace": TRACE}
 
 
 def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import ast
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from lede.collect import stdlib
@@ -172,21 +173,18 @@ def _kind(value: Any) -> str:
 
 def interleaved(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Each side's prompts in their order, the sides mixed by their shares for as long as each lasts."""
-    count: Counter[Split] = Counter()
+    return by_turns(prompts, lambda prompt: prompt.split, SHARES)
+
+
+def by_turns(
+    prompts: Iterable[Prompt], kind: Callable[[Prompt], Any], shares: Mapping[Any, float] = MappingProxyType({})
+) -> list[Prompt]:
+    """The first prompt of every kind, then the second, and so on; of kinds with larger `shares` more in a turn."""
+    count: Counter[Any] = Counter()
     placed: list[tuple[float, Prompt]] = []
     for prompt in prompts:
-        count[prompt.split] += 1
-        placed.append((count[prompt.split] / SHARES[prompt.split], prompt))
-    return [prompt for _, prompt in sorted(placed, key=lambda pair: pair[0])]
-
-
-def by_turns(prompts: Iterable[Prompt], kind: Callable[[Prompt], Hashable]) -> list[Prompt]:
-    """The first prompt of every kind, then the second of every kind, and so on."""
-    count: Counter[Hashable] = Counter()
-    placed = []
-    for prompt in prompts:
-        count[kind(prompt)] += 1
-        placed.append((count[kind(prompt)], prompt))
+        count[own := kind(prompt)] += 1
+        placed.append((count[own] / shares.get(own, 1), prompt))
     return [prompt for _, prompt in sorted(placed, key=lambda pair: pair[0])]
 
 

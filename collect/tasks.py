@@ -124,7 +124,7 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
     held_out: set[str] = set()
     if not task.divided:
         for later in SPLITS[SPLITS.index(side) + 1 :]:
-            if _folder(task) is not None and not _files(task, later):
+            if _files(task, later) == []:
                 continue  # a copy without them
             for _, group, text, _ in _texts(task, later):
                 held_out |= {group, group_of(text)}
@@ -152,9 +152,7 @@ def _spec_bench(split: AnySplit) -> list[Prompt]:
             "prompts of your own, or --split test for a dataset of its texts that `lede evaluate` measures on"
         )
     root = _root()
-    places = [root / "spec_bench.jsonl", *sorted((root / SPEC_BENCH).glob("*.jsonl"))] if root is not None else []
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
+    if root is None or not (file := root / "spec_bench.jsonl").is_file():
         raise PromptError(f"there is no spec_bench.jsonl, Spec-Bench's questions, in the folder that {FOLDER} names")
     prompts = load_prompts(file)
     return [replace(p, split="test", task=f"mt_bench/{p.task}" if p.task in MT_BENCH else p.task) for p in prompts]
@@ -185,17 +183,15 @@ def _load(task: Task, split: Split) -> Any:
     """The data set's split that holds ours, as a `datasets.Dataset` of the task's columns."""
     import datasets  # an optional extra, and slow
 
-    source, folder = task.source_split(split), _folder(task)
-    files = _files(task, split)
-    if folder is not None and not files:
-        raise PromptError(f"{folder} holds neither {source}.jsonl nor {source}.parquet")
+    source, files = task.source_split(split), _files(task, split)
+    if files == []:
+        raise PromptError(f"{task.name}, in {_root()}, holds neither {source}.jsonl nor {source}.parquet")
     try:
         if files:
             datasets.disable_progress_bars()
             kind = "json" if files[0].endswith(".jsonl") else "parquet"
-            rows = datasets.load_dataset(
-                kind, data_files=[*map(glob.escape, files)], split="train"
-            )  # what the library calls plain files
+            plain = [*map(glob.escape, files)]
+            rows = datasets.load_dataset(kind, data_files=plain, split="train")  # what the library calls plain files
         else:
             rows = datasets.load_dataset(*task.dataset, split=source)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -212,12 +208,6 @@ def _load(task: Task, split: Split) -> Any:
     return rows.select_columns(list(task.columns))
 
 
-def _folder(task: Task) -> Path | None:
-    """The folder of the task's local copy; None where there is none. Raises PromptError for a wrong LEDE_DATASETS."""
-    root = _root()
-    return folder if root is not None and (folder := root / task.name).is_dir() else None
-
-
 def _root() -> Path | None:
     """The folder that LEDE_DATASETS names, if it is set. Raises PromptError where it is none."""
     root = os.environ.get(FOLDER)
@@ -226,15 +216,13 @@ def _root() -> Path | None:
     return Path(root) if root else None
 
 
-def _files(task: Task, split: Split) -> list[str]:
-    """The local copy's files of a split, of one kind; none where there is no copy, or it lacks the split."""
-    folder, source = _folder(task), task.source_split(split)
-    if folder is None:
-        return []
-    kinds = (
-        [*folder.glob(f"{source}.{kind}"), *sorted(folder.glob(f"{source}-*.{kind}"))] for kind in ("parquet", "jsonl")
-    )
-    return [str(path) for path in next(filter(None, kinds), [])]
+def _files(task: Task, split: Split) -> list[str] | None:
+    """The local copy's files of a split, of one kind; None where there is no copy."""
+    root, source = _root(), task.source_split(split)
+    if root is None or not (folder := root / task.name).is_dir():
+        return None
+    kinds = ([*folder.glob(f"{source}.{end}"), *folder.glob(f"{source}-*.{end}")] for end in ("parquet", "jsonl"))
+    return sorted(str(path) for path in next(filter(None, kinds), []))
 
 
 def _described(task: Task, split: Split) -> str:

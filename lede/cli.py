@@ -17,15 +17,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.command()(collect.collect)
-app.command()(inspect.inspect)
-app.command()(compact.compact)
-app.command()(learn.learn)
-app.command()(evaluate.evaluate)
-app.command()(generate.generate)
-app.command()(bench.bench)
-app.command()(calibrate.calibrate)
-app.command()(adapt.adapt)
+for command in (
+    *(collect.collect, inspect.inspect, compact.compact, learn.learn, evaluate.evaluate),
+    *(generate.generate, bench.bench, calibrate.calibrate, adapt.adapt),
+):
+    app.command()(command)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,16 +11,7 @@ from typing import Any, ParamSpec
 
 import typer
 
-# Each room has one exception for what its user got wrong. Only one from a loaded module can have been raised.
-USER_ERRORS = (
-    ("lede.decode.errors", "ModelError"),
-    ("lede.replay.errors", "DatasetError"),
-    ("lede.collect.errors", "PromptError"),
-    ("lede.learn.errors", "LearnError"),
-    ("lede.serve.errors", "PolicyError"),
-    ("lede.adapt.errors", "AdaptError"),
-    ("lede.bench.errors", "BenchError"),
-)
+USER_ERRORS = r"lede\.\w+\.errors"  # each room's module with its exception for what its user got wrong
 # What a missing optional package is installed with.
 EXTRAS = {"datasets": "bench", "gguf": "gguf", "accelerate": "gguf"}
 
@@ -92,8 +84,7 @@ def said_plainly(command: Callable[P, None]) -> Callable[P, None]:
 
 def _explain(error: Exception) -> str | None:
     """One line for an error that is the user's to mend; None for one that is ours."""
-    kinds = [getattr(sys.modules[m], name) for m, name in USER_ERRORS if m in sys.modules]
-    if isinstance(error, tuple(kinds)):
+    if any(re.fullmatch(USER_ERRORS, kind.__module__) for kind in type(error).__mro__):
         return str(error)
     if isinstance(error, typer.BadParameter):  # raised by a command about its options
         return error.message

@@ -28,11 +28,8 @@ def usual_policy(model: str | None) -> Path | None:
 
 def usual_exits(model: str | None) -> Path | None:
     """The exit heads of a model when none are named: `exits/<model name>`, or those in the package."""
-    name = model_name(model)
-    return next(
-        (p for p in (Path("exits") / name, Path(__file__).parent / "exits" / name) if (p / "exits.json").is_file()),
-        None,
-    )
+    places = (home / "exits" / model_name(model) for home in (Path(), Path(__file__).parent))
+    return next((folder for folder in places if (folder / "exits.json").is_file()), None)
 
 
 def model_path(model: str | None) -> str:
@@ -86,7 +83,5 @@ def policy_path(dataset: str | Path, preset: str = "default") -> Path:
 
 def usual_policies(dataset: str | Path) -> dict[str, Path]:
     """By the names of their rows in tables: where `lede learn` puts what it learned, whether or not it is there."""
-    return {
-        row: policy_path(dataset, preset)
-        for row, preset in (("lede", "default"), ("lede-paper", "paper"), ("lede-exits", "exits"))
-    }
+    presets = {"lede": "default", "lede-paper": "paper", "lede-exits": "exits"}
+    return {row: policy_path(dataset, preset) for row, preset in presets.items()}

@@ -17,11 +17,12 @@ from lede.decode.errors import ModelError
 from lede.decode.generate import generate as decode
 from lede.decode.generation_config import request
 from lede.decode.load import from_transformers, load_model
-from lede.decode.rules import Autoregressive, LayerSkip, RandomRule
+from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Greedy, chooser
 from lede.serve.generate import generate
 from tests.decode.test_sampling import DOUBTFUL, LENGTH, VOCABULARY, p_value
 from tests.models import FIXED, byte_llama, byte_tokenizer, llama
+from tests.rules import RandomRule
 
 TOKENS = 24
 PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (11, 12, 13) * 4]

@@ -181,10 +181,7 @@ def prototypes(loaded: ctypes.CDLL) -> Any:
         "lede_packed_size": (c_int64, (c_int64, c_int64, c_int32)),
         "lede_pack": (None, (c_void_p, c_int64, c_int64, c_int32, c_void_p)),
         "lede_scratch_size": (c_int64, (model, c_int32)),
-        "lede_run": (
-            None,
-            (model, *pair, c_void_p, *pair, c_void_p, c_int32, c_void_p, c_int32, c_void_p),
-        ),
+        "lede_run": (None, (model, *pair, c_void_p, *pair, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
         "lede_head": (None, (model, c_void_p, c_int32, c_void_p, c_int32, c_void_p)),
         "lede_statistics": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32, c_void_p)),
     }

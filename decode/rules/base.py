@@ -1,10 +1,9 @@
-"""What the speculation loop asks of an exit rule, and the rules that look at nothing.
+"""What the speculation loop asks of an exit rule, and the rule that never drafts.
 
 A round walks the rule's candidate layers for its first draft and asks `exit_here` at each but the last, where the exit
 is forced; then, after each further draft, it asks `draft_on` (paper §3.3).
 """
 
-import random
 from typing import TYPE_CHECKING
 
 from lede.decode.state import State
@@ -59,28 +58,3 @@ class Autoregressive(ExitRule):
 
     name = "autoregressive"
     max_drafts = 0
-
-
-class RandomRule(ExitRule):
-    """Coin flips, the same in every generation: for tests, and a floor under every other rule."""
-
-    name = "random"
-
-    def __init__(self, layers: tuple[int, ...], seed: int = 0, exit_chance: float = 0.5, draft_chance: float = 0.7):
-        self.layers, self._seed = layers, seed
-        self._exit, self._draft = exit_chance, draft_chance
-        self.start()
-
-    def start(self) -> None:
-        self._random = random.Random(self._seed)
-
-    def exit_here(self, state: State) -> bool:
-        return self._flip(self._exit)
-
-    def draft_on(self, state: State) -> bool:
-        return self._flip(self._draft)
-
-    def _flip(self, chance: float) -> bool:
-        answer = self._random.random() < chance
-        self.propensity = chance if answer else 1 - chance
-        return answer

@@ -4,18 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import BadParameter, Option
 
-from lede.commands.options import (
-    DeviceOption,
-    DtypeOption,
-    ExitsOption,
-    JsonOption,
-    ModelOption,
-    PoliciesOption,
-    ThreadsOption,
-    named_policies,
-)
+from lede.commands import options as shared
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -32,40 +23,40 @@ WIDTH = 100  # columns that the tables need
 
 @said_plainly
 def bench(
-    model: ModelOption = None,
+    model: shared.ModelOption = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A named task; may be repeated. [dim]Default: chat for chat models, else stdlib[/]"),
+        Option(help="A named task; may be repeated. [dim]Default: chat for chat models, else stdlib[/]"),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="JSON lines: measure on its test prompts, tune on its training prompts.")
+        Path | None, Option(help="JSON lines: measure on its test prompts, tune on its training prompts.")
     ] = None,
     training: Annotated[
-        Path | None, typer.Option(help="JSON lines to tune on instead; --prompts are all measured on.")
+        Path | None, Option(help="JSON lines to tune on instead; --prompts are all measured on.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
+        str | None, Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
     ] = None,
-    policy: PoliciesOption = None,
+    policy: shared.PoliciesOption = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Also predict every speedup by replay, and find the best possible.")
+        bool, Option("--check", help="Also predict every speedup by replay, and find the best possible.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=2, help="Prompts to measure on.")] = 40,
-    tuning: Annotated[int, typer.Option(min=1, help="Training prompts to tune on.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Another draw of a task's prompts.")] = 1,
+    limit: Annotated[int, Option(min=2, help="Prompts to measure on.")] = 40,
+    tuning: Annotated[int, Option(min=1, help="Training prompts to tune on.")] = 12,
+    seed: Annotated[int, Option(min=0, help="Another draw of a task's prompts.")] = 1,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")
+        int | None, Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")
     ] = None,
-    out: Annotated[Path, typer.Option(help="For every prompt's result; the same command finds them again.")] = Path(
+    out: Annotated[Path, Option(help="For every prompt's result; the same command finds them again.")] = Path(
         "runs/bench"
     ),
-    plot: Annotated[Path | None, typer.Option(help="A file for the picture, or a folder for one per table.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    exits: ExitsOption = None,
-    threads: ThreadsOption = 0,
-    json: JsonOption = False,
+    plot: Annotated[Path | None, Option(help="A file for the picture, or a folder for one per table.")] = None,
+    fresh: Annotated[bool, Option("--fresh", help="Measure again what was measured before.")] = False,
+    device: shared.DeviceOption = "auto",
+    dtype: shared.DtypeOption = "auto",
+    exits: shared.ExitsOption = None,
+    threads: shared.ThreadsOption = 0,
+    json: shared.JsonOption = False,
 ) -> None:
     """Measure methods against each other: interleaved on held-out prompts, output checked token by token.
 
@@ -77,13 +68,13 @@ def bench(
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
-    given = named_policies(policy)
+    given = shared.named_policies(policy)
     if training and not prompts:
-        raise typer.BadParameter("--training goes with --prompts: to tune on other texts")
+        raise BadParameter("--training goes with --prompts: to tune on other texts")
     if prompts and task:
-        raise typer.BadParameter("--task and --prompts exclude each other")
+        raise BadParameter("--task and --prompts exclude each other")
     if plot is not None and plot.suffix and len(task or ()) > 1:
-        raise typer.BadParameter(f"--plot {plot} can show one table: name a folder")
+        raise BadParameter(f"--plot {plot} can show one table: name a folder")
 
     from lede.commands.loading import check_model, checkpoint, load, usual_task, usual_vocabulary
     from lede.replay.pictures import check_format
@@ -152,10 +143,10 @@ def plan(
         asked = [name for one in asked for name in (LLAMA_CPPS if one == LLAMA_CPP else [one])]
     if unknown := [name for name in asked or () if name not in (*KNOWN, *further)]:
         there = ", ".join((*METHODS, LLAMA_CPP, *LLAMA_CPPS, *further))
-        raise typer.BadParameter(f"no method {', '.join(unknown)}: choose among {there}")
+        raise BadParameter(f"no method {', '.join(unknown)}: choose among {there}")
     needed = ("xllamacpp", "gguf") if {*LLAMA_CPPS} & {*(asked or ())} else ()
     if absent := " ".join(name for name in needed if find_spec(name) is None):
-        raise typer.BadParameter(f"llama-cpp needs packages that are not here: pip install {absent}")
+        raise BadParameter(f"llama-cpp needs packages that are not here: pip install {absent}")
     usual = dataset_path(model)
     folders = usual_policies(usual) | given
     missing = [name for name in folders if asked is None and name not in given and not folders[name].is_dir()]

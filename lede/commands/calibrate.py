@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import BadParameter, Option
 
 from lede.commands.options import DeviceOption, DtypeOption, ExitsOption, JsonOption, ModelOption, ThreadsOption
 from lede.errors import said_plainly
@@ -14,9 +14,9 @@ def calibrate(
     model: ModelOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The file to write. [dim]Default: data/<model name>.calibration.json, beside the dataset[/]"),
+        Option(help="The file to write. [dim]Default: data/<model name>.calibration.json, beside the dataset[/]"),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="How long to measure; more is steadier.")] = 8.0,
+    seconds: Annotated[float, Option(min=0.0, help="How long to measure; more is steadier.")] = 8.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     exits: ExitsOption = None,
@@ -37,7 +37,7 @@ def calibrate(
 
     out = out or calibration_path(model)
     if out.is_dir():
-        raise typer.BadParameter(f"--out {out} is a folder: name a file in it")
+        raise BadParameter(f"--out {out} is a folder: name a file in it")
     loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model)))
 
     from lede.simulate.calibration import calibrate as run

@@ -3,18 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import BadParameter, Option
 
-from lede.commands.options import (
-    DeviceOption,
-    DtypeOption,
-    ExitsOption,
-    JsonOption,
-    ModelOption,
-    ThreadsOption,
-    one_of,
-    parse_layers,
-)
+from lede.commands import options as shared
 from lede.errors import said_plainly
 
 MOST_PROMPTS = 10_000  # of a task; behind them the first come again
@@ -22,11 +13,11 @@ MOST_PROMPTS = 10_000  # of a task; behind them the first come again
 
 @said_plainly
 def collect(
-    episodes: Annotated[int, typer.Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
-    model: ModelOption = None,
+    episodes: Annotated[int, Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
+    model: shared.ModelOption = None,
     task: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Prompts by name: stdlib (functions that the embedded model never saw), chat (short requests of all "
             "kinds), or the paper's cnn_dm_summarization, cnn_dm_lm, topv2, alpaca, humaneval. "
             "[dim]Default: chat for chat models, else stdlib[/]"
@@ -34,54 +25,52 @@ def collect(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Prompts of your own: JSON lines with prompt, messages or turns, optional id, task, reference, "
             "group (or conversation)."
         ),
     ] = None,
     split: Annotated[
-        str,
-        typer.Option(help="train, validation, test or all. Learning needs train and validation, evaluating test."),
+        str, Option(help="train, validation, test or all. Learning needs train and validation, evaluating test.")
     ] = "all",
-    out: Annotated[Path | None, typer.Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
+    out: Annotated[Path | None, Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
+        int | None, Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
     ] = None,
     candidates: Annotated[
-        str | None, typer.Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
+        str | None, Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
     ] = None,
     max_drafts: Annotated[
         int | None,
-        typer.Option(min=1, max=31, help="Drafts a round at most. [dim]Default: 31; 12 with noisy; the policy's[/]"),
+        Option(min=1, max=31, help="Drafts a round at most. [dim]Default: 31; 12 with noisy; the policy's[/]"),
     ] = None,
     explore: Annotated[
-        str, typer.Option(help="uniform, noisy (the paper's, without layer 0) or epsilon (with --policy).")
+        str, Option(help="uniform, noisy (the paper's, without layer 0) or epsilon (with --policy).")
     ] = "uniform",
-    policy: Annotated[Path | None, typer.Option(help="The policy to explore around.")] = None,
-    epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
+    policy: Annotated[Path | None, Option(help="The policy to explore around.")] = None,
+    epsilon: Annotated[float, Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
     sweep: Annotated[
-        bool,
-        typer.Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (if greedy)."),
+        bool, Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (if greedy).")
     ] = True,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
+        float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
+    seed: Annotated[int, Option(min=0)] = 0,
+    new_run: Annotated[bool, Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     draft_vocab: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=0,
             help="Draft only so many tokens, the most frequent ones of --draft-vocab-from; 0: all. "
             "[dim]Default: the dataset's or the policy's; else what the exit heads have[/]",
         ),
     ] = None,
-    draft_vocab_from: Annotated[Path | None, typer.Option(help="A dataset, whose tokens are counted.")] = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    exits: ExitsOption = None,
-    threads: ThreadsOption = 0,
-    json: JsonOption = False,
+    draft_vocab_from: Annotated[Path | None, Option(help="A dataset, whose tokens are counted.")] = None,
+    device: shared.DeviceOption = "auto",
+    dtype: shared.DtypeOption = "auto",
+    exits: shared.ExitsOption = None,
+    threads: shared.ThreadsOption = 0,
+    json: shared.JsonOption = False,
 ) -> None:
     """Decode prompts under an exploring rule, and log every decision as a row of a Parquet dataset.
 
@@ -99,17 +88,17 @@ def collect(
     from lede.serve.policy import check_fits, load_policy
     from lede.terminal import bar, print_json, say, warn
 
-    side = one_of("--split", split, "train", "validation", "test", "all")
-    exploration = one_of("--explore", explore, "uniform", "noisy", "epsilon")
+    side = shared.one_of("--split", split, "train", "validation", "test", "all")
+    exploration = shared.one_of("--explore", explore, "uniform", "noisy", "epsilon")
     if (policy is not None) != (explore == "epsilon"):
-        raise typer.BadParameter("--policy and --explore epsilon go together")
+        raise BadParameter("--policy and --explore epsilon go together")
     if prompts is not None and task is not None:
-        raise typer.BadParameter("--task names prompts, and so does --prompts: give one of them")
-    layers = parse_layers(candidates)
+        raise BadParameter("--task names prompts, and so does --prompts: give one of them")
+    layers = shared.parse_layers(candidates)
     if policy is not None and layers is not None:
-        raise typer.BadParameter("--candidates are the policy's own with --policy")
+        raise BadParameter("--candidates are the policy's own with --policy")
     if (draft_vocab_from is None) == bool(draft_vocab):
-        raise typer.BadParameter("--draft-vocab N and --draft-vocab-from DATASET go together")
+        raise BadParameter("--draft-vocab N and --draft-vocab-from DATASET go together")
     out = out or dataset_path(model)
     check_model(model, dtype, device, exits)
     task = task or usual_task(model)

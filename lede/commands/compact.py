@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from lede.errors import said_plainly
 
 
 @said_plainly
-def compact(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
-) -> None:
+def compact(dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny")) -> None:
     """Merge the many small files of a long collection into few large ones; rows and readers stay as they are.
 
     [dim]lede compact data/llama2-7b[/]

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from lede.commands.options import JsonOption, PoliciesOption, named_policies
 from lede.errors import said_plainly
@@ -20,14 +20,14 @@ WIDTH = 110  # columns that the tables need
 
 @said_plainly
 def evaluate(
-    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset with sweeps.")] = Path("data/lede-tiny"),
+    dataset: Annotated[Path, Option("--dataset", "-d", help="A dataset with sweeps.")] = Path("data/lede-tiny"),
     policy: PoliciesOption = None,
-    rivals: Annotated[bool, typer.Option(help="Also tune the baselines on training texts, and score them.")] = True,
+    rivals: Annotated[bool, Option(help="Also tune the baselines on training texts, and score them.")] = True,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
+        Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
+    plot: Annotated[Path | None, Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Score policies and baselines offline: exact replay over the sweeps of test texts, beside the best possible.

@@ -4,17 +4,9 @@ from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
-from lede.commands.options import (
-    DeviceOption,
-    DtypeOption,
-    ExitsOption,
-    JsonOption,
-    ModelOption,
-    ThreadsOption,
-    parse_text,
-)
+from lede.commands import options as shared
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -31,39 +23,37 @@ PARAMETERS |= {"logits_processor", "on_round"}
 @said_plainly
 def generate(
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
+        str | None, Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
+        Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
     ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="The prompt is a message to a chat model, to be answered.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="No policy: every token through all layers.")] = False,
-    model: ModelOption = None,
+    chat: Annotated[bool, Option("--chat", help="The prompt is a message to a chat model, to be answered.")] = False,
+    plain: Annotated[bool, Option("--plain", help="No policy: every token through all layers.")] = False,
+    model: shared.ModelOption = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="[dim]Default: the model's generation config, else 128[/]")
+        int | None, Option(min=1, help="[dim]Default: the model's generation config, else 128[/]")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 is greedy. [dim]Default: the generation config, else 0[/]")
+        float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the generation config, else 0[/]")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=0, help="0 is all. [dim]Default: the generation config, else 50[/]")
+        int | None, Option(min=0, help="0 is all. [dim]Default: the generation config, else 50[/]")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; modulo 2^64.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be given more than once.")] = None,
+    top_p: Annotated[float | None, Option(min=0.0, max=1.0)] = None,
+    seed: Annotated[int | None, Option(min=0, help="Of sampling; modulo 2^64.")] = None,
+    stop: Annotated[list[str] | None, Option(help="End at this text; may be given more than once.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="NAME=VALUE of a transformers GenerationConfig, over the model's own."),
+        Option("--option", "-o", help="NAME=VALUE of a transformers GenerationConfig, over the model's own."),
     ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    exits: ExitsOption = None,
-    threads: ThreadsOption = 0,
-    json: JsonOption = False,
+    trace: Annotated[bool, Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
+    device: shared.DeviceOption = "auto",
+    dtype: shared.DtypeOption = "auto",
+    exits: shared.ExitsOption = None,
+    threads: shared.ThreadsOption = 0,
+    json: shared.JsonOption = False,
 ) -> None:
     """Write on from a prompt: the same text as the model's own, sooner.
 
@@ -72,13 +62,13 @@ def generate(
     [dim]lede generate --policy policies/lede-tiny --trace < start.py[/]
     """
     if plain and policy is not None:
-        raise typer.BadParameter("--plain and --policy exclude each other")
+        raise BadParameter("--plain and --policy exclude each other")
     if trace and json:
-        raise typer.BadParameter("--trace and --json exclude each other")
+        raise BadParameter("--trace and --json exclude each other")
     if "" in (stop or ()):
-        raise typer.BadParameter("a stop string is empty, which every text ends in: leave it out")
+        raise BadParameter("a stop string is empty, which every text ends in: leave it out")
     options = dict(generation_option(given) for given in option or ())
-    text = parse_text(prompt)
+    text = shared.parse_text(prompt)
 
     from lede.commands.loading import check_model, load
     from lede.paths import dataset_path, policy_path, usual_policy
@@ -87,7 +77,7 @@ def generate(
 
     check_model(model, dtype, device, exits)
     for name in PARAMETERS & options.keys():
-        raise typer.BadParameter(f"--option {name}: this has an option of its own, see --help")
+        raise BadParameter(f"--option {name}: this has an option of its own, see --help")
     if policy is None and not plain:
         policy = usual_policy(model)
         if policy is None:
@@ -129,7 +119,7 @@ def generation_option(given: str) -> tuple[str, Any]:
     """Name and value of NAME=VALUE; the value is JSON, or else a text."""
     name, equals, value = given.partition("=")
     if not (name and equals):
-        raise typer.BadParameter(f"--option {given}: give NAME=VALUE, such as repetition_penalty=1.1")
+        raise BadParameter(f"--option {given}: give NAME=VALUE, such as repetition_penalty=1.1")
     try:
         return name, loads(value)
     except ValueError:
@@ -140,10 +130,6 @@ def closing_line(done: "Generation") -> str:
     """Speed and the paper's measures of one generation."""
     parts = [f"{len(done.token_ids)} tokens", f"{done.tokens_per_s:.0f} tokens/s"]
     if done.drafted:
-        parts += [
-            f"E {done.exit_layer:.2f}",
-            f"d {done.draft_length:.2f}",
-            f"acceptance {done.acceptance:.0%}",
-            f"{done.tokens_per_round:.2f} tokens per round",
-        ]
+        parts += [f"E {done.exit_layer:.2f}", f"d {done.draft_length:.2f}", f"acceptance {done.acceptance:.0%}"]
+        parts.append(f"{done.tokens_per_round:.2f} tokens per round")
     return " · ".join([*parts, f"ended by {done.finish.replace('_', ' ')}"])

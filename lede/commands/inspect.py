@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from lede.commands.options import JsonOption
 from lede.errors import said_plainly
@@ -11,8 +11,8 @@ from lede.errors import said_plainly
 
 @said_plainly
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
-    plot: Annotated[Path | None, typer.Option(help="Also draw it, into this PNG.")] = None,
+    dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
+    plot: Annotated[Path | None, Option(help="Also draw it, into this PNG.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Say what a dataset holds: counts, exits and acceptance by layer, rewards, features, and whether it is whole.

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 from lede.commands.options import JsonOption, parse_layers
 from lede.errors import said_plainly
@@ -18,52 +18,51 @@ OPTIONS = (
 
 @said_plainly
 def learn(
-    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A dataset's folder.")] = Path("data/lede-tiny"),
+    dataset: Annotated[Path, Option("--dataset", "-d", help="A dataset's folder.")] = Path("data/lede-tiny"),
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="The policy's folder. [dim]Default: policies/<dataset>, with the preset and options that are given "
             "behind it (-paper, -dqn-no-bypass)[/]"
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="paper (its recipe to the letter) or fitted (an upper bound). [dim]Default: double DQN[/]"),
+        Option(help="paper (its recipe to the letter) or fitted (an upper bound). [dim]Default: double DQN[/]"),
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="double_dqn or dqn, both d3rlpy's; or fitted (from sweeps alone).")
+        str | None, Option(help="double_dqn or dqn, both d3rlpy's; or fitted (from sweeps alone).")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="sweeps (both actions of every state are known) or log (what was tried). "
             "[dim]Default: sweeps where there are any and no option needs the log[/]"
         ),
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option(help="paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."),
+        Option(help="paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."),
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="paper (three numbers), free (what costs nothing to know) or extended (all).")
+        str | None, Option(help="paper (three numbers), free (what costs nothing to know) or extended (all).")
     ] = None,
-    horizon: Annotated[str | None, typer.Option(help="walk (a layer walk is a chain) or round.")] = None,
+    horizon: Annotated[str | None, Option(help="walk (a layer walk is a chain) or round.")] = None,
     candidates: Annotated[
-        str | None,
-        typer.Option(help="Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one."),
+        str | None, Option(help="Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one.")
     ] = None,
     bypass: Annotated[
         bool | None,
-        typer.Option("--bypass/--no-bypass", help="Let a round draft nothing. [dim]Default: if learned from sweeps[/]"),
+        Option("--bypass/--no-bypass", help="Let a round draft nothing. [dim]Default: if learned from sweeps[/]"),
     ] = None,
-    max_drafts: Annotated[int | None, typer.Option(min=2, max=31, help="Drafts per round; the paper has 12.")] = None,
-    gamma: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Discount per decision.")] = None,
-    n_steps: Annotated[int | None, typer.Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    max_drafts: Annotated[int | None, Option(min=2, max=31, help="Drafts per round; the paper has 12.")] = None,
+    gamma: Annotated[float | None, Option(min=0.0, max=1.0, help="Discount per decision.")] = None,
+    n_steps: Annotated[int | None, Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
+    updates: Annotated[int | None, Option(min=1, help="Gradient steps.")] = None,
+    seed: Annotated[int | None, Option(min=0)] = None,
     write_transitions: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Learn nothing: write transitions drawn from the sweeps, as exploration logs them, to a new dataset "
             "there. [dim]With --candidates, --max-drafts, --seed[/]"
         ),
@@ -81,7 +80,7 @@ def learn(
     given = {name: options[name] for name in OPTIONS if options[name] is not None}
     if write_transitions is not None:
         if wrong := given.keys() - {"candidates", "max_drafts", "seed"}:
-            raise typer.BadParameter(f"--write-transitions takes none of {', '.join(sorted(wrong))}")
+            raise BadParameter(f"--write-transitions takes none of {', '.join(sorted(wrong))}")
         _write(dataset, write_transitions, given, json)
     else:
         _learn_one(dataset, out, preset, given, json)

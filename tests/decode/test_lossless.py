@@ -25,13 +25,13 @@ from lede.decode.rules import (
     LengthHeuristic,
     Lite,
     QPolicy,
-    RandomRule,
 )
 from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant
+from tests.rules import RandomRule
 
 TOKENS = 40
 PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (4, 4, 4, 4), (11, 12, 13) * 4, tuple(range(40, 8, -1))]

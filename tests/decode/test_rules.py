@@ -27,7 +27,6 @@ from lede.decode.rules import (
     Lite,
     PromptLookup,
     QPolicy,
-    RandomRule,
     TapOut,
     Ucb,
 )
@@ -38,6 +37,7 @@ from lede.decode.state import DEPTH, DRAFT, State
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, ours, variant
+from tests.rules import RandomRule
 
 L = 4  # layers of `ours("grouped")`
 PROMPTS = [(3,), (5, 9, 2, 30, 7, 1), (11, 12, 13) * 4, (4, 4, 4, 4), tuple(range(40, 8, -1))]

@@ -11,9 +11,10 @@ import lede.decode.source
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.load import from_transformers
-from lede.decode.rules import Autoregressive, LayerSkip, RandomRule
+from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Greedy, Sampler, Settings, chooser, processors
 from tests.models import llama
+from tests.rules import RandomRule
 
 VOCABULARY, LENGTH = 8, 3
 PROMPT = [1, 2, 5, 1]  # its last token occurred before: the lookup has a guess from the start

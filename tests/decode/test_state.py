@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from lede.decode.generate import generate
 from lede.decode.lookup import Lookup
-from lede.decode.rules import LayerSkip, RandomRule
+from lede.decode.rules import LayerSkip
 from lede.decode.sampling import Settings
 from lede.decode.state import AcceptTrace, ConfidenceTrace, Statistics, statistics
 from tests.models import FIXED, ours, variant
+from tests.rules import RandomRule
 
 
 def literal(logits: list[float]) -> Statistics:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
-from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, QPolicy, RandomRule
+from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.state import State
 from lede.simulate.baselines import BASELINES, drawn, make_rule
@@ -23,6 +23,7 @@ from lede.simulate.scalar import Record, replay_rule
 from lede.simulate.texts import texts_of
 from tests.decode.test_exits import with_heads
 from tests.models import FIXED, ours
+from tests.rules import RandomRule
 
 LAYERS = (0, 1, 2, 3)
 PROMPTS = [[3], [5, 9, 2, 30, 7, 1], [4, 4, 4, 4], [1, 2, 3, 1, 2, 3, 1, 2], [60, 11], [8, 8, 40, 8, 8]]
