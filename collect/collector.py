@@ -77,9 +77,8 @@ def collect(
     if policy is not None and config.explore == "epsilon":
         layers = tuple(layer for layer in policy.layers if layer != model.layer_count)  # the bypass is no candidate
     else:
-        layers = config.layers or default_layers(
-            model.layer_count, config.explore, model.exits.layers if model.exits else ()
-        )
+        heads = model.exits.layers if model.exits else ()
+        layers = config.layers or default_layers(model.layer_count, config.explore, heads)
     layers = check_layers(layers, model.layer_count)
     limit = explorer(config, layers, 0, policy).max_drafts
     replay.open_for_writing(out, header(model, layers), model.draft_vocabulary)

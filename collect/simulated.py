@@ -35,9 +35,7 @@ def write_transitions(
     """
     texts = read_texts(dataset, episode_splits(dataset).numbers, layers)
     if not len(texts.lengths):
-        raise DatasetError(
-            f"{dataset.path} has no sweeps to draw transitions from: collect greedily, without --no-sweep"
-        )
+        raise DatasetError(f"{dataset.path} has no sweeps to draw transitions from: collect without --no-sweep")
     header = {name: value for name, value in dataset.header.items() if name != "format"}
     open_for_writing(out, header | {"layers": list(texts.layers)}, dataset.draft_vocabulary)
     source = {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]}

@@ -24,7 +24,7 @@ def sweep(
     """Columns of the sweeps table: a row for each position of `output` and each candidate (0: where it has a guess)."""
     tokens = [*prompt, *output]
     first = len(prompt) - 1  # the position whose logits give output[0]
-    seen = _layer_statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)
+    seen = _statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)
     confidence = [s.top1_logp for s in seen[model.layer_count]]
     lookup = Lookup(prompt)
     rows: list[tuple[Any, ...]] = []
@@ -43,9 +43,7 @@ def sweep(
     return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
 
 
-def _layer_statistics(
-    model: Model, layers: tuple[int, ...], tokens: list[int], first: int
-) -> dict[int, list[Statistics]]:
+def _statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int) -> dict[int, list[Statistics]]:
     """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
     cache = model.cache(len(tokens), first + 1)
     wanted = (*layers, model.layer_count)

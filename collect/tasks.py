@@ -152,7 +152,9 @@ def _spec_bench(split: AnySplit) -> list[Prompt]:
             "prompts of your own, or --split test for a dataset of its texts that `lede evaluate` measures on"
         )
     root = _root()
-    if root is None or not (file := root / "spec_bench.jsonl").is_file():
+    places = [root / "spec_bench.jsonl", *sorted((root / SPEC_BENCH).glob("*.jsonl"))] if root is not None else []
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         raise PromptError(f"there is no spec_bench.jsonl, Spec-Bench's questions, in the folder that {FOLDER} names")
     prompts = load_prompts(file)
     return [replace(p, split="test", task=f"mt_bench/{p.task}" if p.task in MT_BENCH else p.task) for p in prompts]

@@ -36,9 +36,8 @@ def chat_text(name: str, tokenizer: Any, messages: Sequence[Mapping[str, str]]) 
 
 @functools.cache
 def _compiled(template: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Marked, "jinja2.ext.loopcontrols"]
-    )
+    extensions = [_Marked, "jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = _json
     environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda kind: datetime.now().strftime(kind)}
     return environment.from_string(template)

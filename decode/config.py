@@ -81,9 +81,7 @@ def check_request(path: str | Path, dtype: str, device: str) -> Path | None:
             raise ModelError(f"there is no model folder {name}: give {known}")
         return None
     folder_config(folder)
-    if not any(
-        (folder / name).exists() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json", BIN, f"{BIN}.index.json")
-    ):
+    if not any((folder / f"{name}{index}").exists() for name in (SAFETENSORS, BIN) for index in ("", ".index.json")):
         raise ModelError(f"cannot load the model {folder}: there is no {SAFETENSORS} in it")
     for file in set(weight_files(folder).values()):
         if not file.exists():

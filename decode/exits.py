@@ -71,9 +71,8 @@ def check_exits(folder: str | Path) -> dict[str, Any]:
     """The card of a folder of exit heads, read without torch. Raises ModelError where there is none."""
     try:
         card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text("utf-8"))
-        if not (
-            card["layers"] and {"format", "model", "weights_hash"} <= card.keys() and (Path(folder) / WEIGHTS).is_file()
-        ):
+        known = card["layers"] and {"format", "model", "weights_hash"} <= card.keys()
+        if not known or not (Path(folder) / WEIGHTS).is_file():
             raise KeyError(WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(

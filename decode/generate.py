@@ -83,7 +83,5 @@ def one_row(values: Any) -> list[Any]:
     if not any(isinstance(row, list | tuple) for row in rows):
         return rows
     if len(rows) > 1:
-        raise ModelError(
-            f"the prompt has {len(rows)} rows, and one text is decoded at a time: give one row after another"
-        )
+        raise ModelError(f"the prompt has {len(rows)} rows, and one text is decoded at a time: give one after another")
     return one_row(rows[0])

@@ -65,10 +65,8 @@ def convert(file: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         new, source = Path(scratch) / folder.name, {"gguf_file": file.name}
         AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(new)
-        plain = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, **source, dtype=torch.bfloat16, quantization_config=plain
-        )
+        plain = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+        model = AutoModelForCausalLM.from_pretrained(file.parent, **source, **plain)
         model.save_pretrained(new)
         for part in new.iterdir():  # all on disk before the name is
             with part.open("rb+") as opened:

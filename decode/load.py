@@ -120,9 +120,8 @@ def from_transformers(
     generation = {"eos_token_id": config.eos_token_id} if given is None else given.to_diff_dict()
     with torch.no_grad():
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        return Model(
-            name, config, tokenizer, weights, dtype, torch.device(device), generation, native, exits, draft_vocabulary
-        )
+        where, drafting = torch.device(device), (exits, draft_vocabulary)
+        return Model(name, config, tokenizer, weights, dtype, where, generation, native, *drafting)
 
 
 def check_layers(layers: tuple[int, ...], layer_count: int) -> tuple[int, ...]:
@@ -142,9 +141,8 @@ def choose_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.device(device)
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"the device {device!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu"
-        )
+        seen = f"{torch.cuda.device_count()} CUDA devices seen"
+        raise ModelError(f"the device {device!r} is not there ({seen}): use --device cpu")
     return where
 
 

@@ -190,14 +190,12 @@ class Decoding:
         attempt.drafts.append(token)
         attempt.draft_logp += logp
 
-    def _decide(
-        self, attempt: Attempt, question: Callable[[State], bool], state: State, forced: bool | None = None
-    ) -> bool:
+    def _decide(self, attempt: Attempt, ask: Callable[[State], bool], state: State, forced: bool | None = None) -> bool:
         """The rule's answer; `forced` where it is not asked."""
         answer, propensity = forced, 1.0
         if answer is None:
             began = self.source.clock()
-            answer = question(state)
+            answer = ask(state)
             attempt.deciding += self.source.clock() - began
             propensity = self.rule.propensity
         if self.rule.needs_state:

@@ -103,9 +103,8 @@ class Model:
                 if key.startswith(f"exits.{layer}.")
             }
         blocks = len(self._blocks)
-        backend: Backend = (
-            Native(config, weights, dtype, blocks) if self.native else Eager(config, weights, dtype, device, blocks)
-        )
+        given = config, weights, dtype
+        backend: Backend = Native(*given, blocks) if self.native else Eager(*given, device, blocks)
         self.backend = backend
         self.cache, self.embed = backend.cache, backend.embed
         self.head, self.statistics = backend.head, backend.statistics

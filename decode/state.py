@@ -53,12 +53,9 @@ def statistics(logits: Tensor) -> list[Statistics]:
     out = []
     for *best, p_first, p_second, expected, token in rows:
         # p_first is at least 1/vocabulary, so its logarithm gives the normaliser without a second pass
-        normaliser = best[0] - math.log(p_first)
-        out.append(
-            Statistics(
-                int(token), normaliser - sum(best) / k, normaliser - expected, p_first - p_second, math.log(p_first)
-            )
-        )
+        top1_logp = math.log(p_first)
+        lse = best[0] - top1_logp
+        out.append(Statistics(int(token), lse - sum(best) / k, lse - expected, p_first - p_second, top1_logp))
     return out
 
 

@@ -22,10 +22,8 @@ def library(name: str = "native") -> ctypes.CDLL | None:
     """`name`.c of this folder, compiled; None where no C compiler is there that can do it, or LEDE_NATIVE=0 is set."""
     if os.environ.get("LEDE_NATIVE") == "0":
         return None
-    compiler = next(
-        (found for tool in (os.environ.get("CC"), "cc", "gcc", "clang") if tool and (found := shutil.which(tool))), None
-    )
-    if compiler is None:
+    compilers = map(shutil.which, (os.environ.get("CC") or "cc", "cc", "gcc", "clang"))
+    if (compiler := next(filter(None, compilers), None)) is None:
         return None
     for flags in ((*FLAGS, "-fopenmp"), FLAGS):  # without OpenMP where the compiler has none: one thread
         loaded = load(FOLDER / f"{name}.c", compiler, flags)

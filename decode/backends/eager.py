@@ -131,16 +131,14 @@ class Eager:
         self, layer: Layer, x: Tensor, rotation: Tensor, store: Tensor, position: int, end: int, mask: Tensor | None
     ) -> Tensor:
         rows = x.shape[0]
-        query = self._project(layer, x, rotation, store, position).reshape(
-            self.key_heads, self._groups * rows, self.head_size
-        )
+        query = self._project(layer, x, rotation, store, position)
+        query = query.reshape(self.key_heads, self._groups * rows, self.head_size)
         keys, values = store[: self.key_heads, :end], store[self.key_heads :, :end]
         scores = torch.bmm(query, keys.transpose(1, 2)).mul_(self._scale)
         if mask is not None:
             scores.view(self.key_heads, self._groups, rows, end).add_(mask)
-        y = torch.bmm(
-            torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(x.dtype), values
-        )
+        weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        y = torch.bmm(weights.to(x.dtype), values)
         y = y.view(self.heads, rows, self.head_size).transpose(0, 1).reshape(rows, -1)
         return x + layer.output(self._cast(y))
 

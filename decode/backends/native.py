@@ -142,9 +142,8 @@ class Native:
         if end > self._reserved:
             self._reserve(2 * end)
         kept = cache.store.data_ptr(), cache.store.shape[2], cache.rotation.data_ptr()
-        self._library.lede_run(
-            self._reference, lo, hi, x.data_ptr(), x.shape[0], position, *kept, reading, self._scratch.data_ptr()
-        )
+        rows = x.data_ptr(), x.shape[0], position
+        self._library.lede_run(self._reference, lo, hi, *rows, *kept, reading, self._scratch.data_ptr())
 
     def _reserve(self, length: int) -> None:
         size = self._library.lede_scratch_size(self._reference, length)

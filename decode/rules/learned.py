@@ -28,10 +28,8 @@ class QPolicy(ExitRule):
 class FixedExit(QPolicy):
     """The policy decides only the draft length; the exit layer, one of its candidates, is fixed."""
 
-    def __init__(
-        self, policy: ValueFunction, exit_layer: int, name: str = "lede-fixed-exit", max_drafts: int | None = None
-    ):
-        super().__init__(policy, name, max_drafts)
+    def __init__(self, policy: ValueFunction, exit_layer: int, name: str = "lede-fixed-exit"):
+        super().__init__(policy, name)
         if exit_layer not in self.layers:
             raise ValueError(f"layer {exit_layer} is not a candidate of the policy: {self.layers}")
         self.layers = (exit_layer,)

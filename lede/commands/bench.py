@@ -28,28 +28,20 @@ def bench(
         list[str] | None,
         Option(help="A named task; may be repeated. [dim]Default: chat for chat models, else stdlib[/]"),
     ] = None,
-    prompts: Annotated[
-        Path | None, Option(help="JSON lines: measure on its test prompts, tune on its training prompts.")
-    ] = None,
-    training: Annotated[
-        Path | None, Option(help="JSON lines to tune on instead; --prompts are all measured on.")
-    ] = None,
+    prompts: Annotated[Path | None, Option(help="JSON lines: test prompts to measure on, others to tune on.")] = None,
+    training: Annotated[Path | None, Option(help="JSON lines to tune on; --prompts are all measured on.")] = None,
     methods: Annotated[
         str | None, Option(help="Such as layerskip,del,lede. [dim]Default: all that there are policies for[/]")
     ] = None,
     policy: shared.PoliciesOption = None,
-    check: Annotated[
-        bool, Option("--check", help="Also predict every speedup by replay, and find the best possible.")
-    ] = False,
+    check: Annotated[bool, Option("--check", help="Also predict every speedup, and the best possible.")] = False,
     limit: Annotated[int, Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, Option(min=1, help="Training prompts to tune on.")] = 12,
     seed: Annotated[int, Option(min=0, help="Another draw of a task's prompts.")] = 1,
     max_new_tokens: Annotated[
-        int | None, Option(min=2, help="Tokens to write. [dim]Default: the task's own; else 256[/]")
+        int | None, Option(min=2, help="Tokens to write. [dim]Default: the task's; else 256[/]")
     ] = None,
-    out: Annotated[Path, Option(help="For every prompt's result; the same command finds them again.")] = Path(
-        "runs/bench"
-    ),
+    out: Annotated[Path, Option(help="For every result; the same command finds them again.")] = Path("runs/bench"),
     plot: Annotated[Path | None, Option(help="A file for the picture, or a folder for one per table.")] = None,
     fresh: Annotated[bool, Option("--fresh", help="Measure again what was measured before.")] = False,
     device: shared.DeviceOption = "auto",

@@ -37,16 +37,12 @@ def collect(
     max_new_tokens: Annotated[
         int | None, Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
     ] = None,
-    candidates: Annotated[
-        str | None, Option(help="Candidate exit layers, such as 0,2,4,6,8; 0 is prompt lookup.")
-    ] = None,
+    candidates: Annotated[str | None, Option(help="Candidate exit layers, as 0,2,4,6,8; 0 is prompt lookup.")] = None,
     max_drafts: Annotated[
         int | None,
         Option(min=1, max=31, help="Drafts a round at most. [dim]Default: 31; 12 with noisy; the policy's[/]"),
     ] = None,
-    explore: Annotated[
-        str, Option(help="uniform, noisy (the paper's, without layer 0) or epsilon (with --policy).")
-    ] = "uniform",
+    explore: Annotated[str, Option(help="uniform, noisy (the paper's) or epsilon (with --policy).")] = "uniform",
     policy: Annotated[Path | None, Option(help="The policy to explore around.")] = None,
     epsilon: Annotated[float, Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
     sweep: Annotated[

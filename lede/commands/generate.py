@@ -33,14 +33,12 @@ def generate(
     plain: Annotated[bool, Option("--plain", help="No policy: every token through all layers.")] = False,
     model: shared.ModelOption = None,
     max_new_tokens: Annotated[
-        int | None, Option(min=1, help="[dim]Default: the model's generation config, else 128[/]")
+        int | None, Option(min=1, help="[dim]Default: the generation config, else 128[/]")
     ] = None,
     temperature: Annotated[
-        float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the generation config, else 0[/]")
+        float | None, Option(min=0.0, help="0: greedy. [dim]Default: the generation config, else 0[/]")
     ] = None,
-    top_k: Annotated[
-        int | None, Option(min=0, help="0 is all. [dim]Default: the generation config, else 50[/]")
-    ] = None,
+    top_k: Annotated[int | None, Option(min=0, help="0: all. [dim]Default: the generation config, else 50[/]")] = None,
     top_p: Annotated[float | None, Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int | None, Option(min=0, help="Of sampling; modulo 2^64.")] = None,
     stop: Annotated[list[str] | None, Option(help="End at this text; may be given more than once.")] = None,

@@ -80,9 +80,8 @@ def load(
         from lede.decode.load import load_model
         from lede.decode.threads import use_threads
 
-        loaded = load_model(
-            model_path(model), dtype, device, None, None if heads is None else load_exits(heads), draft_vocabulary
-        )
+        drafting = None if heads is None else load_exits(heads), draft_vocabulary
+        loaded = load_model(model_path(model), dtype, device, None, *drafting)
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.

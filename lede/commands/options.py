@@ -21,9 +21,7 @@ DtypeOption = Annotated[str, Option(help="float32, bfloat16, float16 or auto (wh
 ThreadsOption = Annotated[int, Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
 ExitsOption = Annotated[
     str | None,
-    Option(
-        help="A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if it is there[/]"
-    ),
+    Option(help="A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if there[/]"),
 ]
 PoliciesOption = Annotated[
     list[Path] | None,
