@@ -173,9 +173,7 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
 
 def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
     """What a run was collected with; costs are measured now, on this device."""
-    return {
-        "versions": {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")},
-        "device": device_facts(model),
-        "behaviour": {"explore": config.explore, "epsilon": config.epsilon},
-        "costs": measure(model).to_json(),
-    }
+    versions = {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")}
+    behaviour = {"explore": config.explore, "epsilon": config.epsilon}
+    costs = measure(model).to_json()
+    return {"versions": versions, "device": device_facts(model), "behaviour": behaviour, "costs": costs}

@@ -18,7 +18,8 @@ def transitions(episode: int, rounds: Iterable[Round]) -> dict[str, list[Any]]:
 
 def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]]:
     """One round's rows, in the order of COLUMNS."""
-    rows, last = [], len(round_.decisions) - 1
+    rows: list[tuple[Any, ...]] = []
+    last = len(round_.decisions) - 1
     for step, (state, action, forced, propensity) in enumerate(round_.decisions):
         k = state.draft_index
         if state.phase == DEPTH and action == 0:  # the layer only looked; what it would have drafted is still known
@@ -27,12 +28,8 @@ def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]
         else:
             token = round_.drafts[k - 1]
             accepted = round_.accepted >= k
-        rows.append(
-            (
-                *(episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced),
-                *(getattr(state, name) for name in STATE),
-                *(action, propensity, step == last and not round_.cut, step == last and round_.cut),
-                *(token, round_.targets[k - 1], accepted),
-            )
-        )
+        place = episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced
+        seen = (getattr(state, name) for name in STATE)
+        done = action, propensity, step == last and not round_.cut, step == last and round_.cut
+        rows.append((*place, *seen, *done, token, round_.targets[k - 1], accepted))
     return rows

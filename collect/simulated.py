@@ -56,13 +56,8 @@ def write_transitions(
             rounds = Record(texts, number, free, (0.0, 0.0)).rounds(rule)
             rows = transitions(number, rounds)
             count += len(rows["step"])
-            episode = known[source_number] | {
-                "episode": number,
-                "rounds": len(rounds),
-                "drafted": sum(len(round_.drafts) for round_ in rounds),
-                "accepted": sum(round_.accepted for round_ in rounds),
-                "seconds": 0.0,
-            }
             if number not in done:
-                writer.add(episode, rows)
+                episode = known[source_number] | {"episode": number, "rounds": len(rounds), "seconds": 0.0}
+                drafted, accepted = sum(len(r.drafts) for r in rounds), sum(r.accepted for r in rounds)
+                writer.add(episode | {"drafted": drafted, "accepted": accepted}, rows)
     return count

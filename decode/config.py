@@ -18,14 +18,8 @@ DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "flo
 DTYPES |= {name: name for name in DTYPES.values()}
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 # The kinds of rotary embedding, and what each is computed from.
-ROTARY: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "yarn": ("factor",),
-    "longrope": ("long_factor", "short_factor"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-}
+ROTARY: dict[str, tuple[str, ...]] = {"default": ()} | dict.fromkeys(("linear", "dynamic", "yarn"), ("factor",))
+ROTARY |= {"longrope": ("long_factor", "short_factor"), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 HAVE_ORIGINAL = ("yarn", "longrope", "llama3")  # kinds that depend on the length before scaling
 
 

@@ -84,11 +84,8 @@ def read_weights(folder: Path, config: Config) -> dict[str, Tensor] | None:
 
 def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """{name in a checkpoint: shape} of every weight."""
-    shapes: dict[str, tuple[int, ...]] = {
-        f"model.layers.{i}.{name}.weight": shape
-        for i in range(config.num_hidden_layers)
-        for name, shape in layer_shapes(config).items()
-    }
+    layers, each = range(config.num_hidden_layers), layer_shapes(config).items()
+    shapes = {f"model.layers.{i}.{name}.weight": shape for i in layers for name, shape in each}
     ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, config.hidden_size))
     return shapes | ends | {"model.norm.weight": (config.hidden_size,)}
 

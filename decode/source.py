@@ -167,14 +167,9 @@ def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
         raise ModelError(f"the prompt has token ids outside 0…{model.vocabulary - 1}: is it another model's?")
     exits, layers, shadow = range(model.layer_count), rule.layers, rule.shadow_layers
     allowed = {*exits, model.layer_count} if len(layers) > 1 else {*exits}
-    if list(layers) != sorted(allowed & {*layers}):
+    if list(layers) != sorted(allowed & {*layers}) or list(shadow) != sorted({*exits[1:]} & {*shadow}):
         raise ModelError(
-            f"the rule exits at layers {', '.join(map(str, layers))}; "
-            f"this model has exits 1…{model.layer_count - 1} (and 0, prompt lookup, as the first, "
+            f"the rule exits at layers {[*layers]} and has shadow tokens of {[*shadow]}; "
+            f"this model has layers 1…{model.layer_count - 1} (to exit at also 0, prompt lookup, as the first, "
             f"and {model.layer_count}, no draft, as the last of several), and they must ascend"
-        )
-    if list(shadow) != sorted({*exits[1:]} & {*shadow}):
-        raise ModelError(
-            f"the rule wants shadow tokens of layers {', '.join(map(str, shadow))}; "
-            f"this model has 1…{model.layer_count - 1}, and they must ascend"
         )

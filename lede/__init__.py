@@ -30,17 +30,10 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
         "with  git config core.symlinks true, or install the package with pip"
     )
 
-_HOME = {
-    "Generation": "lede.decode.round",
-    "Model": "lede.decode.model",
-    "Policy": "lede.serve.policy",
-    "default_model_path": "lede.paths",
-    "default_policy_path": "lede.paths",
-    "generate": "lede.serve.generate",
-    "load_model": "lede.decode.load",
-    "load_policy": "lede.serve.policy",
-    "open_dataset": "lede.replay.reader",
-}
+_HOME = {"Generation": "lede.decode.round", "Model": "lede.decode.model", "Policy": "lede.serve.policy"}
+_HOME |= dict.fromkeys(("default_model_path", "default_policy_path"), "lede.paths")
+_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.decode.load", "load_policy": "lede.serve.policy"}
+_HOME |= {"open_dataset": "lede.replay.reader"}
 __all__ = sorted(_HOME)
 
 

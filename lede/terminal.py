@@ -47,13 +47,8 @@ def print_json(content: Any) -> None:
 @contextmanager
 def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
     """A progress bar on stderr; yields a function that takes how much is done and a word on how it goes."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-    )
+    name, note = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", "dim", markup=False)
+    columns = name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note
     progress = Progress(*columns, console=errors, disable=quiet)
     task = progress.add_task(what, total=total, note="")
     with ExitStack() as shown:

@@ -1,6 +1,7 @@
 """`lede evaluate`."""
 
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,14 +77,9 @@ def evaluate(
         from lede.simulate.baselines import BASELINES
         from lede.simulate.plot import Drawn, draw
 
-        drawn = [
-            Drawn(
-                *(row.method, row.predicted_speedup, row.predicted_low, row.predicted_high),
-                *(row.exit_layer, row.acceptance, row.exits or {}),
-                row.method not in ("autoregressive", *BASELINES),
-            )
-            for row in evaluation.rows
-        ]
+        names = "method", "predicted_speedup", "predicted_low", "predicted_high", "exit_layer", "acceptance"
+        told, known = attrgetter(*names), ("autoregressive", *BASELINES)
+        drawn = [Drawn(*told(row), row.exits or {}, row.method not in known) for row in evaluation.rows]
         title = f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}"
         about = "predicted speedup, 95 % interval over groups of texts; dashed: the oracle"
         draw(plot, drawn, title, about, evaluation.oracle_speedup)

@@ -87,7 +87,7 @@ def state(layer: int, probability: float, draft_index: int = 1) -> State:
 def test_every_rule_is_among_them():
     known = {value for name in rules.__all__ if isinstance(value := getattr(rules, name), type)}
     made = {type(make()) for make in (RULES | LEARNING).values()}
-    assert {rule for rule in known if hasattr(rule, "start")} - {ExitRule, Bandit} == made
+    assert {rule for rule in known if hasattr(rule, "start")} - {ExitRule, Bandit} == made - {RandomRule}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -343,7 +343,7 @@ def test_a_bypass_drafts_nothing_and_goes_on_where_the_walk_ended():
     run = model.run
 
     def counted(lo, hi, x, position, cache):
-        ran.append((lo, hi, len(x)))
+        ran.extend([(lo, hi, len(x))] * (lo < hi))  # a prompt is read in a call of its own
         return run(lo, hi, x, position, cache)
 
     model.run = counted
