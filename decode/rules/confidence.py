@@ -13,6 +13,8 @@ from lede.decode.state import State
 if TYPE_CHECKING:
     from lede.decode.round import Round
 
+BETA_1, BETA_2 = 0.5, 0.9  # Draft & Verify's smoothing of the acceptance rate and of the threshold
+
 
 class AdaptiveLookup(ExitRule):
     """Prompt lookup that drafts on while the matched text is at least `match` tokens long; `least` drafts in any case.
@@ -58,12 +60,12 @@ class DraftVerify(ExitRule):
     """Draft on while the token's probability is at least γ, and adapt γ. State: γ and the acceptance rate.
 
     Source: Draft & Verify (Zhang et al., arXiv 2309.08168), "Adaptive draft-exiting mechanism", and its public code.
-    After each verification the acceptance rate, which starts at 0 and is smoothed with β1 = `acceptance_decay`, is
-    compared with `target`: below it γ rises by ε = `step`, else it falls by ε, but stays where it is if the drafts
-    reached their limit; the new γ is mixed in with weight 1 - β2 = 1 - `threshold_decay`. Deviations: the draft model
-    is the first E layers, as in the LEDE paper's comparison (§4.1; there a searched set of layers is skipped); at most
-    12 drafts (there 8 and more); a round's first token is not judged. The token under γ is kept, as there; with
-    `keeps_last=False` it is dropped, which saves its row in the verification.
+    After each verification the acceptance rate, which starts at 0 and is smoothed with β1, is compared with `target`:
+    below it γ rises by ε = `step`, else it falls by ε, but stays where it is if the drafts reached their limit; the new
+    γ is mixed in with weight 1 - β2. Deviations: the draft model is the first E layers, as in the LEDE paper's
+    comparison (§4.1; there a searched set of layers is skipped); at most 12 drafts (there 8 and more); a round's first
+    token is not judged. The token under γ is kept, as there; with `keeps_last=False` it is dropped, which saves its row
+    in the verification.
     """
 
     name = "draft-verify"
@@ -76,14 +78,11 @@ class DraftVerify(ExitRule):
         target: float = 0.9,
         *,
         step: float = 0.01,
-        acceptance_decay: float = 0.5,
-        threshold_decay: float = 0.9,
         max_drafts: int = MAX_DRAFTS,
         keeps_last: bool = True,
     ):
         self.layers, self.max_drafts, self.keeps_last = (exit_layer,), max_drafts, keeps_last
         self._first, self._target, self._step = threshold, target, step
-        self._acceptance_decay, self._threshold_decay = acceptance_decay, threshold_decay
         self.start()
 
     def start(self) -> None:
@@ -97,14 +96,13 @@ class DraftVerify(ExitRule):
         drafts = len(round_.drafts)
         if not drafts:
             return
-        beta = self._acceptance_decay
-        self.acceptance = beta * self.acceptance + (1 - beta) * round_.accepted / drafts
+        self.acceptance = BETA_1 * self.acceptance + (1 - BETA_1) * round_.accepted / drafts
         wanted = self.threshold
         if self.acceptance < self._target:
             wanted += self._step
         elif drafts < self.max_drafts:
             wanted -= self._step
-        self._set_threshold(self._threshold_decay * self.threshold + (1 - self._threshold_decay) * wanted)
+        self._set_threshold(BETA_2 * self.threshold + (1 - BETA_2) * wanted)
 
     def _set_threshold(self, threshold: float) -> None:
         self.threshold, self._log = threshold, math.log(max(threshold, 1e-30))

@@ -1,7 +1,6 @@
 """`lede evaluate`."""
 
 from dataclasses import asdict
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,9 +76,11 @@ def evaluate(
         from lede.simulate.baselines import BASELINES
         from lede.simulate.plot import Drawn, draw
 
-        names = "method", "predicted_speedup", "predicted_low", "predicted_high", "exit_layer", "acceptance"
-        told, known = attrgetter(*names), ("autoregressive", *BASELINES)
-        drawn = [Drawn(*told(row), row.exits or {}, row.method not in known) for row in evaluation.rows]
+        drawn = []
+        for row in evaluation.rows:
+            speedup = row.predicted_speedup, row.predicted_low, row.predicted_high
+            ours = row.method not in ("autoregressive", *BASELINES)
+            drawn.append(Drawn(row.method, *speedup, row.exit_layer, row.acceptance, row.exits or {}, ours))
         title = f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}"
         about = "predicted speedup, 95 % interval over groups of texts; dashed: the oracle"
         draw(plot, drawn, title, about, evaluation.oracle_speedup)

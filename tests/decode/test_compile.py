@@ -101,10 +101,10 @@ def test_the_number_of_threads_is_tried_once_for_a_machine_and_a_model(cache, mo
     for model, tries in zip(models, (1, 1, 2), strict=True):
         threads.use_threads(model)
         assert len(tried) == tries
-        assert model.backend._model.threads == 2
+        assert model.backend._models[0].threads == 2
     assert tried[0] == [1, 2, 4]
     threads.use_threads(models[0], 3)  # as asked for
-    assert models[0].backend._model.threads == 3
+    assert models[0].backend._models[0].threads == 3
     monkeypatch.setattr(threads, "cpu_features", lambda: "another processor")
     threads.use_threads(models[0])
     assert len(tried) == 3
