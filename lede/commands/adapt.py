@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 from lede.commands.options import JsonOption, parse_layers
 from lede.errors import said_plainly
@@ -18,24 +18,22 @@ OWN_TEXT = 300_000  # tokens, where prompts are given, which are no text to lear
 
 @said_plainly
 def adapt(
-    out: Annotated[Path, typer.Option(help="The folder of the training and, at its end, of the model.")],
+    out: Annotated[Path, Option(help="The folder of the training and, at its end, of the model.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="A Llama checkpoint. [dim]Default: a new model; with --exits lede-tiny[/]"),
+        Option("--model", "-m", help="A Llama checkpoint. [dim]Default: a new model; with --exits lede-tiny[/]"),
     ] = None,
-    exits: Annotated[
-        str | None, typer.Option(help="Leave the model as it is, and train exit heads for these layers, as 4,8,12.")
-    ] = None,
+    exits: Annotated[str | None, Option(help="Train only exit heads, for these layers, as 4,8,12.")] = None,
     text: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="A text file, or a folder of them; for exit heads also prompts, one JSON object a line (.jsonl). "
             "[dim]Default: Python's standard library[/]"
         ),
     ] = None,
     own_text: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=0,
             help="Tokens that the model writes itself, going on from the prompts or texts, for exit heads to learn "
             f"from. [dim]Default: {OWN_TEXT:,} with prompts, else 0[/]",
@@ -43,27 +41,23 @@ def adapt(
     ] = None,
     draft_vocabulary: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--draft-vocab", min=0, help="Exit heads speak the N most frequent tokens; 0: all. [dim]Default: 8192[/]"
         ),
     ] = None,
-    disk: Annotated[
-        float | None, typer.Option(min=0.0, help="GB of hidden states kept for exit heads. [dim]Default: 8[/]")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Train by the clock instead of by steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows per step.")] = None,
-    context: Annotated[
-        int | None, typer.Option(min=8, help="Tokens per window; a new model's longest context.")
-    ] = None,
-    layers: Annotated[int | None, typer.Option(min=2, help="Of a new model.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
-    feed_forward: Annotated[int | None, typer.Option(min=8, help="Of a new model.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Of a new model.")] = None,
-    vocabulary: Annotated[int | None, typer.Option(min=258, help="Of a new model.")] = None,
-    matrix_lr: Annotated[float | None, typer.Option(min=0.0, help="Muon's rate, for the layers' matrices.")] = None,
-    other_lr: Annotated[float | None, typer.Option(min=0.0, help="AdamW's rate, for everything else.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    disk: Annotated[float | None, Option(min=0.0, help="GB of exit heads' hidden states. [dim]Default: 8[/]")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Training steps.")] = None,
+    minutes: Annotated[float | None, Option(min=0.01, help="Train by the clock instead of by steps.")] = None,
+    batch: Annotated[int | None, Option(min=1, help="Windows per step.")] = None,
+    context: Annotated[int | None, Option(min=8, help="Tokens per window; a new model's longest context.")] = None,
+    layers: Annotated[int | None, Option(min=2, help="Of a new model.")] = None,
+    hidden: Annotated[int | None, Option(min=8, help="Of a new model.")] = None,
+    feed_forward: Annotated[int | None, Option(min=8, help="Of a new model.")] = None,
+    heads: Annotated[int | None, Option(min=1, help="Of a new model.")] = None,
+    vocabulary: Annotated[int | None, Option(min=258, help="Of a new model.")] = None,
+    matrix_lr: Annotated[float | None, Option(min=0.0, help="Muon's rate, for the layers' matrices.")] = None,
+    other_lr: Annotated[float | None, Option(min=0.0, help="AdamW's rate, for everything else.")] = None,
+    seed: Annotated[int | None, Option(min=0)] = None,
     json: JsonOption = False,
 ) -> None:
     """Train a Llama whose early layers can draft (LayerSkip), a new one or a checkpoint; or exit heads for one.
@@ -82,9 +76,9 @@ def adapt(
 
     refused = HEADS if exits is None else WHOLE_MODEL
     if wrong := [f"--{name.replace('_', '-')}" for name in refused if given[name] is not None]:
-        raise typer.BadParameter(f"{', '.join(wrong)}: not {'without' if exits is None else 'with'} --exits")
+        raise BadParameter(f"{', '.join(wrong)}: not {'without' if exits is None else 'with'} --exits")
     if text is not None and not text.exists():
-        raise typer.BadParameter(f"--text {text} is not there: give a text file, or a folder of them")
+        raise BadParameter(f"--text {text} is not there: give a text file, or a folder of them")
     if exits is not None:
         model = model or EMBEDDED
         given["exits"] = _exits(exits, check_model(model))
@@ -139,7 +133,5 @@ def _exits(exits: str, folder: Path | None) -> tuple[int, ...]:
 
         last = folder_config(folder).num_hidden_layers - 1
         if not all(0 < layer <= last for layer in layers):
-            raise typer.BadParameter(
-                f"--exits {exits}: give layers from 1 to {last}, the last but one of {folder.name}"
-            )
+            raise BadParameter(f"--exits {exits}: give layers from 1 to {last}, the last but one of {folder.name}")
     return layers
