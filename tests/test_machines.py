@@ -77,7 +77,7 @@ def test_pictures_need_no_backend_and_no_cache(data, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [("inspect", "nothing"), ("evaluate", "--dataset", "nothing"), ("calibrate", "--model", "nothing"), ("bench",)],
+    [("inspect", "nothing"), ("evaluate", "--dataset", "nothing"), ("bench",)],
     ids=lambda command: command[0],
 )
 def test_the_format_of_a_picture_is_checked_before_the_work(command, tmp_path):

@@ -116,11 +116,9 @@ def test_the_same_prompts_collected_again_are_on_the_same_side(tmp_path: Path) -
     prompts = [Prompt(f"p{i}", "test", f"x{i} = [{i}, ", group=f"module {i // 3}") for i in range(18)]
     prompts += [Prompt("alone", "test", "def f("), Prompt("own", "test", "def g(", group="module 0", split="test")]
     config = CollectConfig(episodes=20, layers=(0, 1, 2), max_new_tokens=4, sweep=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.collect.small.PROMPTS", prompts)
-        collected(tmp_path, config)
-        again = replace(config, episodes=50, explore="epsilon")
-        collected(tmp_path, again, policy=Exits(), new_run=True)
+    collected(tmp_path, config, prompts=prompts)
+    again = replace(config, episodes=50, explore="epsilon")
+    collected(tmp_path, again, prompts=prompts, policy=Exits(), new_run=True)
     dataset = replay.open_dataset(tmp_path)
     splits = episode_splits(dataset)
     assert len(splits.numbers) == 70
