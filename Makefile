@@ -1,5 +1,5 @@
 # make demo    collect a dataset, learn a policy from it, generate with it, measure it: minutes on two CPU cores
-# make real    the same on a chat model of 135M parameters from the package index, SmolLM2: under 20 minutes
+# make real    the same on a chat model of 135M parameters from the package index, SmolLM2
 # make test    the tests        make lint, make types    ruff, mypy
 #
 # All of them work in .venv, made on first use. On Linux without a GPU, the CPU build of torch saves a 2 GB download:

@@ -35,6 +35,13 @@ PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes 
 # identified by.
 LOADED_AS: dict[torch.dtype, torch.dtype | str] = {torch.float64: torch.float32, torch.float16: "auto"}
 
+# Options of generation that config.json held before there was generation_config.json.
+LEGACY = {"bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "max_length"}
+LEGACY |= {"encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "min_length"}
+LEGACY |= {"forced_eos_token_id", "length_penalty", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "top_p"}
+LEGACY |= {"num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "temperature"}
+LEGACY |= {"top_k", "typical_p"}
+
 
 def load_model(
     path: str | Path,
@@ -58,8 +65,7 @@ def load_model(
     try:
         folder = convert(folder) if folder is not None and folder.is_file() else folder
         if folder is not None and (weights := read_weights(folder, config := folder_config(folder))):
-            asked_for, tokenizer = folder / "generation_config.json", folder_tokenizer(folder)
-            generation = read_json(asked_for) if asked_for.exists() else {"eos_token_id": config.eos_token_id}
+            tokenizer, generation = folder_tokenizer(folder), generation_config(folder, config)
             return Model(folder.name, config, tokenizer, weights, kind, where, generation, True, *drafting)
         return from_library(str(folder or path), kind, where, revision, *drafting)
     except ModelError:
@@ -88,6 +94,15 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     shapes = {f"model.layers.{i}.{name}.weight": shape for i in layers for name, shape in each}
     ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, config.hidden_size))
     return shapes | ends | {"model.norm.weight": (config.hidden_size,)}
+
+
+def generation_config(folder: Path, config: Config) -> dict[str, Any]:
+    """What generation_config.json asks for; in older checkpoints config.json does."""
+    file = folder / "generation_config.json"
+    if file.exists():
+        return read_json(file)
+    given = read_json(folder / "config.json")
+    return {name: given[name] for name in LEGACY if name in given} | {"eos_token_id": config.eos_token_id}
 
 
 def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: str | None, *drafting: Any) -> Model:

@@ -8,7 +8,7 @@ from lede.decode.errors import ModelError
 from lede.decode.generate import encode
 from lede.decode.load import from_transformers
 from lede.decode.tokenizer import Tokenizer, folder_tokenizer
-from tests.models import bpe_tokenizer, byte_llama
+from tests.models import bpe_tokenizer, byte_llama, byte_tokenizer
 
 TEMPLATES = {
     "llama 3's": (
@@ -66,7 +66,7 @@ def test_what_a_template_refuses_is_said(tmp_path):
     with pytest.raises(ModelError, match="an object with role and content, both of them text"):
         chat_text("m", tokenizer, [{"role": "user"}])
     with pytest.raises(ModelError, match="the model m has no chat template"):
-        chat_text("m", bpe_tokenizer(), CONVERSATION)
+        chat_text("m", byte_tokenizer(), CONVERSATION)
     saved(tmp_path, "{{ messages.append(1) }}")
     with pytest.raises(ModelError, match="takes no such conversation"):
         chat_text("m", folder_tokenizer(tmp_path), CONVERSATION)

@@ -141,7 +141,7 @@ def test_requests_that_cannot_work_are_refused():
     wrong = {"empty": [], "160 tokens, the model's context is 160": [0] * 160, "outside 0…60": [1, 61], "outside": [-1]}
     for match, prompt in wrong.items():
         refused(match, model, prompt, call=generate)
-    refused("exits at layers 4", model, [1], LayerSkip(4, 2), call=generate)
+    refused(r"exits at layers \[4\]", model, [1], LayerSkip(4, 2), call=generate)
     refused("stop strings need", model, [1], None, Settings(stop_strings=("a",)), call=generate)
 
 
