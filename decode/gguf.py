@@ -64,9 +64,13 @@ def convert(file: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         new, source = Path(scratch) / folder.name, {"gguf_file": file.name}
-        AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(new)
         plain = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
-        model = AutoModelForCausalLM.from_pretrained(file.parent, **source, **plain)
+        try:
+            AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(new)
+            model = AutoModelForCausalLM.from_pretrained(file.parent, **source, **plain)
+        except Exception as error:  # a torn file fails in whatever is behind its end
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"cannot load the model {file}: is the file whole? ({reason})") from error
         model.save_pretrained(new)
         for part in new.iterdir():  # all on disk before the name is
             with part.open("rb+") as opened:

@@ -25,14 +25,6 @@ from lede.adapt.run import adapt
 TINY = AdaptConfig(layers=4, hidden=32, feed_forward=64, heads=2, vocabulary=320, context=32, batch=4, steps=30)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "textwrap.txt"

@@ -32,14 +32,6 @@ from tests.models import bpe_tokenizer, byte_llama, byte_tokenizer, library_text
 TINY = ExitsConfig(exits=(1, 2), context=32, steps=40, own_text=800, answer=24, draft_vocabulary=128, other_lr=3e-3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint in bf16, with 64 numbers as prompts beside it."""
