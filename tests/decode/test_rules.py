@@ -104,14 +104,11 @@ def test_a_rule_that_served_before_decides_as_a_fresh_one(name):
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_bandit_goes_on_learning_and_writes_plain_decodings_text(name):
     rule = LEARNING[name]()
-    played = set()
     for prompt in PROMPTS:
         known = sum(rule._sums[0])
-        text = decoded(rule, prompt)
-        played |= {(round_.exit_layer, len(round_.drafts)) for round_ in text.rounds}
-        assert text.token_ids == decoded(Autoregressive(), prompt).token_ids
+        assert decoded(rule, prompt).token_ids == decoded(Autoregressive(), prompt).token_ids
         assert sum(rule._sums[0]) > known or rule._decay < 1
-    assert len(played) > 2
+    assert all(rule._sums[0])  # every arm was tried, whatever the clock said
 
 
 def test_ucb_tries_every_arm_and_settles_for_the_most_tokens_a_second():
