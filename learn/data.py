@@ -19,7 +19,7 @@ from lede.replay.split import Split, episode_splits
 from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Prices, prices_of
 from lede.simulate.costs import Costs, dataset_costs
-from lede.simulate.oracle import Static, best_static, static_milliseconds
+from lede.simulate.oracle import Static, best_static, static_milliseconds, worthwhile
 from lede.simulate.texts import Texts, read_texts
 
 
@@ -41,8 +41,9 @@ class Data:
     """What a training learns from and is judged by.
 
     config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
-    there is a bypass. features: names of the policy's inputs. limit: drafts per round. costs, prices: None where the
-    dataset has no costs. static: the best fixed rule of the training texts, None where none were swept or priced.
+    there is a bypass. left_out: layers at which no fixed draft length beats drafting nothing. features: names of the
+    policy's inputs. limit: drafts per round. costs, prices: None where the dataset has no costs. static: the best fixed
+    rule of the training texts, None where none were swept or priced.
 
     Raises LearnError or DatasetError if the dataset lacks what the configuration needs.
     """
@@ -79,6 +80,11 @@ class Data:
                 )
             source = "log"
         bypass = source == "sweeps" if config.bypass is None else config.bypass
+        self.left_out: tuple[int, ...] = ()
+        if bypass and self.costs is not None and not config.candidates and config.reward == "time":
+            paying = worthwhile(self.texts("train"), self.costs) or self.layers[:1]
+            self.left_out = tuple(layer for layer in self.layers if layer not in paying)
+            self.layers, self.texts = paying, cache(self._texts)
         self.config, self.limit = replace(config, source=source, bypass=bypass), config.max_drafts
         if source == "log":
             self.limit = max(2, min(self.limit, int(self.columns.raw["draft_index"].max(initial=0))))

@@ -78,6 +78,16 @@ def best_static(texts: Texts, costs: Costs) -> Static:
     return max(rules, key=lambda rule: rule.rate)
 
 
+def worthwhile(texts: Texts, costs: Costs) -> tuple[int, ...]:
+    """The candidates at which some fixed draft length is faster than plain decoding on these texts.
+
+    What a walk pays for looking at a layer is charged to no length here, so a layer that is left out could not have
+    paid for itself in any fixed rule.
+    """
+    spent = {layer: static_milliseconds(texts, costs, layer).sum(0) for layer in texts.layers}
+    return tuple(layer for layer, by_length in spent.items() if by_length[1:].min() < by_length[0])
+
+
 def static_milliseconds(texts: Texts, costs: Costs, layer: int) -> Float:
     """(N, 32): milliseconds of each text if every round drafts 0, 1, …, 31 tokens at `layer`: nothing to choose.
 

@@ -128,6 +128,9 @@ def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dic
     from lede.tables import learning_table
 
     console.print(learning_table(result))
+    if left_out := result.data.left_out:
+        layers = ", ".join(map(str, left_out))
+        say(f"left out: layers {layers}, where no fixed draft length beats plain decoding (--candidates takes them)")
     if result.data.costs_from:
         say(result.data.costs_from)
     say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')

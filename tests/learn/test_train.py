@@ -167,6 +167,17 @@ def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, monkeypatc
     assert 0.95 * by_hand < result.test.rate < ceiling(sides["test"], costs, decisions=True).rate
 
 
+def test_layers_that_do_not_pay_are_left_out_unless_asked_for(synthetic, monkeypatch):
+    dataset = open_dataset(synthetic)
+    kept = (dataset.layers[0], dataset.layers[2])
+    monkeypatch.setattr("lede.learn.data.worthwhile", lambda texts, costs: kept)
+    data = Data(dataset, LearnConfig())
+    assert data.layers == kept and sorted(kept + data.left_out) == list(dataset.layers)
+    assert data.candidates == (*kept, dataset.model_layers) and data.texts("train").layers == kept
+    for asked in ({"candidates": dataset.layers[1:]}, {"source": "log"}, {"reward": "accepted"}):
+        assert Data(dataset, LearnConfig(**asked)).left_out == ()
+
+
 def test_diverging_says_what_to_do(known, tmp_path):
     with pytest.raises(LearnError, match=r"diverged after .* lower the learning rate"):
         learn(

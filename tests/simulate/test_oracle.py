@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lede.simulate.batched import Engine
 from lede.simulate.costs import Costs
-from lede.simulate.oracle import best_static, ceiling, static_milliseconds
+from lede.simulate.oracle import best_static, ceiling, static_milliseconds, worthwhile
 from lede.simulate.texts import Texts
 from tests.learn.swept import made_up
-from tests.learn.toy import COSTS
+from tests.learn.toy import COSTS, KNOWN_COSTS
 
 SEEDS = st.integers(0, 10_000)
 
@@ -121,3 +121,11 @@ def test_refuses_layers_that_were_not_swept():
         ceiling(made_up(0), COSTS, layers=(3,))
     with pytest.raises(ValueError, match="lengths"):
         ceiling(made_up(0), COSTS, lengths=())
+
+
+def test_a_layer_that_is_never_right_is_not_worthwhile():
+    texts = made_up(1, count=8, chance=0.9)
+    assert worthwhile(texts, KNOWN_COSTS) == texts.layers and worthwhile(texts, COSTS) == ()
+    column = 1
+    texts.right[..., column], texts.drafts[..., column] = False, 2
+    assert worthwhile(texts, KNOWN_COSTS) == tuple(layer for layer in texts.layers if layer != texts.layers[column])
