@@ -27,7 +27,8 @@ def generate(
     """
     ids = encode(model, prompt)
     began = time.perf_counter()
-    decoding = Decoding(ModelSource(model, settings or Settings()), ids, rule or Autoregressive())
+    source = ModelSource(model, settings or Settings())
+    decoding = Decoding(source, ids, rule or Autoregressive())
     prefilled = time.perf_counter()
     rounds = []
     for round_ in decoding.rounds():
@@ -38,7 +39,8 @@ def generate(
     new = decoding.tokens[len(ids) :]
     text = str(model.tokenizer.decode(new, skip_special_tokens=True)) if model.tokenizer is not None else ""
     assert decoding.finish is not None
-    return Generation(tuple(ids), tuple(new), text, decoding.finish, ended - began, prefilled - began, tuple(rounds))
+    spent = ended - began, prefilled - began
+    return Generation(tuple(ids), tuple(new), text, decoding.finish, *spent, tuple(rounds), source.reused)
 
 
 def encode(model: Model, prompt: Any) -> list[int]:

@@ -21,6 +21,7 @@ from lede.decode.backends.native import Native, supports
 from lede.decode.config import Config
 from lede.decode.exits import Exits, check_vocabulary
 from lede.decode.facts import weights_hash
+from lede.decode.prefix import Prefixes
 from lede.decode.state import Statistics
 
 LONGEST_BLOCK = MASKED_ROWS  # rows that one call of `run` may be given
@@ -36,6 +37,9 @@ class Backend(Protocol):
 
     def cache(self, length: int, prompt: int = 0) -> Any:
         """A new, empty cache for `length` positions, of a text that begins with a prompt of `prompt` tokens.
+
+        Its `store` is keys and values by layer, `rotation` (`length` or more, …) the factors of each position, and
+        `take(other, n)` copies the first n positions of another.
 
         The prompt's length matters to rotary embeddings whose frequencies depend on it (dynamic and longrope).
         """
@@ -90,6 +94,7 @@ class Model:
         self.layer_count: int = config.num_hidden_layers
         self.vocabulary: int = config.vocab_size
         self.context: int = config.context
+        self.prefixes: Prefixes | None = None  # what to keep of the texts that are decoded; None: nothing
         self.native = native and supports(config, dtype, device)
         self.exits = exits
         self._blocks: dict[int, int] = {}  # layer with a head: index of its block

@@ -47,6 +47,7 @@ class Generation:
     seconds: float  # prompt included
     prefill_seconds: float
     rounds: tuple[Round, ...] = field(repr=False)
+    reused: int = 0  # positions of the prompt that were not read again (`Model.prefixes`)
 
     @property
     def tokens_per_s(self) -> float:

@@ -38,10 +38,14 @@ class ModelSource:
         self.finish_at_limit = "length" if self.limit == wanted else "context"
         self.lookup = Lookup(text) if rule.needs_lookup or 0 in rule.layers else None
         self.cache = self.model.cache(self.limit, len(text))
+        prefixes = self.model.prefixes
         with torch.inference_mode():
-            for begin in range(0, len(text) - 1, LONGEST_BLOCK):
+            self.reused = prefixes.carry(text, self.cache) if prefixes is not None else 0
+            for begin in range(self.reused, len(text) - 1, LONGEST_BLOCK):
                 x = self.model.embed(text[begin : min(begin + LONGEST_BLOCK, len(text) - 1)])
                 self.model.read(x, begin, self.cache)
+        if prefixes is not None:
+            prefixes.keep(text, self.cache)
 
     def attempt(self, most: int) -> "ModelAttempt":
         """A new round."""

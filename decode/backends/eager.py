@@ -39,6 +39,11 @@ class Cache:
     store: tuple[Tensor, ...]  # per layer (2 × key heads, length, head size): keys, then values
     rotation: Tensor  # (length, head size / 2) complex
 
+    def take(self, other: "Cache", positions: int) -> None:
+        """Copy the first `positions` of another text's keys and values; both have room for them."""
+        for mine, theirs in zip(self.store, other.store, strict=True):
+            mine[:, :positions] = theirs[:, :positions]
+
 
 class Eager:
     """A `decode.model.Backend`."""

@@ -39,6 +39,16 @@ class Cache:
     store: Tensor  # (layers, 2 × key heads, capacity, head size) fp32, laid out as lede_run says
     rotation: Tensor  # (capacity or more, cosine | sine of head size / 2) fp32
 
+    def take(self, other: "Cache", positions: int) -> None:
+        """Copy the first `positions` of another text's keys and values; both have room for them."""
+        end, heads = -(-positions // BLOCK) * BLOCK, self.store.shape[1] // 2
+        self.store[:, :heads, :end] = other.store[:, :heads, :end]  # keys: a block of positions after the other
+        mine, theirs = (
+            values.view(*values.shape[:2], -1, values.shape[2], BLOCK)
+            for values in (self.store[:, heads:], other.store[:, heads:])
+        )
+        mine[..., :end, :] = theirs[..., :end, :]
+
 
 def supports(config: Config, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this model can run here: a CPU, a C compiler, fp32 or bf16, sizes in whole vectors."""
