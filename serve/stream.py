@@ -46,3 +46,32 @@ class Decoder:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=self._skip))
+
+
+class Until:
+    """A text that grows, up to the first of some stop strings, which is left out.
+
+    What may be the beginning of one is held back. A text given token by token ends at the same token and character
+    whatever the rounds were that wrote it.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops, self._held = stops, ""
+        self.ended = False
+
+    def add(self, piece: str) -> str:
+        """What can be given out after `piece`."""
+        text = self._held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:  # the first that is complete; of several, the longest
+            self.ended, at = True, min(found)[1]
+        else:
+            longest = min(max(map(len, self._stops), default=1) - 1, len(text))
+            begun = (k for k in range(longest, 0, -1) if any(stop.startswith(text[-k:]) for stop in self._stops))
+            at = len(text) - next(begun, 0)
+        self._held = text[at:]
+        return text[:at]
+
+    def rest(self) -> str:
+        """What was held back and began no stop string, as the text has ended."""
+        return "" if self.ended else self._held

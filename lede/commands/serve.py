@@ -1,0 +1,99 @@
+"""`lede serve`."""
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import BadParameter, Option
+
+from lede.commands import options as shared
+from lede.errors import said_plainly
+
+
+@said_plainly
+def serve(
+    policy: Annotated[
+        list[Path] | None,
+        Option(
+            help="A policy's folder; may be repeated: requests name one, as its folder is called, or get the first. "
+            "[dim]Default: policies/<model name>, or the embedded model's own[/]"
+        ),
+    ] = None,
+    plain: Annotated[bool, Option("--plain", help="No policy: every token through all layers.")] = False,
+    model: shared.ModelOption = None,
+    host: Annotated[
+        str, Option(help="The address to listen at; any but this machine's own needs --api-key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: one that is free.")] = 8000,
+    api_key: Annotated[
+        str | None, Option(envvar="LEDE_API_KEY", help="What clients must give as their API key.")
+    ] = None,
+    queue: Annotated[int, Option(min=1, help="Requests that may wait; more are refused.")] = 16,
+    timeout: Annotated[float, Option(min=0.1, help="Seconds from a request to the end of its answer.")] = 600,
+    max_prompt: Annotated[
+        int | None, Option(min=1, help="Tokens of a prompt. [dim]Default: the model's context[/]")
+    ] = None,
+    device: shared.DeviceOption = "auto",
+    dtype: shared.DtypeOption = "auto",
+    exits: shared.ExitsOption = None,
+    threads: shared.ThreadsOption = 0,
+) -> None:
+    """Answer requests in the form of OpenAI's API, one after another, until Ctrl-C or SIGTERM.
+
+    SIGHUP reads the policies anew. Stopping finishes the answer that is being written.
+
+    [dim]lede serve[/]
+    [dim]lede serve --model smollm2 --policy policies/smollm2 --port 8080[/]
+    [dim]curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "def mean("}'[/]
+    """
+    if plain and policy:
+        raise BadParameter("--plain and --policy exclude each other")
+
+    import uvicorn
+
+    from lede.commands.loading import check_model, load
+    from lede.paths import usual_policy
+    from lede.serve.policy import load_policy
+    from lede.serve.server import Limits, Policies, app, is_loopback
+    from lede.serve.worker import Worker, log
+    from lede.terminal import say
+
+    if not (api_key or is_loopback(host)):
+        raise BadParameter(f"--host {host}: other machines can reach this address, so give --api-key (or LEDE_API_KEY)")
+    check_model(model, dtype, device, exits)
+    usual = None if plain else usual_policy(model)
+    folders: dict[str, Path] = {}
+    for folder in policy or ([usual] if usual is not None else []):
+        if folders.setdefault(name := folder.resolve().name, folder) is not folder:
+            raise BadParameter(f"--policy {folder}: there is a policy {name} already, give its folder another name")
+    drafted = load_policy(next(iter(folders.values()))).draft_vocabulary or () if folders else None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
+        loaded = load(model, dtype, device, threads, exits, drafted)
+        from lede.serve.metrics import Metrics
+
+        policies = Policies(loaded, folders)
+        worker = Worker(loaded, queue, Metrics(), None)
+
+        def swap() -> None:
+            try:
+                policies.swap()
+            except Exception as error:
+                log.error("the policies stay as they were: %s", error)
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, *signals: Any) -> None:
+                worker.closing = True
+                super().handle_exit(*signals)
+
+        served = app(loaded, policies, worker, Limits(timeout, max_prompt, api_key))
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # clients that leave are no news
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=swap).start())
+        named = f"[{host}]" if ":" in host else host
+        say(f"{loaded.name} at http://{named}:{listening.getsockname()[1]}/v1, {', '.join(folders) or 'no policy'}")
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
+            Server(uvicorn.Config(served, log_level="warning")).run(sockets=[listening])

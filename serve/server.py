@@ -1,0 +1,322 @@
+"""An OpenAI-compatible server: `app` is what `lede serve` runs."""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lede.decode.errors import ModelError
+from lede.decode.facts import model_facts
+from lede.decode.generate import encode
+from lede.decode.generation_config import request as settings_for
+from lede.decode.model import Model
+from lede.decode.round import Generation
+from lede.decode.rules import Autoregressive, ExitRule, QPolicy
+from lede.serve import api
+from lede.serve.api import ApiError
+from lede.serve.errors import PolicyError
+from lede.serve.policy import Policy, check_fits, load_policy
+from lede.serve.worker import Job, Worker
+
+LARGEST = 1_000_000  # bytes of a request's body
+OPEN = {"/health"}  # paths that need no key
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": "An error in OpenAI's form.", "content": {"application/json": {}}}
+    for status in ("4XX", "5XX")
+}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+
+
+class Policies:
+    """The policies that requests can name; those that name none get the first."""
+
+    def __init__(self, model: Model, folders: dict[str, Path]):
+        self._facts, self.folders = model_facts(model), dict(folders)
+        self._loaded: dict[str, Policy] = {}
+        self.swap()
+
+    def swap(self, name: str | None = None, folder: str | Path | None = None) -> None:
+        """Load one from a folder, or all anew. Raises PolicyError, and all stay as they were."""
+        folders = self.folders | (
+            {} if folder is None else {name or next(iter(self.folders), Path(folder).name): Path(folder)}
+        )
+        loaded = {key: load_policy(path) for key, path in folders.items()}
+        for policy in loaded.values():
+            check_fits(policy, self._facts)
+        self.folders, self._loaded = folders, loaded
+
+    def rule(self, own: api.Own | None, explore: Callable[[Policy], ExitRule] | None = None) -> ExitRule:
+        """The exit rule of one request. Raises ApiError where there is no such policy."""
+        loaded = self._loaded
+        name = own.policy if own is not None and "policy" in own.model_fields_set else next(iter(loaded), None)
+        if name is None:
+            return Autoregressive()
+        if name not in loaded:
+            there = f"there are {', '.join(loaded)}" if loaded else "there are none"
+            raise ApiError(400, f"there is no policy {name!r}: {there}", "lede.policy", "policy_not_found")
+        return QPolicy(loaded[name]) if explore is None else explore(loaded[name])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """seconds: from a request to the end of its answer. prompt: tokens. key: None where none is needed."""
+
+    seconds: float = 600
+    prompt: int | None = None
+    key: str | None = None
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can reach a host of that name."""
+    with contextlib.suppress(ValueError):
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    return False
+
+
+def app(
+    model: Model,
+    policies: Policies,
+    worker: Worker,
+    limits: Limits,
+    explore: Callable[[Policy], ExitRule] | None = None,
+) -> FastAPI:
+    """The server's application."""
+    from importlib.metadata import version
+
+    made = FastAPI(title="lede", version=version("lede"), docs_url=None, redoc_url=None, responses=ERRORS)
+    made.add_middleware(Guard, limits.key, worker.metrics.requests)
+    made.add_exception_handler(HTTPException, _told)
+    made.add_exception_handler(RequestValidationError, _told)
+    card = {"id": model.name, "object": "model", "created": 0, "owned_by": "lede"}
+
+    def prepared(asked: api.Asked, tell: Callable[[Any], None]) -> Job:
+        """The job of a request. Raises ApiError for one that cannot work."""
+        asked.check()
+        if asked.model not in (None, model.name):
+            raise ApiError(404, f"there is no model {asked.model!r}: this is {model.name}", "model", "model_not_found")
+        try:
+            prompt = asked.prompt_
+            json.dumps(prompt, ensure_ascii=False).encode()
+            ids = encode(model, prompt)
+            longest = min(limits.prompt or model.context, model.context - 1)
+            if len(ids) > longest:
+                what = f"the prompt has {len(ids)} tokens, and {longest} is the most here: shorten it"
+                raise ApiError(400, what, code="context_length_exceeded")
+            most = asked.max_completion_tokens or asked.max_tokens
+            if isinstance(asked, api.Chat) and not {"max_new_tokens", "max_length"} & model.generation_config.keys():
+                most = most or model.context  # an answer ends by itself
+            given = {"max_new_tokens": most and min(most, model.context), "temperature": asked.temperature}
+            given |= {"top_p": asked.top_p, "top_k": asked.top_k}
+            given = {name: value for name, value in given.items() if value is not None}
+            settings = settings_for(model, len(ids), given, asked.seed)
+        except (ModelError, UnicodeEncodeError) as error:
+            raise ApiError(400, str(error)) from None
+        return Job(ids, settings, policies.rule(asked.lede, explore), asked.stops, asked.group, tell)
+
+    async def answer(request: Request, asked: api.Asked) -> Response:
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def tell(what: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(events.put_nowait, what)
+
+        deadline = loop.time() + limits.seconds
+        job = await asyncio.to_thread(prepared, asked, tell)
+        form = api.Form(isinstance(asked, api.Chat), model.name)
+        told = _until(events, deadline)
+        if asked.stream:
+            first = await _unless_gone(request, lambda: anext(told), job, worker)
+            pieces = _pieces(form, asked.stream_options, first, told, job, worker)
+            return StreamingResponse(pieces, headers={"Cache-Control": "no-cache"}, media_type="text/event-stream")
+
+        async def whole() -> list[Any]:
+            return [what async for what in told]
+
+        *texts, done = await _unless_gone(request, whole, job, worker)
+        return api.response(form.whole("".join(texts), _finish(done), _usage(done)))
+
+    @made.post("/v1/completions", responses=STREAM)
+    async def completions(request: Request, asked: api.Completion) -> Response:
+        """Go on from a prompt."""
+        return await answer(request, asked)
+
+    @made.post("/v1/chat/completions", responses=STREAM)
+    async def chat(request: Request, asked: api.Chat) -> Response:
+        """Answer a conversation."""
+        return await answer(request, asked)
+
+    @made.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The model that is served."""
+        return {"object": "list", "data": [card]}
+
+    @made.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """The model of that name."""
+        if name != model.name:
+            raise ApiError(404, f"there is no model {name!r}: this is {model.name}", "model", "model_not_found")
+        return card
+
+    @made.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether requests are taken."""
+        if worker.closing:
+            raise ApiError(503, "the server is stopping")
+        return {"status": "ok", "model": model.name}
+
+    @made.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """What was counted, for Prometheus."""
+        return Response(generate_latest(worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @made.post("/admin/policy")
+    async def swap(asked: api.Swap | None = None) -> dict[str, Any]:
+        """Load policies anew, for the requests from here on."""
+        asked = asked or api.Swap()
+        try:
+            await asyncio.to_thread(policies.swap, asked.policy, asked.folder)
+        except (PolicyError, OSError, ValueError) as error:
+            raise ApiError(400, str(error), "folder") from None
+        return {"policies": {name: str(folder) for name, folder in policies.folders.items()}}
+
+    return made
+
+
+async def _until(events: asyncio.Queue[Any], deadline: float) -> AsyncIterator[Any]:
+    """What a job tells, up to its Generation. Raises ApiError."""
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                what = await events.get()
+        except TimeoutError:
+            raise ApiError(408, "the answer took too long: ask for less, or later", code="timeout") from None
+        if isinstance(what, ApiError):
+            raise what
+        yield what
+        if isinstance(what, Generation):
+            return
+
+
+async def _unless_gone(request: Request, work: Callable[[], Awaitable[Any]], job: Job, worker: Worker) -> Any:
+    """Submit a job and await `work`; cancel the job where that fails, or the client leaves before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    worker.submit(job)
+    working, leaving = asyncio.ensure_future(work()), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "the client is gone")
+        return working.result()
+    except BaseException:
+        worker.cancel(job)
+        raise
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _pieces(
+    form: api.Form, options: api.StreamOptions | None, first: Any, rest: AsyncIterator[Any], job: Job, worker: Worker
+) -> AsyncIterator[str]:
+    """An answer as server-sent events; cancels the job where they are not wanted any more."""
+    with_usage = options is not None and options.include_usage
+    empty = {"usage": None} if with_usage else {}
+    try:
+        if form.chat:
+            yield api.event(form.piece("", first=True) | empty)
+        what = first
+        while not isinstance(what, Generation):
+            yield api.event(form.piece(what) | empty)
+            what = await anext(rest)
+        yield api.event(form.piece("", _finish(what)) | empty)
+        if with_usage:
+            yield api.event(form.last(_usage(what)))
+        yield api.event("[DONE]")
+    except ApiError as error:
+        yield api.event(api.error_body(error))
+    finally:
+        worker.cancel(job)
+
+
+def _finish(done: Generation) -> str:
+    return "stop" if done.finish in ("stop", "stop_string") else "length"
+
+
+def _usage(done: Generation) -> dict[str, int]:
+    prompt, written = len(done.prompt_ids), len(done.token_ids)
+    counts = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    return counts | {"drafted_tokens": done.drafted, "accepted_tokens": done.accepted}
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """An error as a response."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:] if not str(part).isdigit())
+        error = ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None)
+    assert isinstance(error, HTTPException)
+    return api.response(api.error_body(error), error.status_code, error.headers)
+
+
+class Guard:
+    """Before a request is read: whether it may be, and that not too much of it is."""
+
+    def __init__(self, app: ASGIApp, key: str | None, requests: Any):
+        self._app, self._key, self._requests = app, key, requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST:
+                raise too_large
+            return message
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._requests.labels(message["status"]).inc()
+            await send(message)
+
+        too_large = ApiError(413, f"a request may have {LARGEST} bytes at most")
+        headers, error = Headers(scope=scope), None
+        if self._key is not None:
+            given = headers.get("authorization", "").encode()
+            if scope["path"] not in OPEN and not hmac.compare_digest(given, f"Bearer {self._key}".encode()):
+                error = ApiError(401, "give the server's key: Authorization: Bearer KEY", code="invalid_api_key")
+        elif not _named_loopback(headers.get("host", "")):  # as of a page that has rebound its name to this machine
+            error = ApiError(403, "this server is for this machine alone: address it as localhost")
+        if int(headers.get("content-length", 0)) > LARGEST:
+            error = error or too_large
+        if error is not None:
+            return await api.response(api.error_body(error), error.status_code)(scope, receive, counting)
+        await self._app(scope, counted, counting)
+
+
+def _named_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return is_loopback(urlsplit(f"//{host}").hostname)
+    return False

@@ -1,0 +1,137 @@
+"""One thread that decodes, one text at a time; requests wait in a queue, first come first served."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from lede.decode.errors import ModelError
+from lede.decode.generate import generate
+from lede.decode.model import Model
+from lede.decode.round import Generation, Round
+from lede.decode.rules import ExitRule
+from lede.decode.sampling import Settings
+from lede.serve.api import ApiError
+from lede.serve.metrics import Metrics
+from lede.serve.stream import Decoder, Until
+
+log = logging.getLogger("lede")
+
+
+class Over(Exception):
+    """A text has been ended: by a stop string, or because nobody waits for it."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One text to write.
+
+    tell: takes, from the worker's thread, pieces of the text and then the Generation, or else an ApiError.
+    group: see `Asked.group`.
+    """
+
+    ids: list[int]
+    settings: Settings
+    rule: ExitRule
+    stops: tuple[str, ...]
+    group: str
+    tell: Callable[[str | Generation | ApiError], None]
+    asked: float = field(default_factory=time.perf_counter)
+    tokens: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    cancelled: bool = False
+
+
+class Worker:
+    """Decodes the jobs of a queue that holds `limit` of them at most.
+
+    recorded: is called with each finished job and its Generation.
+    """
+
+    def __init__(self, model: Model, limit: int, metrics: Metrics, recorded: Callable[[Job, Generation], None] | None):
+        self.model, self.limit, self.metrics, self._recorded = model, limit, metrics, recorded
+        self.closing = False  # set it to refuse jobs, those that wait too; what runs is finished
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._threads = torch.get_num_threads()  # OpenMP keeps the number for each thread
+        metrics.queue.set_function(lambda: len(self._jobs))
+        threading.Thread(target=self._work, name="lede-decode", daemon=True).start()
+
+    def submit(self, job: Job) -> None:
+        """Put a job at the end of the queue. Raises ApiError where there is no place."""
+        with self._changed:
+            if self.closing:
+                raise ApiError(503, "the server is stopping")
+            if len(self._jobs) >= self.limit:
+                raise ApiError(429, f"{self.limit} requests are waiting: try again later", code="queue_full")
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job: take it out of the queue, or stop it at its next round."""
+        job.cancelled = True
+        with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                self.metrics.dropped.inc()
+
+    def _work(self) -> None:
+        self.model.use_threads(self._threads)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs)
+                job = self._jobs.popleft()
+            try:
+                if self.closing:
+                    raise ApiError(503, "the server is stopping")
+                done = self._decode(job)
+                self.metrics.answered(done)
+                job.tell(done)
+                if self._recorded is not None:
+                    self._recorded(job, done)
+            except Over:
+                self.metrics.dropped.inc()
+            except ApiError as error:
+                job.tell(error)
+            except ModelError as error:
+                job.tell(ApiError(400, str(error)))
+            except Exception:
+                log.exception("a request failed")
+                job.tell(ApiError(500, "the server failed: its log says how"))
+
+    def _decode(self, job: Job) -> Generation:
+        """Write the text, and tell it piece by piece. Raises Over where it is not wanted any more."""
+        written, until, began = Decoder(self.model.tokenizer), Until(job.stops), time.perf_counter()
+
+        def on_round(round_: Round) -> None:
+            if job.cancelled:
+                raise Over
+            if not job.rounds:
+                self.metrics.first.observe(time.perf_counter() - job.asked)
+            job.rounds.append(round_)
+            piece = ""
+            for token in round_.committed:
+                job.tokens.append(token)
+                piece += until.add(written.add([token]))
+                if until.ended:
+                    break
+            if piece:
+                job.tell(piece)
+            if until.ended:
+                raise Over
+
+        try:
+            done = generate(self.model, job.ids, job.rule, job.settings, on_round)
+        except Over:
+            if job.cancelled:
+                raise
+            seconds, rounds = time.perf_counter() - began, tuple(job.rounds)
+            prefill = seconds - sum(round_.seconds for round_ in rounds)
+            done = Generation(tuple(job.ids), tuple(job.tokens), "", "stop_string", seconds, prefill, rounds)
+        if rest := "" if until.ended else until.add(written.peek()) + until.rest():
+            job.tell(rest)
+        return done
