@@ -58,6 +58,25 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, document: Tensor
     return torch.cat(out, 2)
 
 
+def project(
+    x: Tensor, cos: Tensor, sin: Tensor, weights: tuple[Tensor, ...], head_size: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer's queries, keys and values, each (batch, heads, length, head size). x: (batch, length, hidden)."""
+    norm, q, k, v = weights[:4]
+    y = rms_norm(x, norm, eps)
+    query, key, value = (F.linear(y, w).unflatten(-1, (-1, head_size)).transpose(1, 2) for w in (q, k, v))
+    cos, sin = cos.to(query.dtype), sin.to(query.dtype)
+    return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+
+def finish(x: Tensor, y: Tensor, weights: tuple[Tensor, ...], eps: float) -> Tensor:
+    """A layer's output from its input x and what its attention found, y (batch, heads, length, head size)."""
+    o, norm, gate, up, down = weights[4:]
+    x = x + F.linear(y.transpose(1, 2).flatten(-2), o)
+    y = rms_norm(x, norm, eps)
+    return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
+
+
 def block(
     x: Tensor,
     cos: Tensor,
@@ -68,15 +87,8 @@ def block(
     document: Tensor | None = None,
 ) -> Tensor:
     """One decoder layer. x: (batch, length, hidden); `weights` as `block_weights` lists them."""
-    norm1, q, k, v, o, norm2, gate, up, down = weights
-    y = rms_norm(x, norm1, eps)
-    heads = [F.linear(y, w).unflatten(-1, (-1, head_size)).transpose(1, 2) for w in (q, k, v)]
-    cos, sin = cos.to(heads[0].dtype), sin.to(heads[0].dtype)
-    query, key, value = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
-    y = causal_attention(query, key, value, document)
-    x = x + F.linear(y.transpose(1, 2).flatten(-2), o)
-    y = rms_norm(x, norm2, eps)
-    return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
+    heads = project(x, cos, sin, weights, head_size, eps)
+    return finish(x, causal_attention(*heads, document), weights, eps)
 
 
 def block_weights(layer: LlamaDecoderLayer) -> tuple[Tensor, ...]:

@@ -61,7 +61,7 @@ def measure(model: LlamaForCausalLM, stream: np.ndarray, context: int, progress:
         loss += forward.loss(states[-1], window[:, 1:]).item() / WINDOWS
         on_text += _agreed(forward, states)
     prompts = windows[:CONTINUATIONS, : (context + 1) // 2].tolist()
-    for prompt, written in zip(prompts, write(model, prompts, context // 2, stop_tokens(model)), strict=True):
+    for prompt, written in zip(prompts, write(model, prompts, context // 2, stop_tokens(model))[0], strict=True):
         # The state that predicts a token stands one position before it.
         states = forward.hidden_states(torch.tensor([prompt + written[:-1]], device=model.device))
         on_output += _agreed(forward, [state[:, len(prompt) - 1 :] for state in states])
