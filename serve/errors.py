@@ -3,3 +3,7 @@
 
 class PolicyError(ValueError):
     """A policy cannot be loaded, or does not fit the model it is to steer."""
+
+
+class ReportError(ValueError):
+    """A file that a report is to show is not one that it can show."""

@@ -68,20 +68,13 @@ def generate(
     options = dict(generation_option(given) for given in option or ())
     text = shared.parse_text(prompt)
 
-    from lede.commands.loading import check_model, load
-    from lede.paths import dataset_path, policy_path, usual_policy
-    from lede.serve.policy import load_policy
+    from lede.commands.loading import check_model, chosen_policy, load
     from lede.terminal import console, print_json, warn
 
     check_model(model, dtype, device, exits)
     for name in PARAMETERS & options.keys():
         raise BadParameter(f"--option {name}: this has an option of its own, see --help")
-    if policy is None and not plain:
-        policy = usual_policy(model)
-        if policy is None:
-            usual = policy_path(dataset_path(model))
-            warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
-    learned = load_policy(policy) if policy is not None else None
+    learned = None if plain else chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
     loaded = load(model, dtype, device, threads, exits, drafted)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lede.paths import model_path, usual_exits
-from lede.terminal import errors
+from lede.paths import dataset_path, model_path, policy_path, usual_exits, usual_policy
+from lede.terminal import errors, warn
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
@@ -20,6 +20,18 @@ def check_model(model: str | None, dtype: str = "auto", device: str = "auto", ex
     path = check_request(model_path(model), dtype, device)
     exits_folder(model, exits)
     return path
+
+
+def chosen_policy(model: str | None, folder: Path | None) -> "Policy | None":
+    """The policy in a folder, else the model's usual one; None, with a word on it, where there is none."""
+    from lede.serve.policy import load_policy
+
+    folder = folder or usual_policy(model)
+    if folder is None:
+        usual = policy_path(dataset_path(model))
+        warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
+        return None
+    return load_policy(folder)
 
 
 def exits_folder(model: str | None, exits: str | None) -> Path | None:
