@@ -5,13 +5,17 @@ Everything here is JSON-ready; `page/` draws it, in a file (`lede report`) or li
 
 import json
 import math
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lede.decode.device import device_facts
+from lede.decode.model import Model
 from lede.decode.round import Decision, Generation, Round
-from lede.decode.rules.network import feature_row
+from lede.decode.rules.network import ValueFunction, feature_row
 from lede.decode.state import DEPTH, DRAFT, TOP_K, State
 from lede.serve.errors import ReportError
 from lede.serve.policy import Policy
@@ -26,7 +30,7 @@ COLUMNS = 20  # of the maps of a policy
 class Teller:
     """Turns rounds into objects for the page, one after the other. `decoder` keeps special tokens, as they are text."""
 
-    def __init__(self, decoder: Decoder, policy: Policy | None = None):
+    def __init__(self, decoder: Decoder, policy: ValueFunction | None = None):
         self._decoder, self._policy = decoder, policy
         self._row = None if policy is None else feature_row(policy.features, policy.layers)
 
@@ -157,16 +161,38 @@ def _bench_table(table: dict[str, Any]) -> dict[str, Any]:
     return {"title": " · ".join((*facts, prompts)), "rows": rows}
 
 
-def render(report: dict[str, Any]) -> str:
-    """The page of a report, one HTML file that loads nothing else.
+def report(
+    model: Model,
+    policy: Policy | None,
+    texts: Sequence[dict[str, Any]] = (),
+    bench: Sequence[dict[str, Any]] = (),
+    live: bool = False,
+) -> dict[str, Any]:
+    """What the page shows.
 
-    Its keys: title, about (a line), layer_count, layers (candidates), maps (`policy_maps`), texts ({prompt,
-    rounds, summary} each), bench (`read_bench`), live (rounds come from /events).
+    texts: {prompt, rounds, summary} each. bench: `read_bench`. live: rounds come from /events.
     """
+    runs_on = device_facts(model)
+    threads = f"threads: {runs_on['threads']}" if runs_on["type"] == "cpu" else ""
+    about = f"{model.layer_count} layers", str(model.dtype).removeprefix("torch."), runs_on["name"], threads
+    return {
+        "title": f"{model.name}, written with lede",
+        "about": " · ".join(filter(None, (*about, f"lede {version('lede')}"))),
+        "layer_count": model.layer_count,
+        "layers": [] if policy is None else policy.layers,
+        "maps": [] if policy is None else policy_maps(policy, model.layer_count),
+        "texts": texts,
+        "bench": bench,
+        "live": live,
+    }
+
+
+def render(content: dict[str, Any]) -> str:
+    """The page of a report, one HTML file that loads nothing else."""
     from jinja2 import Environment, FileSystemLoader
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent / "page"), autoescape=True)
-    return page.get_template("page.html").render(report=report)
+    return page.get_template("page.html").render(report=content)
 
 
 def _short(value: float, digits: int = 4) -> float:

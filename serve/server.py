@@ -1,6 +1,7 @@
 """An OpenAI-compatible server: `app` is what `lede serve` runs."""
 
 import asyncio
+import base64
 import contextlib
 import hmac
 import ipaddress
@@ -26,7 +27,7 @@ from lede.decode.generation_config import request as settings_for
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
-from lede.serve import api
+from lede.serve import api, live
 from lede.serve.api import ApiError
 from lede.serve.errors import PolicyError
 from lede.serve.policy import Policy, check_fits, load_policy
@@ -34,6 +35,7 @@ from lede.serve.worker import Job, Worker
 
 LARGEST = 1_000_000  # bytes of a request's body
 OPEN = {"/health"}  # paths that need no key
+PAGES = {"/", "/events"}  # paths where a browser may give it as the password that it asks for
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": "An error in OpenAI's form.", "content": {"application/json": {}}}
     for status in ("4XX", "5XX")
@@ -58,6 +60,11 @@ class Policies:
         for policy in loaded.values():
             check_fits(policy, self._facts)
         self.folders, self._loaded = folders, loaded
+
+    @property
+    def first(self) -> Policy | None:
+        """The one of requests that name none."""
+        return next(iter(self._loaded.values()), None)
 
     def rule(self, own: api.Own | None, explore: Callable[[Policy], ExitRule] | None = None) -> ExitRule:
         """The exit rule of one request. Raises ApiError where there is no such policy."""
@@ -158,6 +165,16 @@ def app(
     async def chat(request: Request, asked: api.Chat) -> Response:
         """Answer a conversation."""
         return await answer(request, asked)
+
+    @made.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """What is written, drawn as it is."""
+        return live.page(model, policies.first)
+
+    @made.get("/events", include_in_schema=False)
+    async def events() -> Response:
+        """See `live.events`."""
+        return live.events(model, worker)
 
     @made.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -304,16 +321,26 @@ class Guard:
         too_large = ApiError(413, f"a request may have {LARGEST} bytes at most")
         headers, error = Headers(scope=scope), None
         if self._key is not None:
-            given = headers.get("authorization", "").encode()
-            if scope["path"] not in OPEN and not hmac.compare_digest(given, f"Bearer {self._key}".encode()):
+            given = _key(headers.get("authorization", ""), "basic" if scope["path"] in PAGES else "bearer")
+            if scope["path"] not in OPEN and not hmac.compare_digest(given, self._key.encode()):
                 error = ApiError(401, "give the server's key: Authorization: Bearer KEY", code="invalid_api_key")
         elif not _named_loopback(headers.get("host", "")):  # as of a page that has rebound its name to this machine
             error = ApiError(403, "this server is for this machine alone: address it as localhost")
         if int(headers.get("content-length", 0)) > LARGEST:
             error = error or too_large
         if error is not None:
-            return await api.response(api.error_body(error), error.status_code)(scope, receive, counting)
+            ask = {"WWW-Authenticate": 'Basic realm="lede"'} if scope["path"] in PAGES else None
+            return await api.response(api.error_body(error), error.status_code, ask)(scope, receive, counting)
         await self._app(scope, counted, counting)
+
+
+def _key(authorization: str, kind: str) -> bytes:
+    """The key in an Authorization header; of the kind `basic` it may also be a password."""
+    given, _, key = authorization.partition(" ")
+    if given.lower() == kind == "basic":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(key).partition(b":")[2]
+    return key.encode() if given == "Bearer" else b""
 
 
 def _named_loopback(host: str) -> bool:

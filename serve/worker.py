@@ -55,6 +55,8 @@ class Worker:
     def __init__(self, model: Model, limit: int, metrics: Metrics, recorded: Callable[[Job, Generation], None] | None):
         self.model, self.limit, self.metrics, self._recorded = model, limit, metrics, recorded
         self.closing = False  # set it to refuse jobs, those that wait too; what runs is finished
+        # called in the worker's thread after each round of a job, and with its Generation when it is done
+        self.watchers: set[Callable[[Job, Generation | None], None]] = set()
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._threads = torch.get_num_threads()  # OpenMP keeps the number for each thread
@@ -91,6 +93,7 @@ class Worker:
                 done = self._decode(job)
                 self.metrics.answered(done)
                 job.tell(done)
+                self._watched(job, done)
                 if self._recorded is not None:
                     self._recorded(job, done)
             except Over:
@@ -103,6 +106,10 @@ class Worker:
                 log.exception("a request failed")
                 job.tell(ApiError(500, "the server failed: its log says how"))
 
+    def _watched(self, job: Job, done: Generation | None = None) -> None:
+        for watch in tuple(self.watchers):
+            watch(job, done)
+
     def _decode(self, job: Job) -> Generation:
         """Write the text, and tell it piece by piece. Raises Over where it is not wanted any more."""
         written, until, began = Decoder(self.model.tokenizer), Until(job.stops), time.perf_counter()
@@ -113,6 +120,7 @@ class Worker:
             if not job.rounds:
                 self.metrics.first.observe(time.perf_counter() - job.asked)
             job.rounds.append(round_)
+            self._watched(job)
             piece = ""
             for token in round_.committed:
                 job.tokens.append(token)

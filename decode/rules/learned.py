@@ -11,7 +11,7 @@ class QPolicy(ExitRule):
     needs_state = True
 
     def __init__(self, policy: ValueFunction, name: str = "lede", max_drafts: int | None = None):
-        self.name = name
+        self.name, self.policy = name, policy
         self.max_drafts = getattr(policy, "max_drafts", MAX_DRAFTS) if max_drafts is None else max_drafts
         self.layers = tuple(policy.layers)
         self.needs_trace = "conf_trace" in policy.features

@@ -1,6 +1,5 @@
 """`lede report`."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +45,8 @@ def report(
     texts = [shared.parse_text(text) for text in prompt or ()]
 
     from lede.commands.loading import check_model, chosen_policy, load
-    from lede.serve.report import policy_maps, read_bench, render
+    from lede.serve.report import read_bench, render
+    from lede.serve.report import report as contents
     from lede.terminal import bar, say
 
     check_model(model, dtype, device, exits)
@@ -57,7 +57,6 @@ def report(
     loaded = load(model, dtype, device, threads, exits, drafted)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
-    from lede.decode.device import device_facts
     from lede.serve.generate import generate
 
     generate(loaded, prompts[0][1], learned, **settings | {"max_new_tokens": 8})  # the first is slower
@@ -66,24 +65,7 @@ def report(
         for text, content in prompts:
             told.append(tell(loaded, learned, text, content, settings))
             advance(len(told), "")
-    runs_on = device_facts(loaded)
-    facts = (
-        *(f"{loaded.layer_count} layers", str(loaded.dtype).removeprefix("torch.")),
-        *(runs_on["name"], f"threads: {runs_on['threads']}" if runs_on["type"] == "cpu" else ""),
-        *("greedy" if temperature == 0 else f"temperature {temperature:g}", f"lede {version('lede')}"),
-    )
-    page = render(
-        {
-            "title": f"{loaded.name}, written with lede",
-            "about": " · ".join(filter(None, facts)),
-            "layer_count": loaded.layer_count,
-            "layers": [] if learned is None else learned.layers,
-            "maps": [] if learned is None else policy_maps(learned, loaded.layer_count),
-            "texts": told,
-            "bench": measured,
-            "live": False,
-        }
-    )
+    page = render(contents(loaded, learned, told, measured))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     say(f"drawn in {out}")

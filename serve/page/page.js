@@ -30,7 +30,9 @@ function startText(prompt) {
   const timeline = el("div", {class: "timeline", role: "img"})
   const text = {rounds: [], summary: null, body, timeline, line: el("h3"),
     axis: el("div", {class: "axis"}), about: el("p", {class: "dim"})}
-  $("articles").append(el("article", {}, text.line, body, timeline, text.axis, text.about))
+  text.article = el("article", {}, text.line, body, timeline, text.axis, text.about)
+  if (report.live) $("articles").prepend(text.article)
+  else $("articles").append(text.article)
   texts.push(text)
   return text
 }
@@ -146,6 +148,7 @@ function drawTimeline(text) {
     el("i"))] : []
   timeline.replaceChildren(...read, ...bars)
   timeline.classList.toggle("many", rounds.length > 80)
+  if (!prompt) for (const bar of bars) bar.style.maxWidth = "2rem"  // until it is finished
   const total = prompt + sum(rounds, round => round.ms)
   const about = `${counted(rounds.length, "round")}, as wide as they took and as high as they drafted, at most ${highest}`
   timeline.setAttribute("aria-label", about)
@@ -163,13 +166,13 @@ function drawTotals() {
   const drafted = sum(rounds, r => r.drafted), accepted = sum(rounds, r => r.accepted)
   const tiles = [
     ["tokens/s", number(ratio(tokens, seconds), 0)],
-    ["speedup over plain", plain && seconds ? number(plain / seconds) + "×" : "–"],
+    ["speedup over plain", plain && number(plain / seconds) + "×"],
     ["acceptance", percent(ratio(accepted, drafted))],
     ["tokens a round", number(ratio(sum(rounds, r => r.tokens.filter(t => t.kind !== "rejected").length), rounds.length))],
     ["E, mean exit layer", number(ratio(sum(drafting, r => r.layer), drafting.length))],
     ["d, drafts a round", number(ratio(drafted, drafting.length))],
   ]
-  $("tiles").replaceChildren(...tiles.map(([what, value]) => el("div", {}, el("dt", {}, what), el("dd", {}, value))))
+  $("tiles").replaceChildren(...tiles.filter(tile => tile[1]).map(([what, value]) => el("div", {}, el("dt", {}, what), el("dd", {}, value))))
 
   const groups = [...report.layers, null].map(layer => {
     const mine = rounds.filter(round => round.layer === layer)
@@ -276,3 +279,35 @@ for (const bench of report.bench) {
   $("bench").hidden = false
   drawBench(bench)
 }
+
+// --- what the server writes
+
+function watch() {
+  const events = new EventSource("events"), state = $("state")
+  let text = null, due = false
+  const say = words => { state.textContent = words }
+  const redraw = () => {
+    due = false
+    if (text && !text.summary) drawTimeline(text)
+    drawTotals()
+  }
+  events.onopen = () => say("Waiting for a request: what is written shows here.")
+  events.onerror = () => say("The server is not there; trying again.")
+  events.onmessage = event => {
+    const {start, round, done} = JSON.parse(event.data)
+    if (start != null) {
+      text = startText(start)
+      text.line.textContent = "Being written"
+      if (texts.length > 20) texts.shift().article.remove()
+      say("Writing.")
+    }
+    if (round) addRound(text, round)
+    if (done) {
+      finishText(text, done)
+      say("Waiting for a request.")
+    }
+    if (!due) due = !!requestAnimationFrame(redraw)
+  }
+  state.hidden = false
+}
+if (report.live) watch()
