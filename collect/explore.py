@@ -114,13 +114,13 @@ class Epsilon(Exploring):
     def __init__(self, policy: ValueFunction, seed: int, epsilon: float = 0.2):
         super().__init__(tuple(policy.layers), seed)
         self.max_drafts = QPolicy(policy).max_drafts
-        self._policy, self._epsilon = policy, epsilon
+        self.policy, self._epsilon = policy, epsilon
         self._row = feature_row(policy.features, self.layers)
         self._uniform = Uniform(self.layers, seed)
 
     def exit_chance(self, state: State) -> float:
         """(1 - ε)·[policy exits] + ε·(uniform's chance)."""
-        go_on, exit_ = self._policy.values(self._row(state))
+        go_on, exit_ = self.policy.values(self._row(state))
         return (1 - self._epsilon) * float(exit_ > go_on) + self._epsilon * self._uniform.exit_chance(state)
 
 

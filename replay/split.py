@@ -65,8 +65,10 @@ def episode_splits(dataset: Dataset) -> EpisodeSplits:
     """
     rows, numbers = dataset.read("episodes", ["prompt_tokens", "split", "group"])
     order = np.argsort(numbers)
-    prompts = [group_of(tokens.values.to_numpy()) for tokens in rows["prompt_tokens"].take(order)]
-    names = [name or prompt for name, prompt in zip(rows["group"].take(order).to_pylist(), prompts, strict=True)]
+    given = list(zip(rows["prompt_tokens"].take(order), rows["group"].take(order).to_pylist(), strict=True))
+    # where a text is not recorded, its group is all that is known of it
+    prompts = [group_of(tokens.values.to_numpy()) if len(tokens) else name for tokens, name in given]
+    names = [name or prompt for prompt, (_, name) in zip(prompts, given, strict=True)]
     prompt, group = (np.unique(np.array(keys, str), return_inverse=True)[1] for keys in (prompts, names))
     group = _merged(group, prompt)
     count = int(group.max(initial=-1)) + 1

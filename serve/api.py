@@ -157,7 +157,7 @@ class Form:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, text: str, finish: str, usage: dict[str, Any]) -> dict[str, Any]:
         """The answer."""
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         return self._object("chat.completion", [said | {"finish_reason": finish}]) | {"usage": usage}
@@ -168,7 +168,7 @@ class Form:
         said: dict[str, Any] = {"delta": delta} if self.chat else {"text": text}
         return self._object("chat.completion.chunk", [said | {"finish_reason": finish}])
 
-    def last(self, usage: dict[str, int]) -> dict[str, Any]:
+    def last(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The piece with the usage."""
         return self._object("chat.completion.chunk", []) | {"usage": usage}
 

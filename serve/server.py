@@ -33,6 +33,7 @@ from lede.serve.errors import PolicyError
 from lede.serve.policy import Policy, check_fits, load_policy
 from lede.serve.worker import Job, Worker
 
+CHAT_TOKENS = 1024  # of an answer at most, where nobody says how many: most end by themselves
 LARGEST = 1_000_000  # bytes of a request's body
 OPEN = {"/health"}  # paths that need no key
 PAGES = {"/", "/events"}  # paths where a browser may give it as the password that it asks for
@@ -66,7 +67,7 @@ class Policies:
         """The one of requests that name none."""
         return next(iter(self._loaded.values()), None)
 
-    def rule(self, own: api.Own | None, explore: Callable[[Policy], ExitRule] | None = None) -> ExitRule:
+    def rule(self, own: api.Own | None, steer: Callable[[Policy], ExitRule] = QPolicy) -> ExitRule:
         """The exit rule of one request. Raises ApiError where there is no such policy."""
         loaded = self._loaded
         name = own.policy if own is not None and "policy" in own.model_fields_set else next(iter(loaded), None)
@@ -75,7 +76,7 @@ class Policies:
         if name not in loaded:
             there = f"there are {', '.join(loaded)}" if loaded else "there are none"
             raise ApiError(400, f"there is no policy {name!r}: {there}", "lede.policy", "policy_not_found")
-        return QPolicy(loaded[name]) if explore is None else explore(loaded[name])
+        return steer(loaded[name])
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def app(
     policies: Policies,
     worker: Worker,
     limits: Limits,
-    explore: Callable[[Policy], ExitRule] | None = None,
+    steer: Callable[[Policy], ExitRule] = QPolicy,
 ) -> FastAPI:
     """The server's application."""
     from importlib.metadata import version
@@ -125,14 +126,14 @@ def app(
                 raise ApiError(400, what, code="context_length_exceeded")
             most = asked.max_completion_tokens or asked.max_tokens
             if isinstance(asked, api.Chat) and not {"max_new_tokens", "max_length"} & model.generation_config.keys():
-                most = most or model.context  # an answer ends by itself
+                most = most or CHAT_TOKENS
             given = {"max_new_tokens": most and min(most, model.context), "temperature": asked.temperature}
             given |= {"top_p": asked.top_p, "top_k": asked.top_k}
             given = {name: value for name, value in given.items() if value is not None}
             settings = settings_for(model, len(ids), given, asked.seed)
         except (ModelError, UnicodeEncodeError) as error:
             raise ApiError(400, str(error)) from None
-        return Job(ids, settings, policies.rule(asked.lede, explore), asked.stops, asked.group, tell)
+        return Job(ids, settings, policies.rule(asked.lede, steer), asked.stops, asked.group, tell)
 
     async def answer(request: Request, asked: api.Asked) -> Response:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
@@ -277,10 +278,14 @@ def _finish(done: Generation) -> str:
     return "stop" if done.finish in ("stop", "stop_string") else "length"
 
 
-def _usage(done: Generation) -> dict[str, int]:
+def _usage(done: Generation) -> dict[str, Any]:
     prompt, written = len(done.prompt_ids), len(done.token_ids)
     counts = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
-    return counts | {"drafted_tokens": done.drafted, "accepted_tokens": done.accepted}
+    return (
+        counts
+        | {"prompt_tokens_details": {"cached_tokens": done.reused}}
+        | {"drafted_tokens": done.drafted, "accepted_tokens": done.accepted}
+    )
 
 
 async def _told(request: Request, error: Exception) -> Response:

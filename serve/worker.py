@@ -10,20 +10,17 @@ from dataclasses import dataclass, field
 import torch
 
 from lede.decode.errors import ModelError
-from lede.decode.generate import generate
+from lede.decode.loop import Decoding
 from lede.decode.model import Model
 from lede.decode.round import Generation, Round
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
+from lede.decode.source import ModelSource
 from lede.serve.api import ApiError
 from lede.serve.metrics import Metrics
 from lede.serve.stream import Decoder, Until
 
 log = logging.getLogger("lede")
-
-
-class Over(Exception):
-    """A text has been ended: by a stop string, or because nobody waits for it."""
 
 
 @dataclass(eq=False)
@@ -41,7 +38,6 @@ class Job:
     group: str
     tell: Callable[[str | Generation | ApiError], None]
     asked: float = field(default_factory=time.perf_counter)
-    tokens: list[int] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     cancelled: bool = False
 
@@ -90,14 +86,14 @@ class Worker:
             try:
                 if self.closing:
                     raise ApiError(503, "the server is stopping")
-                done = self._decode(job)
+                if (done := self._decode(job)) is None:
+                    self.metrics.dropped.inc()
+                    continue
                 self.metrics.answered(done)
                 job.tell(done)
                 self._watched(job, done)
                 if self._recorded is not None:
                     self._recorded(job, done)
-            except Over:
-                self.metrics.dropped.inc()
             except ApiError as error:
                 job.tell(error)
             except ModelError as error:
@@ -110,36 +106,33 @@ class Worker:
         for watch in tuple(self.watchers):
             watch(job, done)
 
-    def _decode(self, job: Job) -> Generation:
-        """Write the text, and tell it piece by piece. Raises Over where it is not wanted any more."""
-        written, until, began = Decoder(self.model.tokenizer), Until(job.stops), time.perf_counter()
-
-        def on_round(round_: Round) -> None:
+    def _decode(self, job: Job) -> Generation | None:
+        """Write the text, and tell it piece by piece; None where nobody waits for it any more."""
+        began = time.perf_counter()
+        source = ModelSource(self.model, job.settings)
+        decoding = Decoding(source, job.ids, job.rule)
+        prefill = time.perf_counter() - began
+        written, until = Decoder(self.model.tokenizer), Until(job.stops)
+        tokens: list[int] = []
+        for round_ in decoding.rounds():
             if job.cancelled:
-                raise Over
+                return None
             if not job.rounds:
                 self.metrics.first.observe(time.perf_counter() - job.asked)
             job.rounds.append(round_)
             self._watched(job)
             piece = ""
             for token in round_.committed:
-                job.tokens.append(token)
+                tokens.append(token)
                 piece += until.add(written.add([token]))
                 if until.ended:
                     break
             if piece:
                 job.tell(piece)
             if until.ended:
-                raise Over
-
-        try:
-            done = generate(self.model, job.ids, job.rule, job.settings, on_round)
-        except Over:
-            if job.cancelled:
-                raise
-            seconds, rounds = time.perf_counter() - began, tuple(job.rounds)
-            prefill = seconds - sum(round_.seconds for round_ in rounds)
-            done = Generation(tuple(job.ids), tuple(job.tokens), "", "stop_string", seconds, prefill, rounds)
+                break
         if rest := "" if until.ended else until.add(written.peek()) + until.rest():
             job.tell(rest)
-        return done
+        finish = "stop_string" if until.ended else str(decoding.finish)
+        spent = time.perf_counter() - began, prefill
+        return Generation(tuple(job.ids), tuple(tokens), "", finish, *spent, tuple(job.rounds), source.reused)

@@ -37,6 +37,13 @@ def serve(
     max_prompt: Annotated[
         int | None, Option(min=1, help="Tokens of a prompt. [dim]Default: the model's context[/]")
     ] = None,
+    record: Annotated[
+        Path | None, Option(help="Write the policies' decisions to this dataset, to learn the next policy from.")
+    ] = None,
+    record_text: Annotated[bool, Option("--record-text", help="With the tokens of prompts and answers.")] = False,
+    epsilon: Annotated[
+        float, Option(min=0.0, max=1.0, help="Share of recorded decisions drawn at random; costs some speed.")
+    ] = 0.0,
     device: shared.DeviceOption = "auto",
     dtype: shared.DtypeOption = "auto",
     exits: shared.ExitsOption = None,
@@ -48,6 +55,7 @@ def serve(
 
     [dim]lede serve[/]
     [dim]lede serve --model smollm2 --policy policies/smollm2 --port 8080[/]
+    [dim]lede serve --record data/served --epsilon 0.1[/]
     [dim]curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "def mean("}'[/]
     """
     if plain and policy:
@@ -56,28 +64,41 @@ def serve(
     import uvicorn
 
     from lede.commands.loading import check_model, load
+    from lede.decode.prefix import Prefixes
+    from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
+    from lede.serve.metrics import Metrics
     from lede.serve.policy import load_policy
     from lede.serve.server import Limits, Policies, app, is_loopback
     from lede.serve.worker import Worker, log
-    from lede.terminal import say
+    from lede.terminal import errors, say
 
     if not (api_key or is_loopback(host)):
         raise BadParameter(f"--host {host}: other machines can reach this address, so give --api-key (or LEDE_API_KEY)")
+    if record is None and (record_text or epsilon):
+        raise BadParameter("--record-text and --epsilon go with --record")
     check_model(model, dtype, device, exits)
     usual = None if plain else usual_policy(model)
     folders: dict[str, Path] = {}
     for folder in policy or ([usual] if usual is not None else []):
         if folders.setdefault(name := folder.resolve().name, folder) is not folder:
             raise BadParameter(f"--policy {folder}: there is a policy {name} already, give its folder another name")
-    drafted = load_policy(next(iter(folders.values()))).draft_vocabulary or () if folders else None
+    first = load_policy(next(iter(folders.values()))) if folders else None
+    if record is not None and first is None:
+        raise BadParameter("--record writes a policy's decisions, and there is none: name one with --policy")
+    drafted = None if first is None else first.draft_vocabulary or ()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         loaded = load(model, dtype, device, threads, exits, drafted)
-        from lede.serve.metrics import Metrics
-
+        loaded.prefixes = Prefixes()
         policies = Policies(loaded, folders)
-        worker = Worker(loaded, queue, Metrics(), None)
+        recorder = None
+        if record is not None and first is not None:
+            from lede.serve.recorder import Recorder
+
+            with errors.status("measuring what decoding costs here (once)"):
+                recorder = Recorder(loaded, first, record, epsilon, record_text)
+        worker = Worker(loaded, queue, Metrics(), recorder)
 
         def swap() -> None:
             try:
@@ -90,10 +111,14 @@ def serve(
                 worker.closing = True
                 super().handle_exit(*signals)
 
-        served = app(loaded, policies, worker, Limits(timeout, max_prompt, api_key))
+        served = app(
+            loaded, policies, worker, Limits(timeout, max_prompt, api_key), recorder.rule if recorder else QPolicy
+        )
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # clients that leave are no news
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=swap).start())
         named = f"[{host}]" if ":" in host else host
         say(f"{loaded.name} at http://{named}:{listening.getsockname()[1]}/v1, {', '.join(folders) or 'no policy'}")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
             Server(uvicorn.Config(served, log_level="warning")).run(sockets=[listening])
+        if recorder is not None:
+            recorder.close()

@@ -3,7 +3,8 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,3 +53,11 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds, or time out."""
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 
 import httpx
 import openai
@@ -12,11 +11,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from lede.decode.load import from_transformers
+from lede.decode.loop import Decoding
+from lede.decode.prefix import Prefixes
 from lede.serve.generate import generate
 from lede.serve.server import Limits
 from lede.serve.stream import Until
 from tests.models import FIXED, byte_llama, byte_tokenizer
-from tests.serve.serving import serving
+from tests.serve.serving import serving, wait_for
 from tests.serve.test_generate import random_policy
 
 PROMPT = "def mean(values):"
@@ -220,19 +221,15 @@ class Gate:
     """Holds the decoder back at each round, so that requests wait for as long as a test wants."""
 
     def __init__(self, monkeypatch):
-        import lede.serve.worker as worker
+        self.opened, self.entered, rounds = threading.Event(), threading.Event(), Decoding.rounds
 
-        self.opened, self.entered, decode = threading.Event(), threading.Event(), worker.generate
-
-        def held(model, ids, rule, settings, on_round):
-            def hold(round_):
+        def held(decoding):
+            for round_ in rounds(decoding):
                 self.entered.set()
                 self.opened.wait(30)
-                on_round(round_)
+                yield round_
 
-            return decode(model, ids, rule, settings, hold)
-
-        monkeypatch.setattr(worker, "generate", held)
+        monkeypatch.setattr(Decoding, "rounds", held)
 
 
 def asking(server, **body) -> threading.Thread:
@@ -242,11 +239,18 @@ def asking(server, **body) -> threading.Thread:
     return thread
 
 
-def wait_for(condition) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+def test_a_conversation_s_next_turn_reads_only_what_is_new(model, monkeypatch):
+    first = [{"role": "user", "content": "hi"}]
+    with serving(model) as served:
+        monkeypatch.setattr(model, "prefixes", Prefixes())
+        done = served.post("/v1/chat/completions", messages=first, max_tokens=20).json()
+        turns = [*first, done["choices"][0]["message"], {"role": "user", "content": "go on"}]
+        kept = served.post("/v1/chat/completions", messages=turns, max_tokens=20).json()
+        model.prefixes.clear()
+        anew = served.post("/v1/chat/completions", messages=turns, max_tokens=20).json()
+    assert kept["usage"]["prompt_tokens_details"]["cached_tokens"] >= 15
+    assert anew["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert kept["choices"] == anew["choices"]
 
 
 def test_a_full_queue_refuses_and_the_others_are_answered_in_order(model, monkeypatch):
@@ -300,11 +304,9 @@ def test_a_client_that_leaves_frees_the_decoder(model, stream):
 
 
 def test_what_fails_is_said_and_the_next_request_is_answered(model, monkeypatch, caplog):
-    import lede.serve.worker as worker
-
     with serving(model) as served:
         with monkeypatch.context() as broken:
-            broken.setattr(worker, "generate", lambda *given: 1 / 0)
+            broken.setattr(Decoding, "rounds", lambda decoding: 1 / 0)
             answer = served.post(prompt=PROMPT)
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
