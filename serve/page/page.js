@@ -166,7 +166,7 @@ function drawTotals() {
   const drafted = sum(rounds, r => r.drafted), accepted = sum(rounds, r => r.accepted)
   const tiles = [
     ["tokens/s", number(ratio(tokens, seconds), 0)],
-    ["speedup over plain", plain && number(plain / seconds) + "×"],
+    ["speedup, in this one run", plain && number(plain / seconds) + "×"],
     ["acceptance", percent(ratio(accepted, drafted))],
     ["tokens a round", number(ratio(sum(rounds, r => r.tokens.filter(t => t.kind !== "rejected").length), rounds.length))],
     ["E, mean exit layer", number(ratio(sum(drafting, r => r.layer), drafting.length))],
@@ -269,6 +269,7 @@ for (const {prompt, rounds, summary} of report.texts) {
   const text = startText(prompt)
   for (const round of rounds) addRound(text, round)
   finishText(text, summary)
+  text.body.scrollTop = (text.body.querySelector(".t")?.offsetTop ?? 0) - 90  // below the prompt, but for its last lines
 }
 drawTotals()
 for (const map of report.maps) {
@@ -289,6 +290,7 @@ function watch() {
   const redraw = () => {
     due = false
     if (text && !text.summary) drawTimeline(text)
+    if (text) text.body.scrollTop = text.body.scrollHeight
     drawTotals()
   }
   events.onopen = () => say("Waiting for a request: what is written shows here.")
