@@ -28,8 +28,8 @@ from lede.replay.split import fingerprint
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
 MEASURED_CODE = (
-    *("decode", "serve", "bench/measure.py", "bench/methods.py", "bench/library.py", "bench/tune.py"),
-    *("bench/llama_cpp.py", "simulate/baselines.py"),
+    *("decode", "serve/generate.py", "serve/policy.py", "bench/measure.py", "bench/methods.py", "bench/library.py"),
+    *("bench/tune.py", "bench/llama_cpp.py", "simulate/baselines.py"),
 )
 
 

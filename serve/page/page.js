@@ -133,15 +133,13 @@ function drawTimeline(text) {
   const {rounds, timeline, summary} = text, prompt = summary?.prompt_ms ?? 0
   const highest = Math.max(1, ...rounds.map(round => round.tokens.length)), share = n => `${100 * n / highest}%`
   const bars = rounds.map((round, index) => {
-    const own = round.tokens.filter(token => token.kind === "own").length
-    const kept = round.tokens.filter(token => token.kind === "kept").length
+    const [own, kept, rejected] = ["own", "kept", "rejected"].map(kind => round.tokens.filter(t => t.kind === kind).length)
     const title = `round ${index + 1}: ${round.layer == null ? "no drafts" : named(round.layer)}, ` +
       `${round.accepted} of ${round.drafted} kept, ${number(round.ms)} ms`
     const bar = el("span", {style: `flex: ${round.ms} 0 0`, "data-round": index, title},
       el("i", {class: "own", style: `height: ${share(own)}`}),
       kept ? el("i", {class: shade(round.layer), style: `height: ${share(kept)}`}) : null,
-      el("i", {class: "rejected", hidden: round.drafted > round.accepted ? null : "",
-               style: `height: ${share(round.tokens.length - own - kept)}`}))
+      rejected ? el("i", {class: "rejected", style: `height: ${share(rejected)}`}) : null)
     return Object.assign(bar, {text})
   })
   const read = prompt ? [el("span", {class: "prompt", style: `flex: ${prompt} 0 0`, title: `prompt read, ${number(prompt)} ms`},
@@ -150,10 +148,10 @@ function drawTimeline(text) {
   timeline.classList.toggle("many", rounds.length > 80)
   if (!prompt) for (const bar of bars) bar.style.maxWidth = "2rem"  // until it is finished
   const total = prompt + sum(rounds, round => round.ms)
-  const about = `${counted(rounds.length, "round")}, as wide as they took and as high as they drafted, at most ${highest}`
+  const about = `${counted(rounds.length, "round")}, as wide as they took and as high as they drafted, at most ${counted(highest, "token")}`
   timeline.setAttribute("aria-label", about)
   text.axis.replaceChildren(el("span", {}, "0 ms"), el("span", {}, `${number(total, 0)} ms`))
-  text.about.textContent = (prompt ? "Grey: the prompt is read. " : "") + `Then ${about} tokens; hatched: rejected.`
+  text.about.textContent = (prompt ? "Grey: the prompt is read. " : "") + `Then ${about}; hatched: rejected.`
 }
 
 // --- over all texts
@@ -166,7 +164,7 @@ function drawTotals() {
   const drafted = sum(rounds, r => r.drafted), accepted = sum(rounds, r => r.accepted)
   const tiles = [
     ["tokens/s", number(ratio(tokens, seconds), 0)],
-    ["speedup, in this one run", plain && number(plain / seconds) + "×"],
+    ["speedup in this run", plain && number(plain / seconds) + "×"],
     ["acceptance", percent(ratio(accepted, drafted))],
     ["tokens a round", number(ratio(sum(rounds, r => r.tokens.filter(t => t.kind !== "rejected").length), rounds.length))],
     ["E, mean exit layer", number(ratio(sum(drafting, r => r.layer), drafting.length))],
