@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class ModelSource:
         self.stops = settings.stops(model)
         self.ended = StopStrings(model, settings.stop_strings) if settings.stop_strings else None
         self.conf_trace = ConfidenceTrace()
+        # sees committed tokens and the full model's logits (tokens, vocabulary) that they were chosen from, unprocessed
+        self.on_logits: Callable[[list[int], Tensor], None] | None = None
 
     def start(self, text: list[int], rule: ExitRule) -> None:
         """Make the cache and read the prompt, but for its last token. Raises ModelError for what cannot work."""
@@ -131,6 +134,9 @@ class ModelAttempt(Attempt):
         if source.lookup is not None:
             source.lookup.truncate(self.position + 1)
             source.lookup.extend(tokens)
+        if source.on_logits is not None:
+            assert self._logits is not None
+            source.on_logits(tokens, self._logits[: len(tokens)])
         if rule.needs_state and rule.needs_trace:
             assert self._logits is not None
             rows = self._model.statistics(self._logits[: len(tokens)])

@@ -33,7 +33,7 @@ class StopStrings:
 
     def __call__(self, tokens: list[int]) -> bool:
         """Whether a stop string ends within the last token."""
-        last = self._piece(tokens[-1])
+        last = self.piece(tokens[-1])
         return any(self._ends(stop, last[:end], tokens) for stop in self._strings for end in range(1, len(last) + 1))
 
     def _ends(self, stop: bytes, piece: bytes, tokens: list[int]) -> bool:
@@ -44,10 +44,10 @@ class StopStrings:
                 return False
             left -= len(piece)
             position -= 1
-            piece = self._piece(tokens[position])
+            piece = self.piece(tokens[position])
         return piece.endswith(stop[:left])
 
-    def _piece(self, token: int) -> bytes:
+    def piece(self, token: int) -> bytes:
         """What a token adds to a text."""
         if token not in self._pieces:
             self._pieces[token] = self._decoded(self._token(token))

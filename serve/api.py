@@ -3,7 +3,9 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,11 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 # Parameters that are not honoured, with the values that ask for nothing; other unknown ones change no text.
-OFF: dict[str, tuple[Any, ...]] = dict.fromkeys(("logprobs", "echo"), (False,)) | {"suffix": ("",), "logit_bias": ({},)}
+OFF: dict[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",), "logit_bias": ({},)}
 OFF |= dict.fromkeys(("n", "best_of"), (1,)) | dict.fromkeys(("frequency_penalty", "presence_penalty"), (0,))
 OFF |= dict.fromkeys(("tools", "functions"), ([],)) | {"response_format": ({"type": "text"},), "audio": ()}
 OFF |= {"tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "modalities": (["text"],)}
-OFF |= {"top_logprobs": (0,)}
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 408: "timeout_error"}
 
 Stop = Annotated[str, Field(min_length=1)]
@@ -66,8 +67,15 @@ class Asked(BaseModel):
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many of the likeliest tokens are asked for with the log p of each; None: not even that."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Raise ApiError for a parameter that is not honoured."""
+        if self.stream and self.alternatives is not None:
+            raise ApiError(400, "logprobs are given with whole answers: leave out stream", "logprobs")
         for name, value in (self.model_extra or {}).items():
             off = [one for one in OFF.get(name, (value,)) if isinstance(one, bool) == isinstance(value, bool)]
             if value is not None and value not in off:
@@ -78,6 +86,11 @@ class Completion(Asked):
     """A request to go on from a text, or from token ids."""
 
     prompt: str | list[int] | Annotated[list[str] | list[list[int]], Field(min_length=1, max_length=1)]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompt_(self) -> Any:
@@ -105,6 +118,12 @@ class Chat(Asked):
     """A request to answer a conversation."""
 
     messages: list[Message] = Field(min_length=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def prompt_(self) -> Any:
@@ -157,10 +176,28 @@ class Form:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish: str, usage: dict[str, Any]) -> dict[str, Any]:
+    def whole(self, text: str, finish: str, usage: dict[str, Any], logprobs: Any) -> dict[str, Any]:
         """The answer."""
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return self._object("chat.completion", [said | {"finish_reason": finish}]) | {"usage": usage}
+        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        said |= {"finish_reason": finish, "logprobs": logprobs}
+        return self._object("chat.completion", [said]) | {"usage": usage}
+
+    def logprobs(self, piece: Callable[[int], bytes], said: list[list[tuple[int, float]]]) -> dict[str, Any]:
+        """`Job.said`; `piece` gives the bytes of a token."""
+
+        def told(token: int, logp: float) -> dict[str, Any]:
+            return {"token": piece(token).decode(errors="replace"), "logprob": logp, "bytes": [*piece(token)]}
+
+        tokens = [[told(*one) for one in ones] for ones in said]
+        if self.chat:
+            return {"content": [first | {"top_logprobs": rest} for first, *rest in tokens], "refusal": None}
+        texts = [first["token"] for first, *_ in tokens]
+        return {
+            "tokens": texts,
+            "token_logprobs": [first["logprob"] for first, *_ in tokens],
+            "top_logprobs": [{one["token"]: one["logprob"] for one in reversed(rest)} for _, *rest in tokens],
+            "text_offset": [*accumulate(map(len, texts[:-1]), initial=0)],
+        }
 
     def piece(self, text: str, finish: str | None = None, first: bool = False) -> dict[str, Any]:
         """A piece of the answer: text, or the end."""

@@ -1,24 +1,19 @@
 """An OpenAI-compatible server: `app` is what `lede serve` runs."""
 
 import asyncio
-import base64
 import contextlib
-import hmac
-import ipaddress
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from lede.decode.errors import ModelError
 from lede.decode.facts import model_facts
@@ -27,16 +22,15 @@ from lede.decode.generation_config import request as settings_for
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
+from lede.decode.stops import StopStrings
 from lede.serve import api, live
 from lede.serve.api import ApiError
 from lede.serve.errors import PolicyError
+from lede.serve.guard import Guard
 from lede.serve.policy import Policy, check_fits, load_policy
 from lede.serve.worker import Job, Worker
 
 CHAT_TOKENS = 1024  # of an answer at most, where nobody says how many: most end by themselves
-LARGEST = 1_000_000  # bytes of a request's body
-OPEN = {"/health"}  # paths that need no key
-PAGES = {"/", "/events"}  # paths where a browser may give it as the password that it asks for
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": "An error in OpenAI's form.", "content": {"application/json": {}}}
     for status in ("4XX", "5XX")
@@ -88,13 +82,6 @@ class Limits:
     key: str | None = None
 
 
-def is_loopback(host: str | None) -> bool:
-    """Whether only this machine can reach a host of that name."""
-    with contextlib.suppress(ValueError):
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    return False
-
-
 def app(
     model: Model,
     policies: Policies,
@@ -133,7 +120,8 @@ def app(
             settings = settings_for(model, len(ids), given, asked.seed)
         except (ModelError, UnicodeEncodeError) as error:
             raise ApiError(400, str(error)) from None
-        return Job(ids, settings, policies.rule(asked.lede, steer), asked.stops, asked.group, tell)
+        rule, alternatives = policies.rule(asked.lede, steer), asked.alternatives
+        return Job(ids, settings, rule, asked.stops, asked.group, tell, alternatives)
 
     async def answer(request: Request, asked: api.Asked) -> Response:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
@@ -148,14 +136,14 @@ def app(
         told = _until(events, deadline)
         if asked.stream:
             first = await _unless_gone(request, lambda: anext(told), job, worker)
-            pieces = _pieces(form, asked.stream_options, first, told, job, worker)
-            return StreamingResponse(pieces, headers={"Cache-Control": "no-cache"}, media_type="text/event-stream")
+            return _Stream(_pieces(form, asked.stream_options, first, told), lambda: worker.cancel(job))
 
         async def whole() -> list[Any]:
             return [what async for what in told]
 
         *texts, done = await _unless_gone(request, whole, job, worker)
-        return api.response(form.whole("".join(texts), _finish(done), _usage(done)))
+        said = None if asked.alternatives is None else form.logprobs(StopStrings(model, ()).piece, job.said)
+        return api.response(form.whole("".join(texts), _finish(done), _usage(done), said))
 
     @made.post("/v1/completions", responses=STREAM)
     async def completions(request: Request, asked: api.Completion) -> Response:
@@ -251,10 +239,25 @@ async def _unless_gone(request: Request, work: Callable[[], Awaitable[Any]], job
         leaving.cancel()
 
 
+class _Stream(StreamingResponse):
+    """Server-sent events; `ended` is called when there are no more, or nobody takes them."""
+
+    def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]):
+        super().__init__(events, headers={"Cache-Control": "no-cache"}, media_type="text/event-stream")
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
 async def _pieces(
-    form: api.Form, options: api.StreamOptions | None, first: Any, rest: AsyncIterator[Any], job: Job, worker: Worker
+    form: api.Form, options: api.StreamOptions | None, first: Any, rest: AsyncIterator[Any]
 ) -> AsyncIterator[str]:
-    """An answer as server-sent events; cancels the job where they are not wanted any more."""
+    """An answer as server-sent events."""
     with_usage = options is not None and options.include_usage
     empty = {"usage": None} if with_usage else {}
     try:
@@ -270,8 +273,6 @@ async def _pieces(
         yield api.event("[DONE]")
     except ApiError as error:
         yield api.event(api.error_body(error))
-    finally:
-        worker.cancel(job)
 
 
 def _finish(done: Generation) -> str:
@@ -296,59 +297,3 @@ async def _told(request: Request, error: Exception) -> Response:
         error = ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None)
     assert isinstance(error, HTTPException)
     return api.response(api.error_body(error), error.status_code, error.headers)
-
-
-class Guard:
-    """Before a request is read: whether it may be, and that not too much of it is."""
-
-    def __init__(self, app: ASGIApp, key: str | None, requests: Any):
-        self._app, self._key, self._requests = app, key, requests
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > LARGEST:
-                raise too_large
-            return message
-
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._requests.labels(message["status"]).inc()
-            await send(message)
-
-        too_large = ApiError(413, f"a request may have {LARGEST} bytes at most")
-        headers, error = Headers(scope=scope), None
-        if self._key is not None:
-            given = _key(headers.get("authorization", ""), "basic" if scope["path"] in PAGES else "bearer")
-            if scope["path"] not in OPEN and not hmac.compare_digest(given, self._key.encode()):
-                error = ApiError(401, "give the server's key: Authorization: Bearer KEY", code="invalid_api_key")
-        elif not _named_loopback(headers.get("host", "")):  # as of a page that has rebound its name to this machine
-            error = ApiError(403, "this server is for this machine alone: address it as localhost")
-        if int(headers.get("content-length", 0)) > LARGEST:
-            error = error or too_large
-        if error is not None:
-            ask = {"WWW-Authenticate": 'Basic realm="lede"'} if scope["path"] in PAGES else None
-            return await api.response(api.error_body(error), error.status_code, ask)(scope, receive, counting)
-        await self._app(scope, counted, counting)
-
-
-def _key(authorization: str, kind: str) -> bytes:
-    """The key in an Authorization header; of the kind `basic` it may also be a password."""
-    given, _, key = authorization.partition(" ")
-    if given.lower() == kind == "basic":
-        with contextlib.suppress(ValueError):
-            return base64.b64decode(key).partition(b":")[2]
-    return key.encode() if given == "Bearer" else b""
-
-
-def _named_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return is_loopback(urlsplit(f"//{host}").hostname)
-    return False

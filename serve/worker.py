@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from lede.decode.errors import ModelError
 from lede.decode.loop import Decoding
@@ -29,6 +30,8 @@ class Job:
 
     tell: takes, from the worker's thread, pieces of the text and then the Generation, or else an ApiError.
     group: see `Asked.group`.
+    alternatives: how many of the likeliest tokens to keep with each in `said`, [(token, log p), …], the token that was
+    written first; None: none, nor that.
     """
 
     ids: list[int]
@@ -37,6 +40,8 @@ class Job:
     stops: tuple[str, ...]
     group: str
     tell: Callable[[str | Generation | ApiError], None]
+    alternatives: int | None = None
+    said: list[list[tuple[int, float]]] = field(default_factory=list)
     asked: float = field(default_factory=time.perf_counter)
     rounds: list[Round] = field(default_factory=list)
     cancelled: bool = False
@@ -110,6 +115,14 @@ class Worker:
         """Write the text, and tell it piece by piece; None where nobody waits for it any more."""
         began = time.perf_counter()
         source = ModelSource(self.model, job.settings)
+
+        def hear(tokens: list[int], logits: Tensor) -> None:
+            for token, logp in zip(tokens, torch.log_softmax(logits.float(), -1), strict=True):
+                best = logp.topk(job.alternatives or 0)
+                likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                job.said.append([(token, float(logp[token])), *likeliest])
+
+        source.on_logits = None if job.alternatives is None else hear
         decoding = Decoding(source, job.ids, job.rule)
         prefill = time.perf_counter() - began
         written, until = Decoder(self.model.tokenizer), Until(job.stops)
@@ -135,4 +148,5 @@ class Worker:
             job.tell(rest)
         finish = "stop_string" if until.ended else str(decoding.finish)
         spent = time.perf_counter() - began, prefill
+        del job.said[len(tokens) :]
         return Generation(tuple(job.ids), tuple(tokens), "", finish, *spent, tuple(job.rounds), source.reused)

@@ -67,9 +67,10 @@ def serve(
     from lede.decode.prefix import Prefixes
     from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
+    from lede.serve.guard import is_loopback
     from lede.serve.metrics import Metrics
     from lede.serve.policy import load_policy
-    from lede.serve.server import Limits, Policies, app, is_loopback
+    from lede.serve.server import Limits, Policies, app
     from lede.serve.worker import Worker, log
     from lede.terminal import errors, say
 

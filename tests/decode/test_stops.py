@@ -58,8 +58,8 @@ def test_a_stop_string_longer_than_the_text_is_looked_at_only_while_it_matches(m
     text = model.tokenizer("ab " * 500)["input_ids"]
     check = StopStrings(model, ("x" * 5000 + "b ",))
     looked_at = []
-    piece = check._piece
-    monkeypatch.setattr(check, "_piece", lambda token: looked_at.append(token) or piece(token))
+    piece = check.piece
+    monkeypatch.setattr(check, "piece", lambda token: looked_at.append(token) or piece(token))
     assert not any(check(text[:end]) for end in range(1, len(text) + 1))
     assert len(looked_at) < 3 * len(text)
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -143,6 +144,41 @@ def test_a_seed_repeats_what_sampling_writes(model, client):
     assert steered[0] == steered[1]
 
 
+def library_logprobs(ids, start):
+    """(tokens, vocabulary) log p of what `transformers` has behind each position from `start` on."""
+    with torch.no_grad():
+        logits = byte_llama(eos_token_id=None)(torch.tensor([ids])).logits[0]
+    return torch.log_softmax(logits[start - 1 : -1], -1)
+
+
+def test_logprobs_are_the_full_model_s(model, client):
+    for heat, own in ((0, {}), (1.2, {"lede": {"policy": None}})):
+        expected = generate(model, PROMPT, max_new_tokens=20, temperature=heat, seed=1)
+        ids, start = [*expected.prompt_ids, *expected.token_ids], len(expected.prompt_ids)
+        options = {"max_tokens": 20, "temperature": heat, "seed": 1, "extra_body": own}
+        said = complete(client, logprobs=3, **options).choices[0].logprobs
+        logp = library_logprobs(ids, start)
+        of_ids = [float(row[token]) for row, token in zip(logp, expected.token_ids, strict=True)]
+        assert said.token_logprobs == pytest.approx(of_ids, abs=1e-3)
+        for likeliest, row in zip(said.top_logprobs, logp.topk(3).values, strict=True):
+            assert max(likeliest.values()) == pytest.approx(float(row[0]), abs=1e-3)
+        assert (said.text_offset[0], len(said.tokens), len(said.text_offset)) == (0, 20, 20)
+
+
+def test_logprobs_of_a_chat(model, client):
+    messages = [{"role": "user", "content": "hi"}]
+    expected = generate(model, messages, max_new_tokens=20)
+    done = client.chat.completions.create(
+        model="tiny", messages=messages, max_tokens=20, logprobs=True, top_logprobs=2, stop="\x00never"
+    )
+    said = done.choices[0].logprobs.content
+    assert bytes(byte for one in said for byte in one.bytes).decode(errors="replace") == expected.text
+    assert all(one.logprob == one.top_logprobs[0].logprob for one in said)  # greedy
+    assert [len(one.top_logprobs) for one in said] == [2] * 20
+    with pytest.raises(openai.BadRequestError, match="whole answers"):
+        client.chat.completions.create(model="tiny", messages=messages, logprobs=True, stream=True)
+
+
 def test_models_are_listed(client):
     assert [card.id for card in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
@@ -164,7 +200,7 @@ def test_models_are_listed(client):
         ({"prompt": PROMPT, "max_tokens": 0}, 400, "max_tokens: "),
         ({"prompt": PROMPT, "stop": [""]}, 400, "stop"),
         ({"prompt": PROMPT, "n": 2}, 400, "n is not supported"),
-        ({"prompt": PROMPT, "logprobs": 1}, 400, "logprobs is not supported"),
+        ({"prompt": PROMPT, "logprobs": 6}, 400, "logprobs"),
         ({"prompt": PROMPT, "lede": {"policy": "three"}}, 400, "there is no policy 'three': there are one, two"),
     ],
 )
@@ -303,6 +339,37 @@ def test_a_client_that_leaves_frees_the_decoder(model, stream):
         assert served.metric("lede_queue") == 0
 
 
+def storm(served, model, clients: int, requests: int) -> None:
+    """So many requests from so many clients at a time; one in ten is broken, the others must be answered rightly."""
+    prompts = [f"def f{i}(x):" for i in range(7)]
+    expected = [generate(model, prompt, max_new_tokens=24).text for prompt in prompts]
+    host = ("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+    def ask(number: int) -> None:
+        if number % 10 == 3:
+            with socket.create_connection(host) as raw:  # leaves before or while it is answered, or says half of it
+                body = json.dumps({"prompt": "x", "max_tokens": 200, "stream": number % 40 == 3}).encode()
+                raw.sendall(
+                    head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[: 20 if number % 20 == 13 else None]
+                )
+            return
+        body = {"prompt": prompts[number % 7], "max_tokens": 24, "stream": number % 2 == 0}
+        with served.openai() as client:
+            done = client.completions.create(model="tiny", **body)
+            assert (streamed(done) if body["stream"] else done.choices[0].text) == expected[number % 7]
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(ask, range(requests)))
+    wait_for(lambda: served.metric("lede_queue") == 0)
+    ask(0)
+
+
+def test_many_clients_some_of_them_broken(model, folders):
+    with serving(model, folders) as served:
+        storm(served, model, clients=8, requests=100)
+
+
 def test_what_fails_is_said_and_the_next_request_is_answered(model, monkeypatch, caplog):
     with serving(model) as served:
         with monkeypatch.context() as broken:
@@ -357,6 +424,8 @@ def test_the_server_s_own_description_holds(server):
             @settings(FIXED, max_examples=5, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case):
+                if mode is GenerationMode.POSITIVE and case.path.startswith("/v1/c"):  # noqa: B023
+                    case.body |= {"model": "tiny", "lede": {"policy": "one"}}  # no other names work
                 answer = case.call_and_validate(checks=checks, timeout=30)
                 statuses.add((case.path, answer.status_code))
 

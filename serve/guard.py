@@ -1,0 +1,80 @@
+"""Who may ask, and how much: what is looked at before a request is read."""
+
+import base64
+import contextlib
+import hmac
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lede.serve.api import ApiError, error_body, response
+
+LARGEST = 1_000_000  # bytes of a request's body
+OPEN = {"/health"}  # paths that need no key
+PAGES = {"/", "/events"}  # paths where a browser may give it as the password that it asks for
+
+
+class Guard:
+    """Before a request is read: whether it may be, and that not too much of it is."""
+
+    def __init__(self, app: ASGIApp, key: str | None, requests: Any):
+        self._app, self._key, self._requests = app, key, requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST:
+                raise too_large
+            return message
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._requests.labels(message["status"]).inc()
+            await send(message)
+
+        too_large = ApiError(413, f"a request may have {LARGEST} bytes at most")
+        headers, error = Headers(scope=scope), None
+        if self._key is not None:
+            given = _key(headers.get("authorization", ""), "basic" if scope["path"] in PAGES else "bearer")
+            if scope["path"] not in OPEN and not hmac.compare_digest(given, self._key.encode()):
+                error = ApiError(401, "give the server's key: Authorization: Bearer KEY", code="invalid_api_key")
+        elif not _named_loopback(headers.get("host", "")):  # as of a page that has rebound its name to this machine
+            error = ApiError(403, "this server is for this machine alone: address it as localhost")
+        if int(headers.get("content-length", 0)) > LARGEST:
+            error = error or too_large
+        if error is not None:
+            ask = {"WWW-Authenticate": 'Basic realm="lede"'} if scope["path"] in PAGES else None
+            return await response(error_body(error), error.status_code, ask)(scope, receive, counting)
+        await self._app(scope, counted, counting)
+
+
+def _key(authorization: str, kind: str) -> bytes:
+    """The key in an Authorization header; of the kind `basic` it may also be a password."""
+    given, _, key = authorization.partition(" ")
+    if given.lower() == kind == "basic":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(key).partition(b":")[2]
+    return key.encode() if given == "Bearer" else b""
+
+
+def _named_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return is_loopback(urlsplit(f"//{host}").hostname)
+    return False
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can reach a host of that name."""
+    with contextlib.suppress(ValueError):
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    return False
