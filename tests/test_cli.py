@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lede.cli import app
+from lede.serve.policy import load_policy
 
 BENCH_KEYS = {"model", "task", "device", "dtype", "threads", "versions", "prompts", "rows", "differences", "run"}
 ROW_KEYS = {
@@ -138,8 +139,8 @@ def test_generate_traces_which_layer_drafted_what(work):
         8,
         stdin="class Tree:",
     )
-    assert "lookup" in traced.stdout
-    assert "layer 1" in traced.stdout
+    layers = load_policy(work["policy"]).layers  # which of them pay is the machine's to say
+    assert all(("lookup" if layer == 0 else f"layer {layer}") in traced.stdout for layer in layers)
     assert "class Tree:" in traced.stdout
 
 
@@ -265,6 +266,7 @@ import sys
 import lede
 from typer.testing import CliRunner
 from lede.cli import app
+from lede.serve.policy import load_policy
 for arguments in ([], ["collect"], ["inspect"], ["learn"], ["generate"], ["bench"], ["evaluate"]):
     result = CliRunner().invoke(app, [*arguments, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, result.output
