@@ -69,9 +69,11 @@ def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
     end is its reference) or `turns` (what a user says, each after the answer before) and, if wanted, `id` or
     `question_id` (a string or a whole number; otherwise file name and line number), `task` or `category`, `reference`
     (a string, or a list, of which the first is used), and `group` or `conversation` (a string or a whole number, shared
-    by the lines of one conversation; otherwise lines whose user begins alike are one). Raises PromptError that names
-    the line.
+    by the lines of one conversation; otherwise lines whose user begins alike are one). A dataset's folder has the
+    prompts that were recorded there. Raises PromptError that names the line; DatasetError.
     """
+    if (path / "dataset.json").is_file():
+        return _on_side(path, split, recorded(path))
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -91,6 +93,25 @@ def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
         prompts.append(prompt)
     if not prompts:
         raise PromptError(f'{path} holds no prompts: give one JSON object a line, such as {{"prompt": "Once upon"}}')
+    return _on_side(path, split, prompts)
+
+
+def recorded(path: Path) -> list[Prompt]:
+    """The prompts of a dataset's episodes, each once. Raises PromptError where their tokens are not there."""
+    from lede.replay.reader import open_dataset  # pyarrow, which other prompts do without
+
+    rows, _ = open_dataset(path).read("episodes", ["prompt_tokens", "task", "split", "group"])
+    found: dict[tuple[int, ...], Prompt] = {}
+    for ids, task, side, group in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        prompt = Prompt(group_of(ids), task, "", tokens=tuple(ids), group=group, split=side)
+        found.setdefault(tuple(ids), prompt)
+    found.pop((), None)
+    if not found:
+        raise PromptError(f"{path} has no prompts: it was recorded without their tokens (lede serve --record-text)")
+    return list(found.values())
+
+
+def _on_side(path: Path, split: AnySplit, prompts: list[Prompt]) -> list[Prompt]:
     if not (chosen := [prompt for prompt in prompts if split in (prompt.split, "all")]):
         raise PromptError(f"{path} has no prompts in its split {split}: add some, or take --split all")
     return chosen

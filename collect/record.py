@@ -1,12 +1,14 @@
 """From a finished generation to rows of the transitions table: one row a decision (data/README.md)."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from lede.decode.round import Round
 from lede.decode.state import DEPTH
 from lede.replay.schema import DERIVED, STATE, TRANSITIONS
 
+SEEN = attrgetter(*STATE)
 COLUMNS = tuple(name for name in TRANSITIONS.names if name not in DERIVED)
 
 
@@ -29,7 +31,6 @@ def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]
             token = round_.drafts[k - 1]
             accepted = round_.accepted >= k
         place = episode, number, k - 1, step, round_.position + k, state.phase, state.layer, k, forced
-        seen = (getattr(state, name) for name in STATE)
         done = action, propensity, step == last and not round_.cut, step == last and round_.cut
-        rows.append((*place, *seen, *done, token, round_.targets[k - 1], accepted))
+        rows.append((*place, *SEEN(state), *done, token, round_.targets[k - 1], accepted))
     return rows

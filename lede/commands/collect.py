@@ -27,7 +27,7 @@ def collect(
         Path | None,
         Option(
             help="Prompts of your own: JSON lines with prompt, messages or turns, optional id, task, reference, "
-            "group (or conversation)."
+            "group (or conversation); or a dataset with texts, such as lede serve --record-text writes."
         ),
     ] = None,
     split: Annotated[

@@ -46,6 +46,7 @@ def serving(
     application = app(model, policies, worker, limits or Limits(), **more)
     server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 import lede.collect.collector
 from lede import replay
 from lede.cli import app
+from lede.collect.errors import PromptError
+from lede.collect.prompts import load_prompts
 from lede.replay.split import episode_splits
 from lede.serve.policy import load_policy
 from lede.serve.recorder import Recorder
@@ -88,6 +90,15 @@ def test_with_its_text_and_over_restarts(model, policy, tmp_path, monkeypatch):
     assert model.tokenizer.decode(episodes["output_tokens"][0].to_list()) == answer.json()["choices"][0]["text"]
     assert dataset.transitions.filter(pl.col("propensity") < 1).collect().is_empty()
     assert replay.verify(out) == []
+    (prompt,) = load_prompts(out)
+    assert prompt.tokens == tuple(episodes["prompt_tokens"][0]) and prompt.group == episodes["group"][0]
+
+
+def test_without_its_text_there_are_no_prompts_to_collect_again_from(model, policy, tmp_path, monkeypatch):
+    with recording(model, policy, tmp_path / "served", monkeypatch) as served:
+        texts(served, PROMPTS[:2])
+    with pytest.raises(PromptError, match="recorded without their tokens"):
+        load_prompts(tmp_path / "served")
 
 
 def test_turns_of_a_conversation_stay_together(model, policy, tmp_path, monkeypatch):
