@@ -93,7 +93,7 @@ def app(
     from importlib.metadata import version
 
     made = FastAPI(title="lede", version=version("lede"), docs_url=None, redoc_url=None, responses=ERRORS)
-    made.add_middleware(Guard, limits.key, worker.metrics.requests)
+    made.add_middleware(Guard, key=limits.key, requests=worker.metrics.requests)
     made.add_exception_handler(HTTPException, _told)
     made.add_exception_handler(RequestValidationError, _told)
     card = {"id": model.name, "object": "model", "created": 0, "owned_by": "lede"}
