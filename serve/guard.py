@@ -48,7 +48,8 @@ class Guard:
             given = _key(headers.get("authorization", ""), "basic" if scope["path"] in PAGES else "bearer")
             if scope["path"] not in OPEN and not hmac.compare_digest(given, self._key.encode()):
                 error = ApiError(401, "give the server's key: Authorization: Bearer KEY", code="invalid_api_key")
-        elif not _named_loopback(headers.get("host", "")):  # as of a page that has rebound its name to this machine
+        # else pages of other sites could ask, from a browser here: by name, or by one that they rebound to this machine
+        elif not all(map(_named_loopback, (headers.get("host", ""), headers.get("origin", "//localhost")))):
             error = ApiError(403, "this server is for this machine alone: address it as localhost")
         if int(headers.get("content-length", 0)) > LARGEST:
             error = error or too_large
@@ -67,9 +68,10 @@ def _key(authorization: str, kind: str) -> bytes:
     return key.encode() if given == "Bearer" else b""
 
 
-def _named_loopback(host: str) -> bool:
+def _named_loopback(place: str) -> bool:
+    """Whether a Host or an Origin header names this machine."""
     with contextlib.suppress(ValueError):
-        return is_loopback(urlsplit(f"//{host}").hostname)
+        return is_loopback(urlsplit(place if "//" in place else f"//{place}").hostname)
     return False
 
 

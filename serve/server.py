@@ -48,9 +48,9 @@ class Policies:
 
     def swap(self, name: str | None = None, folder: str | Path | None = None) -> None:
         """Load one from a folder, or all anew. Raises PolicyError, and all stay as they were."""
-        folders = self.folders | (
-            {} if folder is None else {name or next(iter(self.folders), Path(folder).name): Path(folder)}
-        )
+        folders = dict(self.folders)
+        if folder is not None:
+            folders[name or next(iter(folders), Path(folder).name)] = Path(folder)
         loaded = {key: load_policy(path) for key, path in folders.items()}
         for policy in loaded.values():
             check_fits(policy, self._facts)
@@ -282,11 +282,8 @@ def _finish(done: Generation) -> str:
 def _usage(done: Generation) -> dict[str, Any]:
     prompt, written = len(done.prompt_ids), len(done.token_ids)
     counts = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
-    return (
-        counts
-        | {"prompt_tokens_details": {"cached_tokens": done.reused}}
-        | {"drafted_tokens": done.drafted, "accepted_tokens": done.accepted}
-    )
+    counts |= {"drafted_tokens": done.drafted, "accepted_tokens": done.accepted}
+    return counts | {"prompt_tokens_details": {"cached_tokens": done.reused}}
 
 
 async def _told(request: Request, error: Exception) -> Response:
