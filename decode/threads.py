@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,8 @@ BEFORE = 32  # positions in the cache
 def use_threads(model: Model, threads: int = 0) -> int:
     """Set torch's threads to `threads`, or for 0 to the fastest of 1, 2, 4 … up to the default. Returns the number.
 
-    The fastest is kept in the user's cache folder, and tried anew for another machine, model, dtype or version.
+    The fastest is kept in the user's cache folder, unless other work ran beside the trial, and tried anew for another
+    machine, model, dtype or version.
     """
     if threads == 0 and model.device.type == "cpu":
         most = torch.get_num_threads()
@@ -40,11 +42,20 @@ def kept(model: Model, choices: list[int]) -> int:
     with contextlib.suppress(OSError, ValueError):
         if folder is not None and (threads := int((folder / name).read_text())) in choices:
             return threads
+    others = running()  # beside them more threads seem slower than they are: not to be kept
     threads = fastest(model, choices)
     with contextlib.suppress(OSError):
-        if folder is not None:
+        if folder is not None and not others:
             (folder / name).write_text(str(threads))
     return threads
+
+
+def running() -> int:
+    """How many other threads run on this machine at this moment; 0 where that cannot be known."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 @torch.inference_mode()

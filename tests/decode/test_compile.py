@@ -95,6 +95,7 @@ def test_the_number_of_threads_is_tried_once_for_a_machine_and_a_model(cache, mo
         return 2
 
     monkeypatch.setattr(threads, "fastest", fastest)
+    monkeypatch.setattr(threads, "running", lambda: 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     models = [from_transformers(llama(seed), torch.float32) for seed in (0, 0, 1)]
@@ -112,6 +113,11 @@ def test_the_number_of_threads_is_tried_once_for_a_machine_and_a_model(cache, mo
         path.write_text("torn")
     threads.use_threads(models[0])
     assert len(tried) == 4
+    monkeypatch.setattr(threads, "running", lambda: 1)
+    monkeypatch.setattr(threads, "cpu_features", lambda: "a busy processor")
+    for _ in range(2):
+        threads.use_threads(models[0])
+    assert len(tried) == 6
 
 
 def test_the_fastest_number_of_threads_is_one_of_those_to_choose_from():
