@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lede.adapt.config import AdaptConfig, ExitsConfig, Schedule
-from lede.adapt.corpus import Streams, described
+from lede.adapt.corpus import Streams, titled
 from lede.adapt.report import ExitsReport, Report
 from lede.adapt.train import Progress
 
@@ -59,7 +59,7 @@ def model_card(title: str, sizes: str, text: Path | None, streams: Streams, conf
     kept = f"The weights come from {config.base} and stay under its licence.\n\n" if config.base else ""
     train, held_out = len(streams.train), len(streams.held_out)
     facts = {
-        "text": described(text),
+        "text": titled(text),
         "documents": f"{streams.documents:,} trained on, {streams.held_out_documents:,} held out",
         "tokens in the text": f"{train:,} trained on, {held_out:,} held out",
         "epochs": f"{report.progress.tokens / train:.1f}",

@@ -121,6 +121,11 @@ def described(text: Path | None) -> str:
     return str(text or f"the standard library of CPython {platform.python_version()}")
 
 
+def titled(text: Path | None) -> str:
+    """A training text in words for a card, which is read elsewhere: without its folder."""
+    return described(None if text is None else Path(text.resolve().name))
+
+
 def _new_tokenizer(texts: list[str], config: AdaptConfig, out: Path) -> PreTrainedTokenizerBase:
     """The one in `out`, or one trained on `texts`, whole or not there at all."""
     folder = out / "tokenizer" / str(config.vocabulary)

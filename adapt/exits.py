@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lede.adapt.card import exits_card
 from lede.adapt.config import ExitsConfig
-from lede.adapt.corpus import described, documents, prompts
+from lede.adapt.corpus import described, documents, prompts, titled
 from lede.adapt.errors import AdaptError
 from lede.adapt.heads import Heads, draft_vocabulary
 from lede.adapt.model import DEVICE, open_llama, opened, stop_tokens
@@ -61,7 +61,7 @@ def train_exits(
     own = kept.held_out.next_tokens()
     report = ExitsReport(
         progress=progress,
-        text=described(text),
+        text=titled(text),
         own_tokens=kept.own,
         tokens=len(kept.train),
         cut=kept.cut,
