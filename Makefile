@@ -47,7 +47,7 @@ endef
 export DEMO_PROMPT
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
