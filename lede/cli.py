@@ -4,7 +4,20 @@ import os
 
 import typer
 
-from lede.commands import adapt, bench, calibrate, collect, compact, evaluate, generate, inspect, learn, report, serve
+from lede.commands import (
+    adapt,
+    bench,
+    calibrate,
+    chat,
+    collect,
+    compact,
+    evaluate,
+    generate,
+    inspect,
+    learn,
+    report,
+    serve,
+)
 from lede.errors import flush, replace_unprintable, stop_on_signals
 
 app = typer.Typer(
@@ -19,7 +32,7 @@ app = typer.Typer(
 )
 for command in (
     *(collect.collect, inspect.inspect, compact.compact, learn.learn, evaluate.evaluate),
-    *(generate.generate, serve.serve, report.report, bench.bench, calibrate.calibrate, adapt.adapt),
+    *(generate.generate, chat.chat, serve.serve, report.report, bench.bench, calibrate.calibrate, adapt.adapt),
 ):
     app.command()(command)
 

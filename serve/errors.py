@@ -1,4 +1,4 @@
-"""What can be wrong with a policy folder, in one line a user can act on."""
+"""What can be wrong with a policy folder or a line of a chat, in one line a user can act on."""
 
 
 class PolicyError(ValueError):
@@ -7,3 +7,7 @@ class PolicyError(ValueError):
 
 class ReportError(ValueError):
     """A file that a report is to show is not one that it can show."""
+
+
+class ChatError(ValueError):
+    """A line of a chat that asks for what there is not."""

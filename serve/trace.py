@@ -14,10 +14,13 @@ REJECTED = "red strike"
 
 
 class Tracer:
-    """Turns rounds into coloured text, one after the other."""
+    """Turns rounds into coloured text, one after the other.
 
-    def __init__(self, decoder: Decoder, layer_count: int):
-        self._decoder, self._layers = decoder, layer_count
+    marks: put rejected drafts in [- -], for where there are no styles.
+    """
+
+    def __init__(self, decoder: Decoder, layer_count: int, marks: bool = False):
+        self._decoder, self._layers, self._rejected = decoder, layer_count, "[-{}-]" if marks else "{}"
 
     def round(self, round_: Round) -> Text:
         """Accepted drafts in their exit layer's colour, rejected ones struck through, the verifier's own in bold."""
@@ -25,7 +28,8 @@ class Tracer:
         kept = round_.committed[: round_.accepted]
         text.append(self._decoder.add(kept), style=self.style(round_.exit_layer))
         if round_.accepted < len(round_.drafts):
-            text.append(self._decoder.peek(round_.drafts[round_.accepted :]), style=REJECTED)
+            rejected = self._decoder.peek(round_.drafts[round_.accepted :])
+            text.append(self._rejected.format(rejected), style=REJECTED)
         text.append(self._decoder.add(round_.committed[round_.accepted :]), style=VERIFIER)
         return text
 
@@ -38,5 +42,5 @@ class Tracer:
     def legend(self, layers: Sequence[int]) -> Text:
         """What the colours mean, for the candidate layers of a policy."""
         parts = [("lookup" if layer == 0 else f"layer {layer}", self.style(layer)) for layer in layers]
-        parts += [("the full model's own", VERIFIER), ("rejected", REJECTED)]
+        parts += [("the full model's own", VERIFIER), (self._rejected.format("rejected"), REJECTED)]
         return Text("  ").join(Text(words, style=style) for words, style in parts)

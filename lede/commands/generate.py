@@ -1,7 +1,6 @@
 """`lede generate`."""
 
 from json import loads
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
@@ -25,12 +24,9 @@ def generate(
     prompt: Annotated[
         str | None, Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
     ] = None,
-    policy: Annotated[
-        Path | None,
-        Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
-    ] = None,
+    policy: shared.PolicyOption = None,
     chat: Annotated[bool, Option("--chat", help="The prompt is a message to a chat model, to be answered.")] = False,
-    plain: Annotated[bool, Option("--plain", help="No policy: every token through all layers.")] = False,
+    plain: shared.PlainOption = False,
     model: shared.ModelOption = None,
     max_new_tokens: Annotated[
         int | None, Option(min=1, help="[dim]Default: the generation config, else 128[/]")
@@ -85,7 +81,7 @@ def generate(
 
     ids = encode(loaded, [{"role": "user", "content": text}] if chat else text)
     written = Decoder(loaded.tokenizer, ids if trace else (), skip_special_tokens=not trace)
-    tracer = Tracer(written, loaded.layer_count)
+    tracer = Tracer(written, loaded.layer_count, marks=console.color_system is None)
 
     def show(round_: "Round") -> None:
         if trace:

@@ -16,6 +16,11 @@ ModelOption = Annotated[
         "[dim]Default: the embedded lede-tiny[/]",
     ),
 ]
+PolicyOption = Annotated[
+    Path | None,
+    Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
+]
+PlainOption = Annotated[bool, Option("--plain", help="No policy: every token through all layers.")]
 DeviceOption = Annotated[str, Option(help="cpu, cuda, cuda:0 … or auto.")]
 DtypeOption = Annotated[str, Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
 ThreadsOption = Annotated[int, Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
@@ -32,6 +37,8 @@ PoliciesOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")]
+
+NOT_UTF8 = "the text is not UTF-8: convert it first, as with iconv -t UTF-8"
 
 
 def one_of(option: str, value: str, *choices: str) -> Any:
@@ -73,5 +80,5 @@ def parse_text(argument: str | None) -> str:
         if any("\ud800" <= c <= "\udfff" for c in argument):  # bytes that the locale's encoding lacks
             return os.fsencode(argument).decode()
     except UnicodeError:
-        raise BadParameter("the text is not UTF-8: convert it first, as with iconv -t UTF-8") from None
+        raise BadParameter(NOT_UTF8) from None
     return argument

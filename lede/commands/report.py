@@ -19,10 +19,7 @@ def report(
         list[str] | None,
         Option("--prompt", "-p", help="A text to go on from; may be repeated. [dim]Default: held-out prompts[/]"),
     ] = None,
-    policy: Annotated[
-        Path | None,
-        Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
-    ] = None,
+    policy: shared.PolicyOption = None,
     chat: Annotated[bool, Option("--chat", help="The prompts are messages to a chat model, to be answered.")] = False,
     model: shared.ModelOption = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Tokens to write for each prompt.")] = 128,

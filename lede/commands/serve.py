@@ -23,7 +23,7 @@ def serve(
             "[dim]Default: policies/<model name>, or the embedded model's own[/]"
         ),
     ] = None,
-    plain: Annotated[bool, Option("--plain", help="No policy: every token through all layers.")] = False,
+    plain: shared.PlainOption = False,
     model: shared.ModelOption = None,
     host: Annotated[
         str, Option(help="The address to listen at; any but this machine's own needs --api-key.")

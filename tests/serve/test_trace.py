@@ -36,6 +36,12 @@ def test_accepted_rejected_and_the_verifier_s_own_are_told_apart():
     assert pieces(None, "", 0, "X") == [("X", VERIFIER)]
 
 
+def test_without_styles_rejected_drafts_are_in_marks():
+    tracer = Tracer(Decoder(TOKENIZER), 16, marks=True)
+    assert [text for text, _ in traced(tracer, 1, ids("ab"), 1, ids("aX"))] == ["a", "[-b-]", "X"]
+    assert "[-rejected-]" in tracer.legend((1,)).plain
+
+
 def test_a_round_that_a_stop_cut_shows_no_more_than_was_committed():
     assert pieces(1, "abc", 3, "ab") == [("ab", DEPTHS[0])]
 

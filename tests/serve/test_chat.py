@@ -1,0 +1,190 @@
+"""`lede chat`: turns of a conversation, in Python, in a pipe and at a terminal of 60 columns."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lede.decode.generate import generate
+from lede.decode.load import from_transformers, load_model
+from lede.decode.sampling import Settings
+from lede.serve.chat import Chat
+from lede.serve.errors import ChatError, PolicyError
+from tests.models import byte_llama, byte_tokenizer
+from tests.serve.test_generate import random_policy
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model that never ends by itself, with room for minutes of writing, and its policy in `policy`."""
+    folder = tmp_path_factory.mktemp("chat") / "tiny"
+    byte_llama(max_position_embeddings=60_000, eos_token_id=None).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    random_policy(load_model(folder, "float32")).save(folder / "policy")
+    return folder
+
+
+def said(chat: Chat, message: str) -> tuple[str, str]:
+    """An answer, and the line behind it."""
+    pieces: list[str] = []
+    closing = chat.answer(message, lambda piece: pieces.append(str(piece)))
+    return "".join(pieces), closing
+
+
+def test_turns_are_what_the_whole_conversation_asks_for_and_reuse_what_was_read(folder):
+    model, other = load_model(folder, "float32"), load_model(folder, "float32")
+    policy = random_policy(model)
+    chat = Chat(model, policy, system="Be brief.", max_new_tokens=24)
+    messages = [{"role": "system", "content": "Be brief."}]
+    for question in ("What is a list?", "And a tuple?"):
+        messages.append({"role": "user", "content": question})
+        wanted = generate(other, messages, None, Settings(24))
+        text, closing = said(chat, question)
+        assert text == wanted.text
+        assert re.fullmatch(
+            r"24 tokens · \d+ tokens/s · acceptance \d+% · \d\.\d s (saved|lost) · ended by length", closing
+        )
+        messages.append({"role": "assistant", "content": text})
+    assert chat.messages == messages
+    first = len(byte_tokenizer()("<system>Be brief.\n<user>What is a list?\n<assistant>")["input_ids"])
+    assert generate(model, messages[:-1], None, Settings(1)).reused > first + 10
+
+
+def test_commands(folder, tmp_path):
+    model = load_model(folder, "float32")
+    chat = Chat(model, None, max_new_tokens=8)
+    assert chat.command("/policy") == "policy: none"
+    assert chat.command(f"/policy {folder / 'policy'}").endswith("tiny/policy")
+    assert "acceptance" in said(chat, "a")[1]
+    assert chat.command("/plain") == "policy: none (plain decoding)"
+    assert "acceptance" not in said(chat, "b")[1]
+    assert chat.command(" /plain ").endswith("tiny/policy")
+    assert chat.command("/trace") == "trace: on"
+    assert "/quit" in chat.command("/help")
+    assert all(len(line) <= 60 for line in chat.command("/help").splitlines())
+    assert chat.command(f"/save {tmp_path / 'talk.jsonl'}").startswith("saved 4 messages in ")
+    assert json.loads((tmp_path / "talk.jsonl").read_text()) == {"messages": chat.messages}
+    assert chat.command("/reset") == "forgotten"
+    assert chat.messages == []
+    for wrong in ("/unknown", "/save", "/"):
+        with pytest.raises(ChatError):
+            chat.command(wrong)
+    for wrong in (folder, tmp_path / "nothing"):
+        with pytest.raises(PolicyError):
+            chat.command(f"/policy {wrong}")
+    stranger = from_transformers(byte_llama(seed=1), torch.float32, tokenizer=byte_tokenizer())
+    random_policy(stranger).save(tmp_path / "other")
+    with pytest.raises(PolicyError, match="other weights"):
+        chat.command(f"/policy {tmp_path / 'other'}")
+    assert chat.command("/policy").endswith("tiny/policy")
+    assert chat.command("/quit") is None
+
+
+def test_what_was_written_of_an_answer_that_was_stopped_stays(folder):
+    chat, seen = Chat(load_model(folder, "float32"), None, max_new_tokens=50), []
+
+    def write(piece):
+        seen.append(piece)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        chat.answer("What is a list?", write)
+    assert chat.messages[0]["content"] == "What is a list?"
+    assert chat.messages[1]["content"].startswith("".join(seen))
+    assert said(chat, "And?")[0]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "lede", "chat", *map(str, arguments), "--threads", "1", "--dtype", "float32"]
+
+
+def run(stdin: bytes, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run(command(*arguments), input=stdin, capture_output=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def test_in_a_pipe_every_line_is_a_message_and_stdout_has_answers_alone(folder):
+    arguments = ("--model", folder, "--policy", folder / "policy", "--max-new-tokens", 12)
+    done = run("Grüße?\n\n/trace\nAnd?\n".encode(), *arguments)
+    model = load_model(folder, "float32")
+    first = said(Chat(model, None, max_new_tokens=12), "Grüße?")[0]
+    assert done.stdout.decode().startswith(first + "\n")
+    assert b"\x1b" not in done.stdout.replace(first.encode(), b"")
+    assert done.stderr.decode().splitlines()[1] == "trace: on"
+    assert done.stderr.count(b"12 tokens") == 2
+    assert b"no policy: there is no such folder" in run(b"/policy nothing\nHi\n", *arguments, code=2).stderr
+    assert b"not UTF-8" in run(b"\xff\xfe\n", *arguments, code=2).stderr
+
+
+def test_a_model_without_a_chat_template_is_named(checkpoint):
+    for arguments in ((), ("--model", checkpoint)):
+        stderr = run(b"Hi\n", *arguments, code=2).stderr.decode()
+        assert re.fullmatch(r"lede: the model \S+ has no chat template: talk to one .*\n", stderr)
+
+
+class Terminal:
+    """A chat at a terminal of 60 columns."""
+
+    def __init__(self, *arguments: object, **environment: str):
+        self.main, side = pty.openpty()
+        termios.tcsetwinsize(side, (24, 60))
+        environment = os.environ | {"TERM": "xterm-256color"} | environment
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
+        own = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(side, termios.TIOCSCTTY, 0)}
+        self.process = subprocess.Popen(command(*arguments), **streams, env=environment, **own)
+        os.close(side)
+        self.text = b""
+
+    def type(self, keys: str) -> None:
+        os.write(self.main, keys.encode())
+
+    def wait(self, pattern: str, again: str = "") -> str:
+        """Read until it matches, typing `again` every other second; what came by then, which is forgotten."""
+        ends = time.monotonic() + 60
+        while not (found := re.search(pattern.encode(), self.text, re.DOTALL)):
+            ready, _, _ = select.select([self.main], [], [], 2)
+            assert ready or time.monotonic() < ends, self.text
+            self.text += os.read(self.main, 4096) if ready else b""
+            self.type("" if ready else again)
+        seen, self.text = self.text[: found.end()], self.text[found.end() :]
+        return seen.decode(errors="replace")
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_the_program(folder, tmp_path, colours):
+    arguments = ("--model", folder, "--policy", folder / "policy", "--max-new-tokens", 50_000, "--trace")
+    terminal = Terminal(*arguments, **({} if colours else {"NO_COLOR": "1"}))
+    shown = terminal.wait("> ")
+    assert "/help" in shown and "layer 1" in shown
+    assert bool(re.search(r"\x1b\[[0-9;]*[39][0-7]m", shown)) == colours
+    terminal.type("What is a list?\n")
+    terminal.wait("list[?]\r\n.{200}")
+    terminal.type("\x03")
+    terminal.wait("stopped.*> ")
+    terminal.type("\x03")  # nothing is being written; what comes just before `input` waits for keys is lost on it
+    terminal.wait("stopped.*> ", again="\x03")
+    terminal.type("/nonsense\n")
+    terminal.wait("no command.*> ")
+    terminal.type(f"/save {tmp_path / 'talk.jsonl'}\n")
+    terminal.wait("saved 2 messages.*> ")
+    assert json.loads((tmp_path / "talk.jsonl").read_text())["messages"][1]["content"]
+    terminal.type("\x04")
+    assert terminal.process.wait(60) == 0
+    os.close(terminal.main)
