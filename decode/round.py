@@ -43,7 +43,8 @@ class Generation:
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]  # the new tokens, an end-of-text token included
     text: str
-    finish: str  # "stop" (a stop token), "stop_string", "length" (max_new_tokens) or "context" (the model's)
+    # "stop" (a stop token), "stop_string" (or Settings.ended), "length" (max_new_tokens) or "context" (the model's)
+    finish: str
     seconds: float  # prompt included
     prefill_seconds: float
     rounds: tuple[Round, ...] = field(repr=False)

@@ -4,7 +4,7 @@ Both work on the *processed* logits, as `transformers` does: logits processors f
 Drafts go through the same processing, each with the prefix that it really has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Settings:
     stop_strings: tuple[str, ...] = ()
     stop_tokens: frozenset[int] | None = None  # None: the model's own
     logits_processor: "LogitsProcessorList | None" = None
+    ended: Callable[[list[int]], bool] | None = None  # asked behind every new token whether the text ends there
     options: Mapping[str, Any] = field(default_factory=dict)  # others of a GenerationConfig
 
     def __post_init__(self) -> None:

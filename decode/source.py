@@ -26,7 +26,9 @@ class ModelSource:
         self.model, self.settings = model, settings
         self.layer_count = model.layer_count
         self.stops = settings.stops(model)
-        self.ended = StopStrings(model, settings.stop_strings) if settings.stop_strings else None
+        asked = [settings.ended] if settings.ended is not None else []
+        asked += [StopStrings(model, settings.stop_strings)] if settings.stop_strings else []
+        self.ended = (lambda tokens: any([ends(tokens) for ends in asked])) if asked else None
         self.conf_trace = ConfidenceTrace()
         # sees committed tokens and the full model's logits (tokens, vocabulary) that they were chosen from, unprocessed
         self.on_logits: Callable[[list[int], Tensor], None] | None = None

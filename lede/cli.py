@@ -12,6 +12,7 @@ from lede.commands import (
     collect,
     compact,
     evaluate,
+    export,
     generate,
     inspect,
     learn,
@@ -32,7 +33,8 @@ app = typer.Typer(
 )
 for command in (
     *(collect.collect, inspect.inspect, compact.compact, learn.learn, evaluate.evaluate),
-    *(generate.generate, chat.chat, serve.serve, report.report, bench.bench, calibrate.calibrate, adapt.adapt),
+    *(generate.generate, chat.chat, serve.serve, export.export, report.report),
+    *(bench.bench, calibrate.calibrate, adapt.adapt),
 ):
     app.command()(command)
 
