@@ -38,7 +38,7 @@ def write_transitions(
         raise DatasetError(f"{dataset.path} has no sweeps to draw transitions from: collect without --no-sweep")
     header = {name: value for name, value in dataset.header.items() if name != "format"}
     open_for_writing(out, header | {"layers": list(texts.layers)}, dataset.draft_vocabulary)
-    source = {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]}
+    source = {"name": dataset.name, "runs": [run["id"] for run in dataset.runs]}
     arguments = {"simulated_from": source, "max_drafts": max_drafts, "seed": seed}
     behaviour = {"kind": "uniform", "draft_chance": DRAFT_CHANCE}
     facts = {"simulated": True, "versions": {}, "device": {}, "behaviour": behaviour, "costs": None}

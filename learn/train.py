@@ -18,7 +18,7 @@ from lede.learn.fitted import learn_fitted
 from lede.learn.history import draw, point, write_csv
 from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
-from lede.replay.reader import open_dataset
+from lede.replay.reader import Dataset, open_dataset
 from lede.serve.policy import Policy
 
 Progress = Callable[[Snapshot, Score], None]
@@ -45,7 +45,7 @@ class LearnResult:
 
 
 def learn(
-    dataset_path: str | os.PathLike[str],
+    dataset: Dataset | str | os.PathLike[str],
     out: str | os.PathLike[str],
     config: LearnConfig | None = None,
     progress: Progress | None = None,
@@ -55,7 +55,7 @@ def learn(
     Raises DatasetError if the dataset cannot be read, LearnError if it cannot be learned from or training diverges.
     """
     folder = Path(out)
-    data = Data(open_dataset(dataset_path), config or LearnConfig())
+    data = Data(dataset if isinstance(dataset, Dataset) else open_dataset(dataset), config or LearnConfig())
     folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training, is when to hear that it cannot be
     return train(data, folder, progress)
 
@@ -97,7 +97,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         "model": dataset.header["model"],
         "tokenizer_hash": dataset.header["tokenizer_hash"],
         "state": {"top_k": dataset.header["top_k"], "trace": dataset.header["trace"]},
-        "dataset": {"name": dataset.path.resolve().name, "runs": [run["id"] for run in dataset.runs]},
+        "dataset": {"name": dataset.name, "runs": [run["id"] for run in dataset.runs]},
         "max_drafts": data.limit,
         "hyperparameters": config.to_dict(),
         "lede": version("lede"),

@@ -16,8 +16,11 @@ from lede.commands import (
     generate,
     inspect,
     learn,
+    merge,
+    repair,
     report,
     serve,
+    verify,
 )
 from lede.errors import flush, replace_unprintable, stop_on_signals
 
@@ -32,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(collect.collect, inspect.inspect, compact.compact, learn.learn, evaluate.evaluate),
+    *(collect.collect, inspect.inspect, verify.verify, repair.repair, merge.merge, compact.compact),
+    *(learn.learn, evaluate.evaluate),
     *(generate.generate, chat.chat, serve.serve, export.export, report.report),
     *(bench.bench, calibrate.calibrate, adapt.adapt),
 ):

@@ -47,10 +47,7 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
 
 def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     """What `replay.inspect_dataset` says: counts, layers, drafts, features, and whether the files are whole."""
-    integrity = grid("integrity", "file", "what", "message")
-    for f in facts["integrity"]:
-        integrity.add_row(f["path"], f["kind"], f["message"], style="dim" if f["harmless"] else "red")
-    yield integrity if facts["integrity"] else grid("integrity", "every file is whole, in order, and of this format")
+    yield integrity_table(facts["integrity"])
     if "unreadable" in facts:
         return
     model, counts = facts["header"]["model"], facts["counts"]
@@ -78,6 +75,16 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
         mean, std, low, high = numbers(column["mean"], column["std"], column["edges"][0], column["edges"][-1])
         values.add_row(name, mean, std, low, sparkline(column["counts"]), high)
     yield values
+
+
+def integrity_table(findings: list[dict[str, Any]]) -> Table:
+    """What `replay.verify` found, each as {path, kind, message, harmless}."""
+    if not findings:
+        return grid("integrity", "every file is whole, in order, and of this format")
+    table = grid("integrity", "file", "what", "message")
+    for f in findings:
+        table.add_row(f["path"], f["kind"], f["message"], style="dim" if f["harmless"] else "red")
+    return table
 
 
 def sparkline(counts: list[int]) -> str:

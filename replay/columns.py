@@ -33,6 +33,35 @@ class Columns:
     raw: dict[str, NDArray[Any]]  # (N,) each: phase, layer, draft_index, forced, accepted, tokens, round
 
 
+class Samples:
+    """Transitions one by one: a map-style dataset, such as `torch.utils.data.DataLoader` takes.
+
+    The last decision of a chain that the text's end cut is left out: what came after it is not known.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        kept = np.ones(len(columns.actions), bool)
+        kept[columns.chain_starts[1:][columns.truncated] - 1] = False
+        self.columns, self._rows = columns, np.flatnonzero(kept)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """observation, next_observation (F,), zeros behind the end; action, reward, terminal, propensity, episode."""
+        columns, row = self.columns, self._rows[index]
+        seen, terminal = columns.observations, columns.terminals[row]
+        return {
+            "observation": seen[row],
+            "action": columns.actions[row],
+            "reward": columns.rewards[row],
+            "next_observation": np.zeros_like(seen[row]) if terminal else seen[row + 1],
+            "terminal": terminal,
+            "propensity": columns.propensities[row],
+            "episode": columns.episodes[row],
+        }
+
+
 def select(columns: Columns, rows: Mask, truncated: Mask | None = None) -> Columns:
     """The marked rows (N,) of every chain, in order; chains without any vanish. truncated: (C,), if it changes."""
     lengths = np.diff(np.append(0, np.cumsum(rows))[columns.chain_starts])

@@ -22,15 +22,14 @@ import pyarrow as pa
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
     STAGING,
+    alone,
     encode,
-    hold,
     next_number,
     open_file,
     parts_of,
     read_columns,
     remove_leftovers,
     run_ids,
-    run_lock,
     stage,
     sync_folder,
     table_files,
@@ -53,15 +52,10 @@ def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> d
     runs = run_ids(root)
     before = _counts(root, runs)
     for run in runs:
-        lock = hold(run_lock(root, run), exclusive=True)
-        if lock is None:
-            raise DatasetError(f"{root}: run {run} is being written, compact when its collector is done")
-        try:
+        with alone(root, run, "compact"):
             remove_leftovers(root, run)
             for table in TABLES:
                 _compact_table(root, table, run, max_rows)
-        finally:
-            os.close(lock)
     after = _counts(root, runs)
     return {table: (before[table], after[table]) for table in TABLES}
 

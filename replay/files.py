@@ -56,6 +56,12 @@ def run_ids(root: Path) -> list[str]:
     return [folder.name.removeprefix("run=") for folder in folders]
 
 
+def started_runs(root: Path) -> list[str]:
+    """Ids of the runs that have a file in any table, sorted."""
+    folders = (folder.name for table in TABLES for folder in visible(root / table, "run=*"))
+    return sorted({name.removeprefix("run=") for name in folders if RUN_FOLDER.fullmatch(name)})
+
+
 def episode_numbers(run: str, episodes: NDArray[Any]) -> NDArray[np.int64]:
     """Numbers of a run's episodes that are unique over runs, and the same wherever and with whatever it is stored."""
     return np.int64(int(run[1:], 16) << 32) | episodes.astype(np.int64)
@@ -255,6 +261,17 @@ def hold(path: Path, *, exclusive: bool) -> int | None:
     except OSError:  # no locks here
         pass
     return handle
+
+
+@contextmanager
+def alone(root: Path, run: str, verb: str) -> Iterator[None]:
+    """Keep writers of a run away. Raises `DatasetError` if one is at work: `verb` later."""
+    if (lock := hold(run_lock(root, run), exclusive=True)) is None:
+        raise DatasetError(f"{root}: run {run} is being written, {verb} when its collector is done")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def remove_leftovers(root: Path, run: str, prefix: str = "") -> None:

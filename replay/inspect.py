@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises `DatasetError` if there is no dataset or it has no rows.
     """
     dataset = open_dataset(path)
-    findings = [asdict(finding) | {"path": str(finding.path), "harmless": finding.harmless} for finding in verify(path)]
+    findings = [finding.facts() for finding in verify(path)]
     report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings}
     try:
         columns = dataset.columns(horizon="round", features="extended")

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import RUN_FOLDER, STAGING, not_finite, parts_of, read_columns, read_json, table_files, visible
-from lede.replay.schema import TABLES, last_rows
+from lede.replay.files import (
+    RUN_FOLDER,
+    STAGING,
+    not_finite,
+    parts_of,
+    read_columns,
+    read_json,
+    started_runs,
+    table_files,
+)
+from lede.replay.schema import DRAFT, EXIT, TABLES, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.writer import derive, is_sorted, load_header, run_file
+
+COUNTED = ("rounds", "drafted", "accepted")  # of an episode
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something wrong with one file.
 
-    kind: torn, schema, foreign, unsorted, duplicate, values, missing; or orphan, leftover, which readers
+    kind: torn, schema, foreign, unsorted, duplicate, values, missing, incomplete; or orphan, leftover, which readers
     of the library ignore, and which resuming the run or compacting removes.
     """
 
@@ -33,6 +45,10 @@ class Finding:
     def harmless(self) -> bool:
         return self.kind in ("orphan", "leftover")
 
+    def facts(self) -> dict[str, Any]:
+        """The same for JSON and tables."""
+        return {"path": str(self.path), "kind": self.kind, "message": self.message, "harmless": self.harmless}
+
 
 def verify(path: str | os.PathLike[str]) -> list[Finding]:
     """Read every byte of a dataset and return what is wrong with it, sorted by path; empty if nothing is.
@@ -42,8 +58,7 @@ def verify(path: str | os.PathLike[str]) -> list[Finding]:
     root = Path(path)
     layers = int(load_header(root)["model"]["layers"])
     findings = list(_strangers(root))
-    runs = sorted({folder.name.removeprefix("run=") for table in TABLES for folder in visible(root / table, "run=*")})
-    for run in runs:
+    for run in started_runs(root):
         findings += _check_run(root, run, layers)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
 
@@ -71,8 +86,10 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
         yield Finding(about, "torn", str(error))
     committed: dict[str, Path] = {}
     described: set[str] = set()
+    counts: dict[int, tuple[int, ...]] = {}
+    owners: dict[str, dict[int, Path]] = {table: {} for table in TABLES}
     for table in reversed(TABLES):  # transitions first: they say which parts of the others count
-        owner: dict[int, Path] = {}
+        owner = owners[table]
         for path in table_files(root, table, run):
             try:
                 rows, parts = read_columns(path, table, TABLES[table].names), parts_of(path, table)
@@ -83,11 +100,13 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
                 for part in sorted(parts & committed.keys()):
                     yield Finding(path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one")
                 committed |= dict.fromkeys(parts, path)
+                counts |= _counts(rows) if rows.num_rows else {}
             elif not parts <= committed.keys():
                 yield Finding(path, "orphan", "its transitions were never committed; ignored, resuming removes it")
                 continue
             elif table == "episodes":
                 described |= parts
+                yield from _check_counts(path, rows, counts)
             yield from _check_rows(rows, table, path, layers)
             episodes = rows["episode"].unique().to_pylist()
             if twice := [episode for episode in episodes if episode in owner]:
@@ -95,6 +114,34 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
             owner |= dict.fromkeys(episodes, path)
     for part in sorted(committed.keys() - described):
         yield Finding(committed[part], "missing", f"no episodes file has {part}: copy it from where the rows are from")
+    if described >= committed.keys():
+        for episode in sorted(owners["transitions"].keys() - owners["episodes"].keys()):
+            path = owners["transitions"][episode]
+            yield Finding(path, "incomplete", f"episode {episode} is in no episodes file: collect it again")
+
+
+def _check_counts(path: Path, episodes: pa.Table, counts: Mapping[int, tuple[int, ...]]) -> Iterator[Finding]:
+    """Whether episodes have the transitions that they tell of."""
+    for episode, *told in zip(*(episodes[name].to_pylist() for name in ("episode", *COUNTED)), strict=True):
+        found = counts.get(episode, (0, 0, 0))
+        if found[0] > told[0] or found[1:] != (*told[1:],):  # a round without decisions has no row
+            message = f"episode {episode} has {{}} by itself, {{}} by its transitions: collect it again"
+            yield Finding(path, "incomplete", message.format(*map(_listed, (told, found))))
+
+
+def _listed(counts: Iterable[int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in zip(COUNTED, counts, strict=True))
+
+
+def _counts(rows: pa.Table) -> dict[int, tuple[int, ...]]:
+    """By episode, what its transitions tell of COUNTED; rounds at least."""
+    names = ("episode", "round", "phase", "action", "accepted")
+    episode, round_, phase, action, accepted = (rows[name].to_numpy() for name in names)
+    episodes, start = np.unique(episode, return_index=True)
+    drafted = (phase == DRAFT) | (action == EXIT)
+    sums = (np.add.reduceat(mask.astype(int), start).tolist() for mask in (drafted, drafted & accepted))
+    rounds = (np.maximum.reduceat(round_, start).astype(int) + 1).tolist()
+    return dict(zip(episodes.tolist(), zip(rounds, *sums, strict=True), strict=True))
 
 
 def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator[Finding]:
@@ -112,7 +159,14 @@ def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator
         probability, ends = arrays["propensity"], last_rows(arrays["episode"], arrays["round"])
         if not ((probability > 0) & (probability <= 1)).all():
             yield Finding(path, "values", "a propensity is not in (0, 1]: these rows cannot be used to score a policy")
-        wrong = [name for name, values in derive(arrays, layers).items() if not np.array_equal(arrays[name], values)]
+        position, index, place = arrays["position"], arrays["draft_index"], np.arange(len(ends))
+        start = np.maximum.accumulate(np.where(np.roll(ends, 1), place, 0))  # of the row's round
+        given = derive(arrays, layers) | {
+            "step": place - start,
+            "chain": index - 1,
+            "position": position[start] + index - 1,
+        }
+        wrong = [name for name, values in given.items() if not np.array_equal(arrays[name], values)]
         wrong += [] if np.array_equal(ends, arrays["terminal"] ^ arrays["truncated"]) else ["terminal or truncated"]
         for name in wrong:
             yield Finding(path, "values", f"{name} is not what the other columns give: collect these episodes again")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lede.replay.columns import Columns, walks, with_features
+from lede.replay.columns import Columns, Samples, select, walks, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
     VOCABULARY,
@@ -27,7 +27,8 @@ from lede.replay.files import (
 )
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
-from lede.replay.writer import load_header, load_runs
+from lede.replay.split import Split, episode_splits
+from lede.replay.writer import header_differences, load_header, load_runs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,15 +42,21 @@ RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "ta
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset on disk. Every access looks at the files there are at that moment."""
+    """A dataset on disk, or several as one. Every access looks at the files there are at that moment."""
 
     path: Path
     header: dict[str, Any]
+    others: tuple[Path, ...] = ()  # that hold other runs
+
+    @property
+    def name(self) -> str:
+        """The folder's name; of several, with + between."""
+        return "+".join(path.resolve().name for path in (self.path, *self.others))
 
     @property
     def runs(self) -> list[dict[str, Any]]:
         """What is known of each run (arguments, versions, device, …), oldest first."""
-        return load_runs(self.path)
+        return load_runs(self.path, *self.others)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -74,8 +81,19 @@ class Dataset:
 
     @property
     def episodes(self) -> pl.LazyFrame:
-        """One row a prompt, and `run`."""
-        return self._scan("episodes")
+        """One row a prompt, and `run`; `split` is the side on which every command has the text (`replay.split`)."""
+        import polars as pl
+
+        splits = episode_splits(self)
+        sides = {
+            "run": [f"r{number:07x}" for number in (splits.numbers >> 32).tolist()],
+            "episode": splits.numbers & 0xFFFFFFFF,
+            "side": splits.split.tolist(),
+        }
+        schema = {"run": pl.String, "episode": pl.UInt32, "side": pl.String}
+        right = pl.LazyFrame(sides, schema)
+        frame = self._scan("episodes").join(right, on=["run", "episode"], how="left", maintain_order="left")
+        return frame.with_columns(split=pl.coalesce("side", "split")).drop("side")
 
     @property
     def sweeps(self) -> pl.LazyFrame:
@@ -89,10 +107,11 @@ class Dataset:
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
         files = {}
-        for run in run_ids(self.path):
-            parts = committed_parts(self.path, run)
-            commits = table == "transitions"
-            files[run] = sorted(set(parts.values())) if commits else live_files(self.path, table, run, parts)
+        for root in (self.path, *self.others):
+            for run in run_ids(root):
+                parts = committed_parts(root, run)
+                commits = table == "transitions"
+                files[run] = sorted(set(parts.values())) if commits else live_files(root, table, run, parts)
         return files
 
     def read(self, table: str, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
@@ -163,11 +182,29 @@ class Dataset:
         columns = walks(columns) if horizon == "walk" else columns
         return with_features(columns, PAPER_STATE) if features == "paper" else columns
 
+    def samples(self, split: Split | None = None, horizon: Horizon = "walk", features: Features = "paper") -> Samples:
+        """Transitions for torch, those of one side of the split or all; the rest is as in `columns`."""
+        columns, splits = self.columns(horizon, features), episode_splits(self)
+        here = splits.numbers[(splits.split == split) | (split is None)]
+        return Samples(select(columns, np.isin(columns.episodes, here)))
 
-def open_dataset(path: str | os.PathLike[str]) -> Dataset:
-    """Open a dataset for reading. Raises `DatasetError` if it is none, or its format is newer than this library."""
-    root = Path(path)
-    return Dataset(root, load_header(root))
+
+def open_dataset(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Dataset:
+    """Open a dataset for reading, or several of one model and the same candidates as one.
+
+    Raises `DatasetError` if one is none, its format is newer than this library, or they do not fit together.
+    """
+    roots = [Path(path), *map(Path, others)]
+    header = load_header(roots[0])
+    home: dict[str, Path] = {}  # of each run
+    for root in roots:
+        if differences := header_differences(load_header(root), header):
+            raise DatasetError(f"{root} does not fit {roots[0]}: {'; '.join(differences)}")
+        for run in run_ids(root) if others else []:
+            if run in home:
+                raise DatasetError(f"run {run} is in {home[run]} and in {root}: take only the one that has more of it")
+            home[run] = root
+    return Dataset(roots[0], header, (*roots[1:],))
 
 
 def _in_order(

@@ -66,9 +66,7 @@ def open_for_writing(
             write_json(root / VOCABULARY, {"tokens": list(draft_vocabulary)})
         write_json(root / HEADER, wanted)
     found = load_header(root)
-    compared = found["model"].keys() | DRAFTING
-    wanted["model"] = {key: value for key, value in wanted["model"].items() if key in compared}
-    if differences := describe_differences(wanted, found):
+    if differences := header_differences(wanted, found):
         told = "; ".join(differences)
         same = " or the same --exits and --draft-vocab" * any(f"model.{name}" in told for name in DRAFTING)
         raise DatasetError(f"{root} holds other data: {told}. Choose another --out{same}")
@@ -81,12 +79,23 @@ def load_header(root: Path) -> dict[str, Any]:
     if not (root / HEADER).is_file():
         raise DatasetError(f"{root} is not a dataset, it has no {HEADER}")
     header = read_json(root / HEADER)
-    version = header.get("format")
-    if version != FORMAT:
-        raise DatasetError(f"{root / HEADER} has format {version}, this version reads {FORMAT}: update lede")
+    made = header.get("format")
+    if not isinstance(made, int) or not 1 <= made <= FORMAT:
+        from lede import __version__ as version
+
+        needed = f"lede {header['needs']} or later" if "needs" in header else "another version"
+        told = f"has format {made}, this version ({version}) reads {FORMAT}: it needs {needed}, update lede"
+        raise DatasetError(f"{root / HEADER} {told}")
     if "layers" not in header or not isinstance(header.get("model"), dict):
         raise DatasetError(f"{root / HEADER} lacks model or layers: restore it from a copy")
     return header
+
+
+def header_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """What keeps rows out of one dataset: every field that differs, but facts of the model that only one header has."""
+    compared = wanted["model"].keys() & stored["model"].keys() | DRAFTING
+    facts = ({key: value for key, value in header["model"].items() if key in compared} for header in (wanted, stored))
+    return describe_differences({**wanted, "model": next(facts)}, {**stored, "model": next(facts)})
 
 
 def describe_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -158,9 +167,9 @@ def run_file(root: Path, run_id: str) -> Path:
     return root / "runs" / f"{run_id}.json"
 
 
-def load_runs(root: Path) -> list[dict[str, Any]]:
+def load_runs(*roots: Path) -> list[dict[str, Any]]:
     """What `runs/*.json` say, oldest run first."""
-    runs = [read_json(path, "id", "arguments") for path in visible(root / "runs", "*.json")]
+    runs = [read_json(path, "id", "arguments") for root in roots for path in visible(root / "runs", "*.json")]
     return sorted(runs, key=lambda run: (str(run.get("started")), str(run.get("id"))))
 
 

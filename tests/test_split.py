@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from lede import replay
 from lede.collect.collector import CollectConfig
@@ -71,6 +73,34 @@ def test_a_text_or_a_group_recorded_on_two_sides_takes_the_most_held_out(tmp_pat
     assert [found[two, i][0] for i in range(4)] == ["test", "validation", "test", "test"]
     assert len({found[one, 2][1], found[two, 2][1], found[two, 3][1]}) == 1
     assert len({group for _, group in found.values()}) == 4
+    frame: Any = replay.open_dataset(tmp_path).episodes.collect()
+    for row in frame.iter_rows(named=True):
+        assert row["split"] == found[row["run"], row["episode"]][0]
+
+
+def test_several_datasets_have_one_split_and_samples_for_torch(tmp_path: Path) -> None:
+    write(tmp_path / "a", 1, [([i], "train", f"a{i}") for i in range(4)])
+    write(tmp_path / "b", 2, [([3], "test", "b"), ([9], "validation", "c")])
+    both = replay.open_dataset(tmp_path / "a", tmp_path / "b")
+    assert both.episodes.collect()["split"].sort().to_list() == ["test"] * 2 + ["train"] * 3 + ["validation"]
+    assert [run["arguments"]["seed"] for run in both.runs] == [1, 2] or len(both.runs) == 2
+    columns = both.columns("round", "extended")
+    train = both.samples("train", "round", "extended")
+    loaded = next(iter(DataLoader(train, batch_size=len(train))))  # type: ignore[arg-type]
+    here = np.isin(columns.episodes, loaded["episode"].numpy())
+    last = np.zeros(len(here), bool)
+    last[columns.chain_starts[1:] - 1] = True
+    kept = here & ~(last & ~columns.terminals)
+    assert len(set(loaded["episode"].tolist())) == 3 and len(train) == kept.sum()
+    assert np.array_equal(loaded["observation"], columns.observations[kept])
+    assert np.array_equal(loaded["reward"], columns.rewards[kept]) and loaded["reward"].dtype == torch.float32
+    following = np.where(last[:, None], 0, np.roll(columns.observations, -1, axis=0))
+    assert np.array_equal(loaded["next_observation"], following[kept])
+    assert np.array_equal(loaded["terminal"], columns.terminals[kept])
+    assert len(train) + len(both.samples("test", "round")) < len(both.samples(horizon="round"))
+    write(tmp_path / "b", 1, [([3], "test", "b")])
+    with pytest.raises(replay.DatasetError, match=r"is in .*a and in .*b: take only"):
+        replay.open_dataset(tmp_path / "a", tmp_path / "b")
 
 
 def test_datasets_of_older_versions_are_split_by_their_prompts_tokens(tmp_path: Path) -> None:
@@ -99,7 +129,8 @@ def test_files_without_the_columns_are_read_with_them(tmp_path: Path, compacted:
         replay.compact_dataset(tmp_path)
     frame: Any = replay.open_dataset(tmp_path).episodes.collect()
     assert frame.columns == [*EPISODES.names, "run"]
-    assert sorted(zip(frame["split"], frame["group"], strict=True)) == [("", "")] * 3 + [("test", "b")]
+    found = sorted(zip(frame["group"], frame["split"], strict=True))
+    assert found == [*sorted(("", split_of(group_of([i]))) for i in range(3)), ("b", "test")]
 
 
 class Exits:

@@ -18,7 +18,15 @@ OPTIONS = (
 
 @said_plainly
 def learn(
-    dataset: Annotated[Path, Option("--dataset", "-d", help="A dataset's folder.")] = Path("data/lede-tiny"),
+    dataset: Annotated[
+        list[Path] | None,
+        Option(
+            "--dataset",
+            "-d",
+            help="A dataset's folder; given again, others of the same model and layers, learned from as one. "
+            "[dim]Default: data/lede-tiny[/]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         Option(
@@ -78,15 +86,16 @@ def learn(
     options = locals() | {"candidates": parse_layers(candidates)}
     options["reward"] = reward and os.path.expanduser(reward)  # a file's path, or a name
     given = {name: options[name] for name in OPTIONS if options[name] is not None}
+    datasets = dataset or [Path("data/lede-tiny")]
     if write_transitions is not None:
         if wrong := given.keys() - {"candidates", "max_drafts", "seed"}:
             raise BadParameter(f"--write-transitions takes none of {', '.join(sorted(wrong))}")
-        _write(dataset, write_transitions, given, json)
+        _write(datasets, write_transitions, given, json)
     else:
-        _learn_one(dataset, out, preset, given, json)
+        _learn_one(datasets, out, preset, given, json)
 
 
-def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> None:
+def _write(datasets: list[Path], out: Path, options: dict[str, Any], json: bool) -> None:
     from lede.terminal import errors, print_json, say
 
     with errors.status("drawing transitions"):
@@ -94,26 +103,26 @@ def _write(dataset: Path, out: Path, options: dict[str, Any], json: bool) -> Non
         from lede.replay.reader import open_dataset
 
         layers = {"layers": options.pop("candidates")} if "candidates" in options else {}
-        rows = write_transitions(open_dataset(dataset), out, **layers, **options)
+        rows = write_transitions(open_dataset(*datasets), out, **layers, **options)
     if json:
         print_json({"folder": str(out), "transitions": rows})
     else:
         say(f"{rows:,} simulated transitions in {out}")
 
 
-def _learn_one(dataset: Path, out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
+def _learn_one(datasets: list[Path], out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:
     from lede.learn.config import preset as preset_config
     from lede.paths import policy_path
     from lede.replay.reader import open_dataset
     from lede.terminal import bar, console, errors, print_json, say
 
     config = preset_config(preset or "default", **options)
-    open_dataset(dataset)  # so that what is wrong with it is said before what is slow is imported
+    dataset = open_dataset(*datasets)  # now, so that what is wrong with it is said before what is slow is imported
     with errors.status("loading d3rlpy"):
         from lede.learn.data import Snapshot
         from lede.learn.score import Score
         from lede.learn.train import learn as run
-    out = out or policy_path(dataset, _recipe(preset, options))
+    out = out or policy_path(dataset.name, _recipe(preset, options))
     with bar("learning", 1000, quiet=json) as advance:
 
         def report(step: Snapshot, score: Score) -> None:

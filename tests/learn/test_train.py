@@ -210,6 +210,17 @@ def test_mixed_datasets_learn_from_the_episodes_that_were_swept(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_several_datasets_are_learned_from_as_one(tmp_path):
+    for folders in (("d", "d"), ("a", "b")):
+        for seed, folder in zip((0, 5), folders, strict=True):
+            write_dataset(tmp_path / folder, 30, seed, layers=LAYERS, with_sweeps=True)
+    learn(tmp_path / "d", tmp_path / "one", preset(**QUICK))
+    both = learn(open_dataset(tmp_path / "a", tmp_path / "b"), tmp_path / "two", preset(**QUICK))
+    assert len(both.data.splits.numbers) == 60 and both.policy.info["dataset"]["name"] == "a+b"
+    files = [tmp_path / name / "policy.safetensors" for name in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_no_text_is_on_two_sides(synthetic):
     data = Data(open_dataset(synthetic), preset())
     targets = [{tuple(row) for row in data.texts(side).targets} for side in ("train", "validation", "test")]
