@@ -267,7 +267,7 @@ def test_bounds_are_apart_where_a_rule_looks_behind_a_mismatch():
     assert (replayed.low < replayed.high).any()
 
 
-@pytest.mark.parametrize("rule", [LayerSkip(1, 5), LayerSkip(0, 12), LengthHeuristic(2), Threshold((0,))], ids=str)
+@pytest.mark.parametrize("rule", [LayerSkip(1, 5), LayerSkip(0, 12), LengthHeuristic(2), Threshold((0,))])
 def test_a_text_that_an_end_of_text_token_cut(rule):
     stop = int(np.bincount(TEXTS.targets[:, 10:].ravel()).argmax())
     settings = Settings(LENGTH, stop_tokens=frozenset({stop}))
