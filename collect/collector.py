@@ -87,12 +87,12 @@ def collect(
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
     run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
-    done = run.committed()
-    collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
     turns = [(prompt, turn) for prompt in prompts for turn in range(1 + len(prompt.turns))]
     said: list[str] = []  # the model's answers so far in this conversation
     answer = ""  # the last
     with replay.EpisodeWriter(run) as writer:
+        done = run.committed()  # now that nobody else writes
+        collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
         for number in range(config.episodes):
             asked, turn = turns[number % len(turns)]
             said = [*said, answer] if turn else []

@@ -48,8 +48,9 @@ def write_transitions(
     table, numbers = dataset.read("episodes", EPISODES.names[1:])  # all but the number
     known = dict(zip(numbers.tolist(), table.to_pylist(), strict=True))
     free = Costs(dataset.model_layers, (0.0,) * MAX_ROWS, (0.0,) * MAX_ROWS, 0.0, 0.0, 0.0, 0.0)
-    done, count = run.committed(), 0
+    count = 0
     with EpisodeWriter(run) as writer:
+        done = run.committed()  # now that nobody else writes
         for number, source_number in enumerate(texts.numbers.tolist()):
             rule = Uniform(texts.layers, stable_hash(f"{seed}/{number}"))
             rule.max_drafts = max_drafts

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from lede.replay.schema import ADDED, PARTS_KEY, TABLES, parquet_options
 HEADER = "dataset.json"
 VOCABULARY = "draft_vocabulary.json"  # the tokens that could be drafted, where not all could
 STAGING = ".staging"
+SEAL = b"LEDE"  # and the CRC-32 of all other bytes, between the last page and the footer, where no reader looks
 # A letter first: polars would take the value of `run=1234567` for a number. 28 bits: see `episode_numbers`.
 RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")
 
@@ -108,6 +110,34 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
     return file
 
 
+def check_seal(path: Path, table: str) -> None:
+    """Raise `DatasetError` if any bit of a file is not as it was written: pages have checksums, but footers have none.
+
+    What older versions or other software wrote has no seal, and passes.
+    """
+    with reading(path):
+        data = memoryview(path.read_bytes())
+    footer = max(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), 8)
+    seal = bytes(data[footer - 8 : footer])
+    if seal.startswith(SEAL):
+        broken = seal != SEAL + _crc(data[: footer - 8], data[footer:])
+    else:
+        with open_file(path, table) as file:
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            pages = [group.column(i) for group in groups for i in range(group.num_columns)]
+        ends = ((page.dictionary_page_offset or page.data_page_offset) + page.total_compressed_size for page in pages)
+        broken = max(ends, default=0) == footer - 8  # the seal itself is damaged
+    if broken:
+        raise DatasetError(f"{path} is not, bit for bit, what was written: restore it, or collect again", "torn")
+
+
+def _crc(*parts: bytes | memoryview) -> bytes:
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
+    return value.to_bytes(4, "little")
+
+
 def schema_problem(schema: pa.Schema, table: str) -> str | None:
     """What keeps a file with this schema from being read as part of a table; columns it has on top are welcome."""
     types = {field.name: field.type for field in schema}
@@ -172,11 +202,13 @@ def live_files(root: Path, table: str, run: str, parts: Iterable[str]) -> list[P
 
 
 def encode(rows: pa.Table, table: str, parts: Iterable[str]) -> bytes:
-    """Parquet bytes of `rows`, one row group, saying which parts they are."""
+    """Parquet bytes of `rows`, one row group, saying which parts they are, sealed."""
     rows = rows.replace_schema_metadata({PARTS_KEY: json.dumps(sorted(parts)).encode()})
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, **parquet_options(TABLES[table]))
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    return data[:footer] + SEAL + _crc(data) + data[footer:]
 
 
 def stage(path: Path, data: bytes) -> None:

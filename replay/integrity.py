@@ -15,6 +15,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.files import (
     RUN_FOLDER,
     STAGING,
+    check_seal,
     not_finite,
     parts_of,
     read_columns,
@@ -92,6 +93,7 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
         owner = owners[table]
         for path in table_files(root, table, run):
             try:
+                check_seal(path, table)
                 rows, parts = read_columns(path, table, TABLES[table].names), parts_of(path, table)
             except DatasetError as error:
                 yield Finding(path, error.kind, str(error).removeprefix(f"{path} "))
