@@ -171,4 +171,4 @@ def test_the_command_exports_the_embedded_model_s_policy(tmp_path):
     wrong = subprocess.run(
         [sys.executable, "-m", "lede", "export", str(out), "--to", "onnx"], capture_output=True, text=True
     )
-    assert (wrong.returncode, wrong.stderr) == (2, "lede: --to onnx: give transformers\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "lede: --to onnx: give transformers, csv, hf, d3rlpy or minari\n")
