@@ -77,7 +77,6 @@ class After(StoppingCriteria):
         {"max_new_tokens": 200, "eos_token_id": None},
         {"max_new_tokens": 1},
     ],
-    ids=str,
 )
 def test_tokens_and_streams_are_those_of_generate(custom, options):
     ours, theirs = Recorder(), Recorder()
@@ -143,7 +142,6 @@ def test_exit_heads(custom, tmp_path):
         ({"policy": "nothing"}, "no such folder"),
         ({"nonsense": 3}, "nonsense"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_done_exactly_is_refused_by_name(custom, options, named):
     with pytest.raises(ValueError, match=named):
