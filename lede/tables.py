@@ -47,7 +47,8 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
 
 def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
     """What `replay.inspect_dataset` says: counts, layers, drafts, features, and whether the files are whole."""
-    yield integrity_table(facts["integrity"])
+    sampled = facts["sampled"]
+    yield grid("integrity", "not verified (lede verify)") if sampled else integrity_table(facts["integrity"])
     if "unreadable" in facts:
         return
     model, counts = facts["header"]["model"], facts["counts"]
@@ -66,7 +67,8 @@ def dataset_tables(facts: dict[str, Any]) -> Iterator[Table]:
         summary.add_row(f"run {run['id']}", f"{how}, started {run.get('started', '?')}")
     yield summary
     headings = ("layer", "visits", "agree", "exits", "share", "drafted", "accept", "d", "tokens\n/round")
-    layers = grid("by layer (0 is prompt lookup)", *headings)
+    told = f", of {sampled:,} decisions (--full reads all)" if sampled else ""
+    layers = grid(f"by layer (0 is prompt lookup){told}", *headings)
     for row in facts["layers"]:
         layers.add_row(*(f"{row[name]:,}" if isinstance(row[name], int) else number(row[name]) for name in LAYER))
     yield layers

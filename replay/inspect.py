@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,39 +19,47 @@ from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES
 from lede.replay.split import SPLITS, episode_splits
 
 BINS = 40
+MOST = 5_000_000  # decisions of which all are read
 
 
-def inspect_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect_dataset(path: str | os.PathLike[str], most: int | None = MOST) -> dict[str, Any]:
     """Describe a dataset.
 
-    Keys: path, header, runs, integrity (a list of {path, kind, message, harmless}); and, unless damage keeps it from
-    being read (then `unreadable` says why): counts, tasks, splits ({split: {episodes, groups, swept}}), layers (one
-    dict a candidate), draft_lengths (rounds with 0, 1, … drafts), rewards (edges, counts, mean, std) and features (the
-    same, and `accepted`: the share of accepted drafts in each bin, None where there are no rows; what comes from logits
-    without the rows of layer 0).
+    most: of more decisions, layers, draft_lengths, rewards and features are those of about so many (`sampled` says how
+    many, None: of all), and files are not verified (integrity is None).
+
+    Keys: path, header, runs, integrity (a list of {path, kind, message, harmless}), sampled; and, unless damage keeps
+    it from being read (then `unreadable` says why): counts, tasks, splits ({split: {episodes, groups, swept}}), layers
+    (one dict a candidate), draft_lengths (rounds with 0, 1, … drafts), rewards (edges, counts, mean, std) and features
+    (the same, and `accepted`: the share of accepted drafts in each bin, None where there are no rows; what comes from
+    logits without the rows of layer 0).
     Raises `DatasetError` if there is no dataset or it has no rows.
     """
     dataset = open_dataset(path)
-    findings = [finding.facts() for finding in verify(path)]
-    report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings}
+    decisions = 0  # of a damaged one, which is verified
+    with suppress(DatasetError):
+        decisions = dataset.rows("transitions")
+    findings = [finding.facts() for finding in verify(path)] if most is None or decisions <= most else None
+    report = {"path": str(path), "header": dataset.header, "runs": dataset.runs, "integrity": findings, "sampled": None}
     try:
-        columns = dataset.columns(horizon="round", features="extended")
-        episodes, _ = dataset.read("episodes", ["task", "drafted", "accepted", "seconds", "output_tokens"])
+        columns = dataset.columns(horizon="round", features="extended", most=most)
+        names = ["task", "rounds", "drafted", "accepted", "seconds", "output_tokens"]
+        episodes, _ = dataset.read("episodes", names)
         splits, swept = episode_splits(dataset), dataset.swept()
     except DatasetError as error:
-        if all(finding["harmless"] for finding in findings):
+        if all(finding["harmless"] for finding in findings or ()):
             raise
         return report | {"unreadable": str(error)}
     files = [file for table in TABLES for run in dataset.files(table).values() for file in run]
     ends = columns.chain_starts[1:] - 1
     bypassed = (columns.raw["phase"][ends] == WALK) & (columns.actions[ends] == CONTINUE)
     return report | {
+        "sampled": None if findings is not None else len(columns.actions),
         "counts": {
-            **{name: pc.sum(episodes[name]).as_py() for name in ("drafted", "accepted", "seconds")},
+            **{name: pc.sum(episodes[name]).as_py() for name in ("rounds", "drafted", "accepted", "seconds")},
             "episodes": len(episodes),
             "tokens": pc.sum(pc.list_value_length(episodes["output_tokens"])).as_py(),
-            "rounds": len(ends),
-            "decisions": len(columns.actions),
+            "decisions": decisions,
             "files": len(files),
             "bytes": sum(file.stat().st_size for file in files),
         },

@@ -25,7 +25,7 @@ from lede.replay.files import (
 )
 from lede.replay.schema import DRAFT, EXIT, TABLES, last_rows
 from lede.replay.split import SPLITS
-from lede.replay.writer import derive, is_sorted, load_header, run_file
+from lede.replay.writer import derive, is_sorted, load_header, run_file, run_name
 
 COUNTED = ("rounds", "drafted", "accepted")  # of an episode
 
@@ -80,7 +80,8 @@ def _strangers(root: Path) -> Iterator[Finding]:
 def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
     about = run_file(root, run)
     try:
-        read_json(about)
+        if run_name(read_json(about, "arguments")["arguments"]) != run:
+            yield Finding(about, "values", "its arguments are not those that the run is named after: restore it")
     except FileNotFoundError:
         yield Finding(about, "missing", "the description of the run, copy it from where the rows are from")
     except DatasetError as error:

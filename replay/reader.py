@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lede.replay.columns import Columns, Samples, select, walks, with_features
@@ -114,21 +115,27 @@ class Dataset:
                 files[run] = sorted(set(parts.values())) if commits else live_files(root, table, run, parts)
         return files
 
-    def read(self, table: str, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
+    def rows(self, table: str) -> int:
+        """How many committed rows a table has, by the footers of its files. Raises as `files`."""
+        return sum(pq.read_metadata(path).num_rows for files in self.files(table).values() for path in files)
+
+    def read(self, table: str, columns: Sequence[str], most: int | None = None) -> tuple[pa.Table, NDArray[np.int64]]:
         """Columns of all committed rows of a table, and the number of each row's episode; checksums are verified.
 
-        Raises `DatasetError` if a file is damaged, or a number in it is NaN or infinite.
+        most: of more rows, about so many are read, from every n-th file. Raises `DatasetError` if a file is damaged, or
+        a number in it is NaN or infinite.
         """
         tables = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
         numbers = [np.empty(0, np.int64)]
-        for run, files in self.files(table).items():
-            for path in files:
-                rows = read_columns(path, table, ["episode", *columns])
-                if wrong := ", ".join(not_finite(rows)):
-                    hint = "move it away, then collect again with the same arguments to replace its rows"
-                    raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
-                tables.append(rows.select(list(columns)))
-                numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
+        every = 1 if most is None else max(1, -(-self.rows(table) // most))
+        files = [(run, path) for run, paths in self.files(table).items() for path in paths]
+        for run, path in files[::every]:
+            rows = read_columns(path, table, ["episode", *columns])
+            if wrong := ", ".join(not_finite(rows)):
+                hint = "move it away, then collect again with the same arguments to replace its rows"
+                raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
+            tables.append(rows.select(list(columns)))
+            numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
         return pa.concat_tables(tables), np.concatenate(numbers)
 
     def _scan(self, table: str) -> pl.LazyFrame:
@@ -150,16 +157,17 @@ class Dataset:
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
         return pl.concat(frames)
 
-    def columns(self, horizon: Horizon = "walk", features: Features = "paper") -> Columns:
+    def columns(self, horizon: Horizon = "walk", features: Features = "paper", most: int | None = None) -> Columns:
         """Decisions as arrays, with the paper's reward; page checksums are verified.
 
         horizon: `walk` has the decisions of the layer walks, an exit or the bypass ends a chain; `round` has all
             decisions, the last one of a round ends a chain unless it was truncated.
         features: `paper` (three), or `extended`: the state, draft_index and an indicator `layer=<l>` a candidate.
+        most: of more decisions, about so many, from files spread evenly.
 
         Raises `DatasetError` if there are no rows, a file is damaged, or an episode is stored twice.
         """
-        table, episodes = self.read("transitions", ("step", *RAW, *STATE, "action", "propensity", "truncated"))
+        table, episodes = self.read("transitions", ("step", *RAW, *STATE, "action", "propensity", "truncated"), most)
         if not len(episodes):
             raise DatasetError(f"{self.path} has no transitions yet: collect some first (lede collect)")
         rows, episodes = _in_order({name: table[name].to_numpy() for name in table.column_names}, episodes, self.path)

@@ -140,7 +140,7 @@ def start_run(
     root = Path(path)
     header = load_header(root)
     wanted = json.loads(json.dumps(arguments))
-    run_id = "r" + hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:7]
+    run_id = run_name(wanted)
     run = Run(root, run_id, header["model"]["layers"])
     description = run_file(root, run_id)
     if description.exists():
@@ -161,6 +161,11 @@ def start_run(
     content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
     write_json(description, content)
     return run
+
+
+def run_name(arguments: Mapping[str, Any]) -> str:
+    """The id of the run with these arguments, as JSON has them."""
+    return "r" + hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:7]
 
 
 def run_file(root: Path, run_id: str) -> Path:

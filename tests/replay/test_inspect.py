@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from lede import replay
+from lede.tables import dataset_tables
 from tests.replay.synthetic import start, write_dataset
 
 LAYERS = (0, 4, 5, 8)
@@ -37,6 +40,25 @@ def test_numbers(tmp_path: Path) -> None:
     assert report["features"]["entropy"]["mean"] == pytest.approx(
         rows.filter(pl.col("layer") > 0)["entropy"].cast(pl.Float64).mean(), rel=1e-5
     )
+
+
+def test_large_datasets_are_counted_by_footers_and_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    write_dataset(path, 30, seed=0, layers=LAYERS, flush_rows=40)
+    full = replay.inspect_dataset(path, most=None)
+    assert full == replay.inspect_dataset(path) and full["sampled"] is None
+    rows = full["counts"]["decisions"]
+    quick = replay.inspect_dataset(path, most=rows // 3)
+    for name in ("counts", "tasks", "splits", "runs"):
+        assert quick[name] == full[name]
+    assert quick["integrity"] is None
+    assert rows / 6 < quick["sampled"] == sum(quick["rewards"]["counts"]) < rows / 2
+    assert sum(quick["draft_lengths"]) < sum(full["draft_lengths"])
+    told = Console(file=StringIO(), width=200)
+    for table in dataset_tables(quick):
+        told.print(table)
+    said = told.file.getvalue()
+    assert "lede verify" in said and f"of {quick['sampled']:,} decisions" in said
 
 
 def test_picture(tmp_path: Path) -> None:

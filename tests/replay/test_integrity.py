@@ -121,6 +121,12 @@ def no_description(path: Path) -> Path:
     return file
 
 
+def changed_arguments(path: Path) -> Path:
+    file = next((path / "runs").glob("*.json"))
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    return file
+
+
 DAMAGE = [
     (tear, "torn", "not a readable Parquet file"),
     (empty, "torn", "not a readable Parquet file"),
@@ -135,6 +141,7 @@ DAMAGE = [
     (impossible, "values", None),
     (no_episodes, "missing", None),
     (no_description, "missing", None),
+    (changed_arguments, "values", None),
 ]
 
 
