@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import alone, parts_of, publish, read_columns, started_runs, sync_folder, table_files
+from lede.replay.files import alone, check_seal, parts_of, publish, read_columns, started_runs, sync_folder, table_files
 from lede.replay.integrity import Finding, verify
 from lede.replay.schema import TABLES
 from lede.replay.writer import Run, load_header
@@ -73,6 +73,7 @@ def _parts(root: Path, run: str) -> Parts:
     for table in TABLES:
         for path in table_files(root, table, run):
             try:
+                check_seal(path, table)
                 parts[path] = parts_of(path, table)
             except DatasetError:
                 parts[path] = frozenset([path.stem] if re.match(r"part-\d", path.stem) else [])

@@ -53,6 +53,15 @@ def flip(path: Path) -> Path:
     return file
 
 
+def misnamed(path: Path) -> Path:
+    """Bits of the footer, which pages' checksums do not cover, name another part."""
+    file = first(path, "transitions")
+    content = file.read_bytes()
+    assert b'"part-0-00000"' in content
+    file.write_bytes(content.replace(b'"part-0-00000"', b'"part-0-00001"'))
+    return file
+
+
 def someone_elses(path: Path) -> Path:
     file = first(path, "transitions").with_name("iris.parquet")
     pq.write_table(pa.table({"petal": [1.0]}), file)
@@ -131,6 +140,7 @@ DAMAGE = [
     (tear, "torn", "not a readable Parquet file"),
     (empty, "torn", "not a readable Parquet file"),
     (flip, "torn", "not a readable Parquet file"),
+    (misnamed, "torn", None),
     (someone_elses, "schema", "has no column episode"),
     (retyped, "schema", "has episode as int64 instead of uint32"),
     (strange_run, "foreign", "not a run of this library"),
