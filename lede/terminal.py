@@ -24,9 +24,9 @@ console = Output()
 errors = Output(stderr=True)
 
 
-def wide(columns: int) -> Console:
-    """The console; in a file or a pipe, where nothing need be cut, at least so wide."""
-    return console if console.is_terminal else Output(width=max(console.width, columns))
+def wide() -> Console:
+    """The console for tables; in a file or a pipe so wide that nothing is cut, paths least of all."""
+    return console if console.is_terminal else Output(width=1000)
 
 
 def say(line: Any, style: str = "") -> None:

@@ -81,7 +81,7 @@ def work(tmp_path_factory, checkpoint) -> dict[str, Path]:
     assert facts["tokens"] <= 6 * 32
     assert facts["decisions"] > 20
     assert collected.stderr == ""
-    learned = lede("learn", "--dataset", data, "--out", policy, "--updates", 40, "--json")
+    learned = lede("learn", "--dataset", data, "--out", policy, "--updates", 40, "--candidates", "0,1,2", "--json")
     assert isinstance(json.loads(learned.stdout), dict)
     return {"folder": folder, "prompts": prompts, "data": data, "policy": policy, "model": checkpoint}
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Workload = tuple[str, "list[Prompt]", "list[Prompt]", int, float]
 RECIPES = {"lede": "", "lede-paper": " --preset paper", "lede-exits": " --candidates LAYERS"}
 USUAL_TOKENS = 256
-WIDTH = 100  # columns that the tables need
 
 
 @said_plainly
@@ -168,7 +167,7 @@ def show(report: "Report") -> None:
     from lede.bench_tables import bench_table, bench_title, bench_words, category_table, check_table, time_table
     from lede.terminal import console, say, wide
 
-    tables = wide(WIDTH)
+    tables = wide()
     say(bench_title(report))
     tables.print(bench_table(report))
     if report.categories:

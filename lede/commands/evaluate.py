@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lede.simulate.costs import Costs
     from lede.simulate.evaluate import Method
 
-WIDTH = 110  # columns that the tables need
-
 
 @said_plainly
 def evaluate(
@@ -89,7 +87,7 @@ def evaluate(
         return
     from lede.tables import EVALUATION_WORDS, ceiling_table, evaluation_table
 
-    tables = wide(WIDTH)
+    tables = wide()
     tables.print(evaluation_table(evaluation, str(dataset)))
     console.print()
     tables.print(ceiling_table(evaluation))

@@ -25,7 +25,7 @@ def inspect(
     from lede import replay
     from lede.replay.pictures import check_format
     from lede.tables import dataset_tables
-    from lede.terminal import console, print_json, say
+    from lede.terminal import print_json, say, wide
 
     if plot is not None:
         check_format(plot)
@@ -36,7 +36,7 @@ def inspect(
         print_json(facts)
         return
     for table in dataset_tables(facts):
-        console.print(table, "")
+        wide().print(table, "")
     if "unreadable" in facts:
         say(facts["unreadable"], "red")
     if plot is not None:

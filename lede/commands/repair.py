@@ -23,7 +23,7 @@ def repair(
     """
     from lede import replay
     from lede.tables import integrity_table
-    from lede.terminal import console, errors, print_json, say
+    from lede.terminal import errors, print_json, say, wide
 
     with errors.status("reading every page"):
         done = replay.repair_dataset(dataset)
@@ -37,6 +37,6 @@ def repair(
             ids = [episodes[number] or f"episode {number}" for number in episodes]
             more = f", … (--json names all {len(ids)})" if len(ids) > SHOWN else ""
             say(f"to collect again, of run {run}: {', '.join(ids[:SHOWN])}{more}")
-        console.print(integrity_table(left))
+        wide().print(integrity_table(left))
     if left:
         raise Exit(1)

@@ -29,6 +29,6 @@ def verify(
     if json:
         print_json({"dataset": str(dataset), "wrong": wrong, "findings": findings})
     else:
-        wide(120).print(integrity_table(findings))
+        wide().print(integrity_table(findings))
     if wrong:
         raise Exit(1)
