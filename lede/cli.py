@@ -17,6 +17,7 @@ from lede.commands import (
     inspect,
     learn,
     merge,
+    push,
     repair,
     report,
     serve,
@@ -37,7 +38,7 @@ app = typer.Typer(
 for command in (
     *(collect.collect, inspect.inspect, verify.verify, repair.repair, merge.merge, compact.compact),
     *(learn.learn, evaluate.evaluate),
-    *(generate.generate, chat.chat, serve.serve, export.export, report.report),
+    *(generate.generate, chat.chat, serve.serve, export.export, push.push, report.report),
     *(bench.bench, calibrate.calibrate, adapt.adapt),
 ):
     app.command()(command)

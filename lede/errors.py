@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 
 import typer
 
-USER_ERRORS = r"lede\.\w+\.errors"  # each room's module with its exception for what its user got wrong
+USER_ERRORS = r"lede\.(\w+\.errors|hub)"  # each room's module with its exception for what its user got wrong
 # What a missing optional package is installed with.
 EXTRAS = {"datasets": "bench", "gguf": "gguf", "accelerate": "gguf", "minari": "minari"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
@@ -52,10 +52,14 @@ def flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _expanded(value: Any) -> Any:
-    """An option's value; in paths, ~ is the home folder: shells leave it alone in --out=~/x."""
+def expanded(value: Any) -> Any:
+    """An option's value; in paths, ~ is the home folder (shells leave it alone in --out=~/x), hf://NAME a hub's."""
     if isinstance(value, list):
-        return [_expanded(item) for item in value]
+        return [expanded(item) for item in value]
+    if isinstance(value, Path) and value.parts[:1] == ("hf:",):
+        from lede.hub import fetched
+
+        return fetched(value)
     return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
@@ -65,7 +69,7 @@ def said_plainly(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **{name: _expanded(value) for name, value in kwargs.items()})
+            command(*args, **{name: expanded(value) for name, value in kwargs.items()})
         except KeyboardInterrupt as error:
             number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
             _stop("stopped; what was written is complete, and the same command goes on from there", 128 + number)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lede.errors import expanded
 from lede.paths import dataset_path, model_path, policy_path, usual_exits, usual_policy
 from lede.terminal import errors, warn
 
@@ -38,7 +39,7 @@ def exits_folder(model: str | None, exits: str | None) -> Path | None:
     """The exit heads to draft with: those in `exits`, the usual ones (None), or none ("none"). Raises ModelError."""
     from lede.decode.exits import check_exits
 
-    folder = usual_exits(model) if exits is None else None if exits == "none" else Path(exits)
+    folder = usual_exits(model) if exits is None else None if exits == "none" else expanded(Path(exits))
     if folder is not None:
         check_exits(folder)
     return folder
