@@ -62,7 +62,7 @@ def test_errors_say_arguments_as_they_are(arguments):
 def test_tables_bars_and_lines_print_strings_as_they_are(capsys):
     table = Table(HOSTILE, title=f"title {HOSTILE}")
     table.add_row(f"cell {HOSTILE}")
-    terminal.wide(200).print(table)
+    terminal.wide().print(table)
     terminal.say(f"line {HOSTILE}", "dim")
     terminal.warn(f"note {HOSTILE}")
     with terminal.bar(f"task {HOSTILE}", 2) as advance:
