@@ -43,13 +43,13 @@ def push(folder: Path, name: str, private: bool = False) -> str:
 def fetched(value: Path) -> Path:
     """The copy in the hub's cache of what hf://NAME, as a path, stands for, fetched if need be. Raises HubError."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     name = "/".join(value.parts[1:])
     try:
         try:
             return Path(snapshot_download(name))
-        except RepositoryNotFoundError:
+        except (RepositoryNotFoundError, LocalEntryNotFoundError):  # the second: offline, and no such model is cached
             return Path(snapshot_download(name, repo_type="dataset"))
     except Exception as error:
         raise HubError(f"cannot fetch hf://{name}: {_first_line(error)}") from error

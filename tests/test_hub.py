@@ -115,6 +115,7 @@ def test_a_dataset_becomes_a_dataset(hub, tmp_path):
     hub("push", tmp_path / "data", "me/data")
     assert "decisions" in hub("inspect", "hf://me/data")
     assert [*hub.repos] == ["datasets/me/data"]
+    assert "decisions" in hub("inspect", "hf://me/data", HF_HUB_OFFLINE="1")  # from the cache
 
 
 def test_what_cannot_be_is_one_line(hub, tmp_path):
