@@ -42,7 +42,7 @@ class ExitsConfig(Schedule):
     exits: tuple[int, ...] = ()  # layers, ascending
     own_text: int = 0  # tokens that the model writes itself, to be trained on
     answer: int = 256  # tokens that it writes to one prompt at most
-    draft_vocabulary: int = 8192  # the most frequent tokens, which alone can be drafted; 0: all
+    draft_vocabulary: int = 4096  # the most frequent tokens, which alone can be drafted; 0: all
     disk: float = 8.0  # GB that hidden states may take
     batch: int = 4
     steps: int = 2000

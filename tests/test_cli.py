@@ -419,8 +419,10 @@ def test_what_a_bench_cannot_measure_is_named(work, folder):
     assert "nowhere" in complaint("bench", "--policy", "nowhere")
     assert "nowhere" in complaint("bench", "--prompts", "nowhere", "--methods", "layerskip")
     from lede.commands.bench import plan
+    from lede.paths import default_policy_path
 
-    _, _, notes = plan(None, None, {})
+    _, policies, notes = plan(None, None, {})
+    assert policies["lede"] == default_policy_path()  # nothing was learned here: the one in the package
     assert any("--out policies/lede-tiny-exits makes one" in note for note in notes)
 
 

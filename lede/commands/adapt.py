@@ -42,7 +42,7 @@ def adapt(
     draft_vocabulary: Annotated[
         int | None,
         Option(
-            "--draft-vocab", min=0, help="Exit heads speak the N most frequent tokens; 0: all. [dim]Default: 8192[/]"
+            "--draft-vocab", min=0, help="Exit heads speak the N most frequent tokens; 0: all. [dim]Default: 4096[/]"
         ),
     ] = None,
     disk: Annotated[float | None, Option(min=0.0, help="GB of exit heads' hidden states. [dim]Default: 8[/]")] = None,

@@ -126,7 +126,7 @@ def plan(
     where there is no policy.
     """
     from lede.bench.names import KNOWN, LLAMA_CPP, LLAMA_CPPS, METHODS, POLICY_OF
-    from lede.paths import dataset_path, usual_policies
+    from lede.paths import dataset_path, usual_policies, usual_policy
     from lede.serve.policy import load_policy
 
     further = [name for name in given if name not in METHODS]
@@ -140,6 +140,8 @@ def plan(
         raise BadParameter(f"llama-cpp needs packages that are not here: pip install {absent}")
     usual = dataset_path(model)
     folders = usual_policies(usual) | given
+    if "lede" not in given:
+        folders["lede"] = usual_policy(model) or folders["lede"]
     missing = [name for name in folders if asked is None and name not in given and not folders[name].is_dir()]
     chosen = [name for name in dict.fromkeys((*(asked or METHODS), *further)) if POLICY_OF.get(name) not in missing]
     policies = {name: folders[name] for name in dict.fromkeys(POLICY_OF.get(m, m) for m in chosen) if name in folders}

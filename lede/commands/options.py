@@ -33,7 +33,7 @@ PoliciesOption = Annotated[
     Option(
         "--policy",
         help="The row lede; if repeated, a row more for each, called as its folder. "
-        "[dim]Default: those in policies/ named after the model[/]",
+        "[dim]Default: those in policies/ named after the model (lede bench: else the one in the package)[/]",
     ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")]
