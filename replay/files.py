@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from lede.replay.schema import ADDED, PARTS_KEY, TABLES, parquet_options
 HEADER = "dataset.json"
 VOCABULARY = "draft_vocabulary.json"  # the tokens that could be drafted, where not all could
 STAGING = ".staging"
+BRING_BACK = "restore it from a copy, or lede repair the dataset, then collect again"
 SEAL = b"LEDE"  # and the CRC-32 of all other bytes, between the last page and the footer, where no reader looks
 # A letter first: polars would take the value of `run=1234567` for a number. 28 bits: see `episode_numbers`.
 RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")
@@ -88,14 +90,16 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DatasetError(f"{path} vanished while it was read (compaction?): open the dataset again") from error
+        raise DatasetError(
+            f"{path} vanished while it was read (compaction?): open the dataset again", "vanished"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the file system's, not Arrow's
             raise named(error, path) from error
         reason = str(error).splitlines()[0].rstrip(".")
         raise DatasetError(
-            f"{path} is not a readable Parquet file ({reason}): move it away, or restore it from a copy, "
-            "then collect again with the same arguments to replace what is lost",
+            f"{path} is not a readable Parquet file ({reason}): restore it from a copy, or lede repair "
+            "the dataset, then collect again with the same arguments to replace what is lost",
             "torn",
         ) from error
 
@@ -181,11 +185,22 @@ def parts_of(path: Path, table: str) -> frozenset[str]:
     return frozenset(json.loads(listed)) if listed else frozenset([path.stem])
 
 
+def held_parts(root: Path, table: str, run: str) -> dict[Path, frozenset[str]]:
+    """Files of a run in a table, sorted by name, and the parts they hold. Lists again if one vanishes meanwhile."""
+    for attempts_left in reversed(range(100)):
+        try:
+            return {path: parts_of(path, table) for path in table_files(root, table, run)}
+        except DatasetError as error:  # a resumed writer removes what died ones left, compaction changes names
+            if error.kind != "vanished" or not attempts_left:
+                raise
+    raise AssertionError
+
+
 def committed_parts(root: Path, run: str) -> dict[str, Path]:
     """Every committed part of a run and the transitions file that holds it. Raises `DatasetError` if two do."""
     parts: dict[str, Path] = {}
-    for path in table_files(root, "transitions", run):
-        for part in parts_of(path, "transitions"):
+    for path, held in held_parts(root, "transitions", run).items():
+        for part in held:
             if part in parts:
                 raise DatasetError(f"{parts[part]} and {path} hold the same rows ({part}): remove the smaller file")
             parts[part] = path
@@ -194,8 +209,12 @@ def committed_parts(root: Path, run: str) -> dict[str, Path]:
 
 def live_files(root: Path, table: str, run: str, parts: Iterable[str]) -> list[Path]:
     """Files of a run that hold committed `parts` only, sorted by name."""
-    committed = frozenset(parts)
-    return [path for path in table_files(root, table, run) if parts_of(path, table) <= committed]
+    files, committed = held_parts(root, table, run), frozenset(parts)
+    if any(
+        held & committed and held - committed for held in files.values()
+    ):  # merged since, with parts committed since
+        committed |= committed_parts(root, run).keys()
+    return [path for path, held in files.items() if held <= committed]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -309,13 +328,23 @@ def alone(root: Path, run: str, verb: str) -> Iterator[None]:
 def remove_leftovers(root: Path, run: str, prefix: str = "") -> None:
     """Remove what died writers of a run left: staged files, and files whose part was never committed.
 
-    Only for whoever knows that no writer with a file name starting with `prefix` is at work.
+    Only for whoever knows that no writer with a file name starting with `prefix` is at work. Raises `DatasetError`, and
+    removes no published file, if one of a table is gone whose rows another table has: they would be collected twice.
     """
     for path in (root / STAGING).glob(f"{run}.{prefix}*"):
         path.unlink(missing_ok=True)
-    parts = committed_parts(root, run)
+    if not prefix:
+        shutil.rmtree(root / STAGING / f"compact-{run}", ignore_errors=True)
+    parts, described, dead = committed_parts(root, run), set[str](), list[Path]()
     for table in ("episodes", "sweeps"):
-        live = set(live_files(root, table, run, parts))
-        for path in table_files(root, table, run):
-            if path.name.startswith(prefix) and path not in live:
-                path.unlink()
+        for path, held in held_parts(root, table, run).items():
+            if held.isdisjoint(parts):
+                dead += [path] if path.name.startswith(prefix) else []
+            elif held - parts.keys():
+                raise DatasetError(f"{path} has rows whose transitions file is gone: {BRING_BACK}")
+            elif table == "episodes":
+                described |= held
+    for part in sorted(parts.keys() - described):
+        raise DatasetError(f"{parts[part]} has rows whose episodes file is gone: {BRING_BACK}")
+    for path in dead:
+        path.unlink()

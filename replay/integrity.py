@@ -104,6 +104,9 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
                     yield Finding(path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one")
                 committed |= dict.fromkeys(parts, path)
                 counts |= _counts(rows) if rows.num_rows else {}
+            elif parts & committed.keys() and parts - committed.keys():
+                yield Finding(path, "missing", "the transitions of some of its rows are gone: restore their file")
+                continue
             elif not parts <= committed.keys():
                 yield Finding(path, "orphan", "its transitions were never committed; ignored, resuming removes it")
                 continue

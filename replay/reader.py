@@ -132,7 +132,7 @@ class Dataset:
         for run, path in files[::every]:
             rows = read_columns(path, table, ["episode", *columns])
             if wrong := ", ".join(not_finite(rows)):
-                hint = "move it away, then collect again with the same arguments to replace its rows"
+                hint = "lede repair sets it aside, then collect again with the same arguments to replace its rows"
                 raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
             tables.append(rows.select(list(columns)))
             numbers.append(episode_numbers(run, rows["episode"].to_numpy()))

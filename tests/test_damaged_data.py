@@ -99,7 +99,7 @@ def test_rows_with_nan_are_collected_again_once_their_file_is_away(template, tmp
     shutil.copytree(template, path)
     damage, _ = DAMAGE["NaN"]
     damage(file := first(path, "transitions"))
-    with pytest.raises(replay.DatasetError, match=r"entropy: move it away, then collect again"):
+    with pytest.raises(replay.DatasetError, match=r"entropy: lede repair sets it aside, then collect again"):
         replay.open_dataset(path).columns()
     lost = set(pl.read_parquet(file)["episode"])
     file.unlink()

@@ -233,3 +233,34 @@ def test_a_merge_killed_anywhere_leaves_nothing_half(tmp_path: Path) -> None:
     assert replay.verify(tmp_path / "c") == []
     assert replay.open_dataset(tmp_path / "c").episodes.collect().height == 6
     assert not list(tmp_path.glob(".c*"))
+
+
+@pytest.mark.parametrize("table", ["episodes", "transitions"])
+def test_rows_of_a_merged_file_that_is_gone_are_never_collected_twice(path: Path, table: str) -> None:
+    """Other tables still have rows of its parts: writers refuse, repair sets those aside, and then all is collected."""
+    replay.compact_dataset(path, max_rows=150)
+    assert len([*(path / "transitions").rglob("*.parquet")]) > 1
+    first(path, table).unlink()
+    with pytest.raises(replay.DatasetError, match=rf"{table} file is gone: .*lede repair"):
+        refill(path)
+    assert "missing" in {finding.kind for finding in replay.verify(path)}
+    invoke("repair", path)
+    refill(path)
+    assert replay.verify(path) == []
+    assert stored_rows(path) == expected_rows(list(range(EPISODES)), 0)
+
+
+def test_an_orphan_that_vanishes_is_no_fault_of_the_dataset(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed writer removes what a died one left between a reader's, or another writer's, listing and opening."""
+    orphan = first(path, "episodes").with_name("part-7-00000.parquet")
+    orphan.write_bytes(first(path, "episodes").read_bytes())
+    opened = replay.files.parts_of  # type: ignore[attr-defined]
+
+    def late(file: Path, name: str) -> frozenset[str]:
+        if file == orphan:
+            file.unlink()
+        return opened(file, name)
+
+    monkeypatch.setattr("lede.replay.files.parts_of", late)
+    assert replay.open_dataset(path).episodes.collect().height == EPISODES
+    assert not orphan.exists()
