@@ -61,6 +61,9 @@ class LearnConfig:
     averaging: float = 0.8
     #: Updates between two scores on the validation texts; the best-scoring network is kept.
     score_every: int = 500
+    #: Bytes that the whole process may take; a dataset that needs more is learned from one part after the other, a
+    #: new one after each score. None: all at once.
+    memory: int | None = None
     #: Of initial weights, noise and batches.
     seed: int = 0
 

@@ -1,7 +1,9 @@
 """A dataset as learning sees it."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,9 @@ from lede.simulate.batched import Engine, Prices, prices_of
 from lede.simulate.costs import Costs, dataset_costs
 from lede.simulate.oracle import Static, best_static, static_milliseconds, worthwhile
 from lede.simulate.texts import Texts, read_texts
+
+#: Bytes that learning takes per decision of a log, and per row of sweeps (measured: tests/replay/big.py).
+LOG_BYTES, SWEEP_BYTES = 750, 200
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Data:
     config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
     there is a bypass. left_out: layers at which no fixed draft length beats drafting nothing. features: names of the
     policy's inputs. limit: drafts per round. costs, prices: None where the dataset has no costs. static: the best fixed
-    rule of the training texts, None where none were swept or priced.
+    rule of the training texts, None where none were swept or priced. windows: parts of the dataset that are learned
+    from one after the other, one where no limit of memory wants more; validation and test are of the first alone.
 
     Raises LearnError or DatasetError if the dataset lacks what the configuration needs.
     """
@@ -70,7 +76,10 @@ class Data:
                 f"candidates {list(self.layers)} leave nothing to choose: "
                 f"name layers before {model}, the full model, with --candidates"
             )
-        self.texts, self.rounds = cache(self._texts), cache(self._rounds)
+        self._held: dict[tuple[str, Split], Any] = {}
+        self.windows, self._window = [dataset], 0
+        if config.memory is not None:
+            self.windows = windows_within(dataset, config.memory)
         source = config.source or ("sweeps" if config.fits_sweeps else "log")
         if source == "sweeps" and not all(len(self.texts(side).lengths) for side in ("train", "validation")):
             if config.from_sweeps_only:
@@ -84,10 +93,11 @@ class Data:
         if bypass and self.costs is not None and not config.candidates and config.reward == "time":
             paying = worthwhile(self.texts("train"), self.costs) or self.layers[:1]
             self.left_out = tuple(layer for layer in self.layers if layer not in paying)
-            self.layers, self.texts = paying, cache(self._texts)
+            self.layers = paying
+            self._held.clear()
         self.config, self.limit = replace(config, source=source, bypass=bypass), config.max_drafts
         if source == "log":
-            self.limit = max(2, min(self.limit, int(self.columns.raw["draft_index"].max(initial=0))))
+            self.limit = max(2, min(self.limit, int(self._columns(self.windows[0]).raw["draft_index"].max(initial=0))))
         self.candidates = (*self.layers, model) if bypass else self.layers
         indicators = () if config.features == "paper" else tuple(f"layer={layer}" for layer in self.candidates)
         self.features = (*FEATURES[config.features], *indicators)
@@ -98,18 +108,44 @@ class Data:
             if self.exact("train"):
                 self.static = best_static(self.texts("train"), self.costs)
 
-    @cached_property
-    def columns(self) -> Columns:
-        """All logged rounds, with `extended` features."""
-        return self.dataset.columns(horizon="round", features="extended")
+    def texts(self, side: Split) -> Texts:
+        """The swept texts of one side."""
+        texts: Texts = self._hold("texts", side, lambda part: read_texts(part, self._numbers(side), self.layers))
+        return texts
 
-    def _texts(self, side: Split) -> Texts:
-        return read_texts(self.dataset, self.splits.numbers[self.splits.split == side], self.layers)
+    def rounds(self, side: Split) -> Columns:
+        """The logged rounds of one side, all features, as a walk over the candidates has them."""
 
-    def _rounds(self, side: Split) -> Columns:
-        here = self.splits.numbers[self.splits.split == side]
-        chains = self.columns.episodes[self.columns.chain_starts[:-1]]
-        return with_candidates(take(self.columns, np.isin(chains, here)), self.layers)
+        def read(part: Dataset) -> Columns:
+            columns = self._columns(part)
+            chains = columns.episodes[columns.chain_starts[:-1]]
+            return with_candidates(take(columns, np.isin(chains, self._numbers(side))), self.layers)
+
+        rounds: Columns = self._hold("rounds", side, read)
+        return rounds
+
+    def advance(self) -> bool:
+        """Go on to the next part of the dataset, of which training is then; false where there is only one."""
+        self._window = (self._window + 1) % len(self.windows)
+        for what in ("texts", "rounds") if len(self.windows) > 1 else ():
+            self._held.pop((what, "train"), None)
+        return len(self.windows) > 1
+
+    def _numbers(self, side: Split) -> NDArray[np.int64]:
+        return self.splits.numbers[self.splits.split == side]
+
+    def _columns(self, part: Dataset) -> Columns:
+        """All logged rounds of a part, with `extended` features; held where there is only one."""
+        if len(self.windows) > 1:
+            return part.columns("round", "extended")
+        columns: Columns = self._hold("columns", "train", lambda part: part.columns("round", "extended"))
+        return columns
+
+    def _hold(self, what: str, side: Split, read: Callable[[Dataset], Any]) -> Any:
+        """What was read of a side of the part that it is from, read now where it was not."""
+        if (what, side) not in self._held:
+            self._held[what, side] = read(self.windows[self._window if side == "train" else 0])
+        return self._held[what, side]
 
     def chains(self, side: Split) -> Columns:
         """Logged decisions of one side, all features: chains of the horizon learned on."""
@@ -121,9 +157,11 @@ class Data:
 
     @property
     def rows(self) -> int:
-        """Training decisions of a log, or tokens of swept training texts."""
+        """Training decisions of a log, or tokens of swept training texts; with several parts, about."""
         log = self.config.source == "log"
-        return len(self.chains("train").actions) if log else int(self.texts("train").lengths.sum())
+        return len(self.windows) * (
+            len(self.chains("train").actions) if log else int(self.texts("train").lengths.sum())
+        )
 
     def engine(self, side: Split) -> Engine:
         """Of one side's texts, for a dataset with costs."""
@@ -163,6 +201,29 @@ class Data:
     def groups(self, side: Split) -> NDArray[np.int64]:
         """The group of each of one side's texts."""
         return self.splits.group[np.searchsorted(self.splits.numbers, self.texts(side).numbers)]
+
+
+def windows_within(dataset: Dataset, memory: int) -> list[Dataset]:
+    """The parts of a dataset each of which can be learned from in so many bytes, the process as it is now included.
+
+    Raises LearnError if they cannot be that small.
+    """
+    decisions = max(dataset.rows("transitions"), 1)
+    per_decision = LOG_BYTES + SWEEP_BYTES * dataset.rows("sweeps") / decisions
+    free = memory - process_bytes()
+    windows = dataset.windows(int(free / per_decision))
+    largest = max(part.rows("transitions") for part in windows)
+    if largest * per_decision > free * 1.25:
+        wanted = (process_bytes() + largest * per_decision) / 1e9
+        raise LearnError(f"the smallest part of {dataset.path} needs --memory {wanted:.1f}GB: give it, or leave it out")
+    return windows
+
+
+def process_bytes() -> int:
+    """The most memory that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def scaling(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

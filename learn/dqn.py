@@ -112,6 +112,9 @@ class _Sweeps:
         self.buffer.fill(made)
 
     def achieved(self, policy: Policy) -> float:
+        if self._data.advance():
+            del self._engine, self._own  # not beside the next
+            self._engine = self._data.engine("train")
         rollout = self._engine.play(policy.exits)
         self._own, self._rate = rollout.starts, max(self._rate, rollout.rate)
         return self._rate
@@ -121,13 +124,12 @@ class _Log:
     """The logged transitions, priced anew where the rate to beat has risen."""
 
     def __init__(self, data: Data) -> None:
-        self._data, self._chains = data, data.chains("train")
+        self._data = data
         self._rate: float | None = None
         if data.config.reward == "time" and data.prices is not None:
             self._rate = data.static.rate if data.static else 1 / data.prices.plain
-        self._seen = data.rewarded(self._chains, self._rate)
+        self._read()
         self._mean, self._scale = scaling(self._seen.observations)
-        self._observations = (self._seen.observations - self._mean) / self._scale
         self.buffer = TableBuffer(np.random.default_rng(data.config.seed))
 
     def policy(self, weights: Weights) -> Policy:
@@ -137,11 +139,19 @@ class _Log:
         config = self._data.config
         greedy = self.policy(weights).exits(self._seen.observations) if config.watkins else None
         columns = self._data.rewarded(self._chains, self._rate)
-        self.buffer.fill(logged_transitions(columns, self._observations, config.n_steps, config.gamma, greedy))
+        observations = (self._seen.observations - self._mean) / self._scale
+        self.buffer.fill(logged_transitions(columns, observations, config.n_steps, config.gamma, greedy))
+
+    def _read(self) -> None:
+        self._chains = self._data.chains("train")
+        self._seen = self._data.rewarded(self._chains, self._rate)
 
     def achieved(self, policy: Policy) -> float | None:
         """The rate to beat: what the policy achieves, less a standard error where that is estimated."""
         if self._rate is not None:
             enough, achieved = self._data.score(policy, "train", self._rate).rank(by_rate=True)
             self._rate = max(self._rate, achieved) if enough else self._rate
+        if self._data.advance():
+            del self._chains, self._seen  # not beside the next
+            self._read()
         return self._rate

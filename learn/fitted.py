@@ -35,6 +35,9 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
     for step in range(total + 1):
         if step % config.score_every == 0 or step == total:
             policy = data.policy(mean_weights(part for part in network if isinstance(part, nn.Linear)), mean, scale)
+            if data.advance():
+                del engine, own  # not beside the next
+                engine = data.engine("train")
             rollout = engine.play(policy.exits)
             own, rate = rollout.starts, max(rollout.rate, 1 / engine.prices.plain)
             yield Snapshot(step, total, math.nan, policy, rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from lede.replay.files import (
     episode_numbers,
     live_files,
     not_finite,
+    parts_of,
     read_columns,
     read_json,
     run_ids,
@@ -48,6 +49,10 @@ class Dataset:
     path: Path
     header: dict[str, Any]
     others: tuple[Path, ...] = ()  # that hold other runs
+    window: tuple[int, int] = (
+        0,
+        1,
+    )  # k, n: only every n-th file of transitions from the k-th on, and what belongs to it
 
     @property
     def name(self) -> str:
@@ -108,12 +113,29 @@ class Dataset:
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
         files = {}
+        first, every = self.window
+        before = 0
         for root in (self.path, *self.others):
             for run in run_ids(root):
                 parts = committed_parts(root, run)
-                commits = table == "transitions"
-                files[run] = sorted(set(parts.values())) if commits else live_files(root, table, run, parts)
+                commits = sorted(set(parts.values()))
+                files[run] = commits[(first - before) % every :: every]
+                before += len(commits)
+                if table != "transitions":
+                    here = {part for part, path in parts.items() if every == 1 or path in files[run]}
+                    live = live_files(root, table, run, parts)
+                    files[run] = live if every == 1 else [path for path in live if parts_of(path, table) & here]
         return files
+
+    def windows(self, most: int) -> list[Dataset]:
+        """The dataset in as many parts as there must be for none to have much more than `most` decisions.
+
+        Every n-th file is in the same part, whatever its run: each is a sample of the whole. An episodes or sweeps file
+        that belongs to several is in all of them. No file is in two halves: a part may be a file that has more.
+        """
+        count = sum(map(len, self.files("transitions").values()))
+        every = max(1, min(count, -(-self.rows("transitions") // max(most, 1))))
+        return [replace(self, window=(k, every)) for k in range(every)]
 
     def rows(self, table: str) -> int:
         """How many committed rows a table has, by the footers of its files. Raises as `files`."""

@@ -98,8 +98,9 @@ def read_texts(dataset: Dataset, episodes: NDArray[np.int64], layers: tuple[int,
 
 def prompts_of(dataset: Dataset, numbers: NDArray[np.int64]) -> list[list[int]]:
     """Prompt tokens of these episodes. Raises DatasetError if any is not in the episodes table."""
-    rows, episodes = dataset.read("episodes", ["prompt_tokens"])
-    tokens = dict(zip(episodes.tolist(), rows["prompt_tokens"].to_pylist(), strict=True))
+    rows, episodes = replace(dataset, window=(0, 1)).read("episodes", ["prompt_tokens"])
+    here = np.isin(episodes, numbers)
+    tokens = dict(zip(episodes[here].tolist(), rows["prompt_tokens"].filter(here).to_pylist(), strict=True))
     missing = sum(episode not in tokens for episode in numbers.tolist())
     if missing:
         raise DatasetError(

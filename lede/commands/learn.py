@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
-from lede.commands.options import JsonOption, parse_layers
+from lede.commands.options import JsonOption, parse_bytes, parse_layers
 from lede.errors import said_plainly
 
 OPTIONS = (
     *("algorithm", "source", "reward", "features", "horizon", "candidates", "bypass", "max_drafts", "gamma"),
-    *("n_steps", "updates", "seed"),
+    *("n_steps", "updates", "seed", "memory"),
 )
 
 
@@ -68,6 +68,13 @@ def learn(
     n_steps: Annotated[int | None, Option("--n-step", min=1, help="Steps of the n-step return.")] = None,
     updates: Annotated[int | None, Option(min=1, help="Gradient steps.")] = None,
     seed: Annotated[int | None, Option(min=0)] = None,
+    memory: Annotated[
+        str | None,
+        Option(
+            help="The most memory that this process may take, as 4GB: what does not fit is learned from part by part. "
+            "[dim]Default: all at once[/]"
+        ),
+    ] = None,
     write_transitions: Annotated[
         Path | None,
         Option(
@@ -81,9 +88,10 @@ def learn(
 
     [dim]lede learn --dataset data/llama2-7b[/]
     [dim]lede learn --dataset data/lede-tiny --preset paper[/]
+    [dim]lede learn --dataset data/large --memory 4GB[/]
     [dim]lede learn --reward accepted --candidates 0,4 --out policies/mine[/]
     """
-    options = locals() | {"candidates": parse_layers(candidates)}
+    options = locals() | {"candidates": parse_layers(candidates), "memory": parse_bytes(memory)}
     options["reward"] = reward and os.path.expanduser(reward)  # a file's path, or a name
     given = {name: options[name] for name in OPTIONS if options[name] is not None}
     datasets = dataset or [Path("data/lede-tiny")]
@@ -140,6 +148,8 @@ def _learn_one(datasets: list[Path], out: Path | None, preset: str | None, optio
     if left_out := result.data.left_out:
         layers = ", ".join(map(str, left_out))
         say(f"left out: layers {layers}, where no fixed draft length beats plain decoding (--candidates takes them)")
+    if (parts := len(result.data.windows)) > 1:
+        say(f"learned from {parts} parts of the dataset, one after the other; scored on the first part's texts")
     if result.data.costs_from:
         say(result.data.costs_from)
     say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
@@ -151,7 +161,7 @@ def _recipe(preset: str | None, options: dict[str, Any]) -> str:
     for name, value in options.items():
         if isinstance(value, str):
             parts.append(Path(value).stem)
-        elif name not in ("updates", "seed"):
+        elif name not in ("updates", "seed", "memory"):
             told = ",".join(map(str, value)) if isinstance(value, tuple) else value
             parts.append(f"no-{name}" if value is False else name if value is True else f"{name}={told}")
     return "-".join(parts) or "default"

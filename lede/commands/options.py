@@ -1,6 +1,7 @@
 """Options that several commands share, so that they are named and explained alike."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,3 +83,13 @@ def parse_text(argument: str | None) -> str:
     except UnicodeError:
         raise BadParameter(NOT_UTF8) from None
     return argument
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """A size such as 4GB, 500MB or 1.5 GiB in bytes. Raises BadParameter for anything else."""
+    if text is None:
+        return None
+    size = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])(i?)b?", text.strip().lower())
+    if not size:
+        raise BadParameter(f"{text!r} is no size: write it as 4GB or 500MB")
+    return int(float(size[1]) * (1024 if size[3] else 1000) ** ("kmgt".index(size[2]) + 1))

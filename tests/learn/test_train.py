@@ -157,7 +157,7 @@ def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, monkeypatc
     }
     options = {"updates": 150} if algorithm == "fitted" else {"updates": 1000, "score_every": 250}
     monkeypatch.setattr("lede.learn.data.dataset_costs", lambda dataset: (costs, ""))
-    monkeypatch.setattr(Data, "_texts", lambda self, side: sides[side])
+    monkeypatch.setattr(Data, "texts", lambda self, side: sides[side])
     monkeypatch.setattr(Data, "groups", lambda self, side: np.arange(30))
     config = preset(algorithm=algorithm, candidates=(0, 2, 4), hidden=(16,), **options)
     data = Data(open_dataset(synthetic), config)
