@@ -93,10 +93,12 @@ def reading(path: Path) -> Iterator[None]:
         raise DatasetError(
             f"{path} vanished while it was read (compaction?): open the dataset again", "vanished"
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except DatasetError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # a name that is not UTF-8, parts not a list
         if isinstance(error, OSError) and error.errno is not None:  # the file system's, not Arrow's
             raise named(error, path) from error
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DatasetError(
             f"{path} is not a readable Parquet file ({reason}): restore it from a copy, or lede repair "
             "the dataset, then collect again with the same arguments to replace what is lost",
@@ -108,7 +110,8 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
     """Open a file and check its columns. Raises `DatasetError` if it is torn, or not of this table."""
     with reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    if problem := schema_problem(file.schema_arrow, table):
+        problem = schema_problem(file.schema_arrow, table)
+    if problem:
         file.close()
         raise DatasetError(f"{path} {problem}: it was not written by this library, move it out of {table}/", "schema")
     return file
@@ -180,9 +183,9 @@ def not_finite(rows: pa.Table) -> list[str]:
 
 def parts_of(path: Path, table: str) -> frozenset[str]:
     """The parts a file holds; a file that does not say (rewritten by other software) is its own part."""
-    with open_file(path, table) as file:
+    with open_file(path, table) as file, reading(path):
         listed = (file.schema_arrow.metadata or {}).get(PARTS_KEY)
-    return frozenset(json.loads(listed)) if listed else frozenset([path.stem])
+        return frozenset(json.loads(listed)) if listed else frozenset([path.stem])
 
 
 def held_parts(root: Path, table: str, run: str) -> dict[Path, frozenset[str]]:

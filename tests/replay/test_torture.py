@@ -4,8 +4,10 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +16,10 @@ from typer.testing import CliRunner
 
 from lede import replay
 from lede.cli import app
+from lede.replay.schema import TABLES
 from lede.replay.writer import Run
 from tests.collect.small import collected, same, tables
+from tests.replay import torture
 from tests.replay.synthetic import make_episode, start, write_dataset
 from tests.replay.test_crash import check, run_python
 
@@ -104,6 +108,8 @@ def test_a_flipped_bit_or_a_missing_end_is_found_wherever_it_is(tmp_path: Path, 
         damaged[place] ^= 1 << chance.randrange(8)
         file.write_bytes(damaged)
         assert file in {finding.path for finding in replay.verify(path) if not finding.harmless}, place
+        with suppress(replay.DatasetError):  # or no harm: nothing else is raised
+            replay.open_dataset(path).read(table, TABLES[table].names[1:])
     for length in [0, 1, 8, len(content) - 1, *chance.sample(range(len(content)), 10)]:
         file.write_bytes(content[:length])
         assert file in {finding.path for finding in replay.verify(path) if not finding.harmless}, length
@@ -171,3 +177,20 @@ def test_a_folder_that_cannot_be_written_is_read_and_said_to_be_so(read_only: Pa
     with pytest.raises(OSError, match=r"ead-only|denied"), replay.EpisodeWriter(start(read_only)):
         pass
     assert replay.verify(read_only) == []
+
+
+def has_full_disks() -> bool:
+    """Whether a small disk may be mounted."""
+    try:
+        return subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("case", torture.CASES)
+def test_torture_in_short(case: str) -> None:
+    if case == "full" and not has_full_disks():
+        pytest.skip("unshare -rm and mount are not permitted here")
+    command = [sys.executable, "-m", "tests.replay.torture", "--case", case, "--kills", "10", "--trials", "3", "--json"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
