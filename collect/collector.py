@@ -1,10 +1,11 @@
 """The collector: the decoder with an exploring rule and a recorder, so that what is logged is what serving will see."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from lede.decode.round import Generation
 from lede.decode.rules import ValueFunction
 from lede.decode.sampling import Settings
 from lede.decode.state import TOP_K, TRACE
+from lede.replay.shards import Shard, claim
 from lede.replay.split import fingerprint, stable_hash
+from lede.replay.writer import EpisodeWriter, Run
 from lede.simulate.profile import measure
 
 
@@ -42,6 +45,17 @@ class CollectConfig:
     sweep: bool = False
 
 
+class Got(NamedTuple):
+    """What one episode added."""
+
+    number: int
+    episodes: int = 0
+    decisions: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+
+
 @dataclass
 class Collected:
     """Where a collection stands, and what it took."""
@@ -54,6 +68,42 @@ class Collected:
     skipped: int = 0  # prompts that do not fit the model's context
     seconds: float = 0.0  # of decoding
 
+    def add(self, got: Got) -> None:
+        """Count an episode in."""
+        for name in ("episodes", "decisions", "tokens", "seconds", "skipped"):
+            setattr(self, name, getattr(self, name) + getattr(got, name))
+
+
+class Talk(NamedTuple):
+    """A conversation, and which of its episodes are wanted."""
+
+    prompt: int  # index
+    first: int  # episode
+    wanted: list[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A started run and this shard of its episodes: all that a worker needs beside a model, and cheap to pickle."""
+
+    run: Run
+    prompts: Sequence[Prompt]
+    config: CollectConfig
+    layers: tuple[int, ...]
+    shard: Shard = (0, 1)
+
+    def talks(self) -> Iterator[Talk]:
+        """Its conversations: the turns of one belong together, so they go to one shard and one worker."""
+        first, (share, shares) = 0, self.shard
+        for index in count():
+            prompt = index % len(self.prompts)
+            end = min(first + 1 + len(self.prompts[prompt].turns), self.config.episodes)
+            if first >= end:
+                return
+            if index % shares == share:  # so whatever the number of episodes, which may be raised
+                yield Talk(prompt, first, [*range(first, end)])
+            first = end
+
 
 def collect(
     model: Model,
@@ -64,14 +114,44 @@ def collect(
     source: dict[str, Any] | None = None,
     new_run: bool = False,
     progress: Callable[[Collected], None] = lambda collected: None,
+    shard: Shard = (0, 1),
 ) -> Collected:
     """Collect the episodes of `config` that `out` does not hold yet; prompts are used in order, again and again.
 
     `source` describes prompts and policy for the run's file; it belongs to what a resumed run must agree on. Every turn
-    of a conversation is an episode, whose prompt is all that was said before, the model's own answers included. Raises
+    of a conversation is an episode, whose prompt is all that was said before, the model's own answers included. `shard`
+    (i, n) takes the i-th of every n conversations; other processes may take the others at the same time. Raises
     DatasetError where `out` is another model's dataset or was collected with other arguments, ModelError for candidate
     layers that the model does not have, PromptError without prompts.
     """
+    plan = start(model, prompts, out, config, policy, source, new_run, shard)
+    return execute(plan, model, policy, lambda got, collected: progress(collected))
+
+
+def execute(
+    plan: Plan, model: Model, policy: ValueFunction | None, report: Callable[[Got, Collected], None]
+) -> Collected:
+    """Collect what is outstanding of a plan. Raises DatasetError where another process does."""
+    with claim(plan.run, plan.shard), replay.EpisodeWriter(plan.run, plan.shard[0]) as writer:
+        todo, collected = outstanding(plan)
+        for talk in todo:
+            for got in decode(plan, talk, model, policy, writer):
+                collected.add(got)
+                report(got, collected)
+    return collected
+
+
+def start(
+    model: Model,
+    prompts: Sequence[Prompt],
+    out: Path,
+    config: CollectConfig,
+    policy: ValueFunction | None = None,
+    source: dict[str, Any] | None = None,
+    new_run: bool = False,
+    shard: Shard = (0, 1),
+) -> Plan:
+    """Start or resume the run, for `execute` or `workers.execute`; costs are measured where it is new."""
     if not prompts:
         raise PromptError("there are no prompts to collect from")
     if policy is not None and config.explore == "epsilon":
@@ -87,40 +167,47 @@ def collect(
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
     run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
-    turns = [(prompt, turn) for prompt in prompts for turn in range(1 + len(prompt.turns))]
-    said: list[str] = []  # the model's answers so far in this conversation
-    answer = ""  # the last
-    with replay.EpisodeWriter(run) as writer:
-        done = run.committed()  # now that nobody else writes
-        collected = Collected(planned=config.episodes, resumed=len(done & set(range(config.episodes))))
-        for number in range(config.episodes):
-            asked, turn = turns[number % len(turns)]
-            said = [*said, answer] if turn else []
-            if done.issuperset(range(number, min(number + 1 + len(asked.turns) - turn, config.episodes))):
-                continue
-            prompt, answer = asked.turn(said), ""
-            ids = encode(model, prompt.content)
-            if len(ids) >= model.context:
-                collected.skipped += number not in done
-                progress(collected)
-                continue
-            seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
-            settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
-            generation = generate(model, ids, explorer(config, layers, seed, policy), settings)
-            answer = generation.text
-            if number in done:  # decoded again only for what is said to it
-                continue
-            swept = None
-            if config.sweep and config.temperature == 0:
-                swept = sweep(model, layers, number, generation.prompt_ids, generation.token_ids)
-            rows = record.transitions(number, generation.rounds)
-            writer.add(episode_row(number, prompt, generation, seed), rows, swept)
-            collected.seconds += generation.seconds
-            collected.episodes += 1
-            collected.decisions += len(rows["step"])
-            collected.tokens += len(generation.token_ids)
-            progress(collected)
-    return collected
+    return Plan(run, prompts, config, layers, shard)
+
+
+def outstanding(plan: Plan) -> tuple[list[Talk], Collected]:
+    """What is not committed yet. Whoever asks holds a claim: nobody else adds to it."""
+    done, talks = plan.run.committed(), [*plan.talks()]
+    left = [talk._replace(wanted=[number for number in talk.wanted if number not in done]) for talk in talks]
+    planned, open_ = (sum(len(talk.wanted) for talk in some) for some in (talks, left))
+    return [talk for talk in left if talk.wanted], Collected(planned, planned - open_)
+
+
+def decode(
+    plan: Plan,
+    talk: Talk,
+    model: Model,
+    policy: ValueFunction | None,
+    writer: EpisodeWriter,
+) -> Iterator[Got]:
+    """Decode the wanted episodes of a conversation, and those before them for what is said to them; write and count."""
+    config, wanted = plan.config, talk.wanted
+    said: list[str] = []  # the model's answers so far
+    for number in range(talk.first, wanted[-1] + 1):
+        prompt = plan.prompts[talk.prompt].turn(said)
+        said = [*said, ""]
+        ids = encode(model, prompt.content)
+        if len(ids) >= model.context:
+            if number in wanted:
+                yield Got(number, skipped=1)
+            continue
+        seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
+        settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
+        generation = generate(model, ids, explorer(config, plan.layers, seed, policy), settings)
+        said[-1] = generation.text
+        if number not in wanted:  # decoded again only for what is said to it
+            continue
+        swept = None
+        if config.sweep and config.temperature == 0:
+            swept = sweep(model, plan.layers, number, generation.prompt_ids, generation.token_ids)
+        rows = record.transitions(number, generation.rounds)
+        writer.add(episode_row(number, prompt, generation, seed), rows, swept)
+        yield Got(number, 1, len(rows["step"]), len(generation.token_ids), generation.seconds)
 
 
 def describe_source(

@@ -3,3 +3,7 @@
 
 class PromptError(ValueError):
     """Prompts that cannot be used; the message is one line that says which, and what is wrong with it."""
+
+
+class CollectError(RuntimeError):
+    """A collection that did not get to its end; the message says why, and how to go on."""

@@ -299,16 +299,19 @@ def run_lock(root: Path, run: str, worker: int | None = None) -> Path:
     return root / "runs" / (f"{run}.lock" if worker is None else f"{run}.{worker}.lock")
 
 
-def hold(path: Path, *, exclusive: bool) -> int | None:
+def hold(path: Path, *, exclusive: bool, wait: bool = False) -> int | None:
     """Lock a file until the returned descriptor is closed or the process dies.
 
-    Exclusively, or None if somebody else holds it; shared after waiting for whoever holds it exclusively. Locks refuse
-    two writers with one number and compaction under a writer; where the file system has none, nothing is refused.
+    Exclusively, or None if somebody else holds it (unless told to `wait`); shared after waiting for whoever holds it
+    exclusively. Locks refuse two writers with one number and compaction under a writer; where the file system has none,
+    nothing is refused.
     """
     make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+        fcntl.flock(
+            handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (fcntl.LOCK_NB if exclusive and not wait else 0)
+        )
     except BlockingIOError:
         os.close(handle)
         return None

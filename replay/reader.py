@@ -225,16 +225,24 @@ def open_dataset(path: str | os.PathLike[str], *others: str | os.PathLike[str]) 
     Raises `DatasetError` if one is none, its format is newer than this library, or they do not fit together.
     """
     roots = [Path(path), *map(Path, others)]
-    header = load_header(roots[0])
+    header = common_header(roots)
     home: dict[str, Path] = {}  # of each run
+    for root in roots if others else []:
+        for run in run_ids(root):
+            if run in home:
+                told = "take only the one that has more of it, or lede merge them if they are shards"
+                raise DatasetError(f"run {run} is in {home[run]} and in {root}: {told}")
+            home[run] = root
+    return Dataset(roots[0], header, (*roots[1:],))
+
+
+def common_header(roots: Sequence[Path]) -> dict[str, Any]:
+    """The first dataset's header. Raises `DatasetError` if the others' do not fit it."""
+    header = load_header(roots[0])
     for root in roots:
         if differences := header_differences(load_header(root), header):
             raise DatasetError(f"{root} does not fit {roots[0]}: {'; '.join(differences)}")
-        for run in run_ids(root) if others else []:
-            if run in home:
-                raise DatasetError(f"run {run} is in {home[run]} and in {root}: take only the one that has more of it")
-            home[run] = root
-    return Dataset(roots[0], header, (*roots[1:],))
+    return header
 
 
 def _in_order(

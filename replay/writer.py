@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +60,9 @@ def open_for_writing(
     root = Path(path)
     wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
     if not (root / HEADER).exists():
-        if root.is_dir() and any(not name.startswith(".") and name != VOCABULARY for name in os.listdir(root)):
+        names = os.listdir(root) if root.is_dir() else []
+        # The second look: another shard may have made the dataset between the first and the listing.
+        if any(not name.startswith(".") and name != VOCABULARY for name in names) and not (root / HEADER).exists():
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
         if draft_vocabulary is not None:
             write_json(root / VOCABULARY, {"tokens": list(draft_vocabulary)})
@@ -143,24 +145,36 @@ def start_run(
     run_id = run_name(wanted)
     run = Run(root, run_id, header["model"]["layers"])
     description = run_file(root, run_id)
-    if description.exists():
-        if (lock := hold(run_lock(root, run_id), exclusive=True)) is not None:  # no writer is at work
-            try:
-                remove_leftovers(root, run_id)
-            finally:
-                os.close(lock)
-        return run
-    if not new_run and (others := load_runs(root)):
-        nearest = min((describe_differences(wanted, other["arguments"]) for other in others), key=len)
-        raise DatasetError(
-            f"{root} was collected with other arguments: {'; '.join(nearest)}. "
-            "Pass --new-run to add a run to it, or another --out"
-        )
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    told = facts() if callable(facts) else facts
-    content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
-    write_json(description, content)
+    with starting(root, run_id):  # shards that start at once wait for the first, and measure nothing themselves
+        if description.exists():
+            if (lock := hold(run_lock(root, run_id), exclusive=True)) is not None:  # no writer is at work
+                try:
+                    remove_leftovers(root, run_id)
+                finally:
+                    os.close(lock)
+            return run
+        if not new_run and (others := load_runs(root)):
+            nearest = min((describe_differences(wanted, other["arguments"]) for other in others), key=len)
+            raise DatasetError(
+                f"{root} was collected with other arguments: {'; '.join(nearest)}. "
+                "Pass --new-run to add a run to it, or another --out"
+            )
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        told = facts() if callable(facts) else facts
+        content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
+        write_json(description, content)
     return run
+
+
+@contextmanager
+def starting(root: Path, run_id: str) -> Iterator[None]:
+    """Begin work on a run one after the other; waits."""
+    lock = hold(root / "runs" / f"{run_id}.start.lock", exclusive=True, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def run_name(arguments: Mapping[str, Any]) -> str:

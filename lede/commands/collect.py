@@ -1,12 +1,17 @@
 """`lede collect`."""
 
+import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
 from lede.errors import said_plainly
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_PROMPTS = 10_000  # of a task; behind them the first come again
 
@@ -52,6 +57,16 @@ def collect(
         float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
     ] = None,
     seed: Annotated[int, Option(min=0)] = 0,
+    workers: Annotated[
+        int, Option(min=1, help="Processes that collect at the same time, each with the model; GPUs are shared out.")
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        Option(
+            help="Collect the i-th of n shares alone, as 3/8, into the same folder as the others or one of its own "
+            "(lede merge)."
+        ),
+    ] = None,
     new_run: Annotated[bool, Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     draft_vocab: Annotated[
         int | None,
@@ -75,6 +90,8 @@ def collect(
     [dim]lede collect --episodes 200[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --episodes 500[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl[/]
+    [dim]lede collect --model smollm2 --workers 4[/]
+    [dim]lede collect --shard $SLURM_ARRAY_TASK_ID/8[/]
     [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
     """
     from lede.collect.prompts import load_prompts
@@ -91,6 +108,9 @@ def collect(
     if prompts is not None and task is not None:
         raise BadParameter("--task names prompts, and so does --prompts: give one of them")
     layers = shared.parse_layers(candidates)
+    share = shared.parse_shard(shard)
+    if workers > 1 and shard is not None:
+        raise BadParameter("--workers shares a plan out on one machine, --shard over several: give one of them")
     if policy is not None and layers is not None:
         raise BadParameter("--candidates are the policy's own with --policy")
     if (draft_vocab_from is None) == bool(draft_vocab):
@@ -112,8 +132,8 @@ def collect(
         from lede.collect.vocabulary import frequent_tokens
         from lede.replay.reader import open_dataset
 
-        drafted, share = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
-        warn(f"draft vocabulary: {len(drafted):,} tokens, {share:.1%} of what the model wrote there", "dim")
+        drafted, covered = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
+        warn(f"draft vocabulary: {len(drafted):,} tokens, {covered:.1%} of what the model wrote there", "dim")
     loaded = load(model, dtype, device, threads, exits, drafted)
     if learned is not None:
         from lede.decode.facts import model_facts
@@ -130,13 +150,32 @@ def collect(
             advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
 
         source = describe_source(chosen, learned, side)
-        collected = run(loaded, chosen, out, config, learned, source, new_run, report)
+        if workers == 1:
+            collected = run(loaded, chosen, out, config, learned, source, new_run, report, share)
+        else:
+            from lede.collect.collector import start
+            from lede.collect.workers import execute
+
+            plan = start(loaded, chosen, out, config, learned, source, new_run)
+            devices = shared_out(loaded.device, workers)
+            del loaded
+            threads = threads or max(1, (os.cpu_count() or 1) // workers)
+            loaders = [partial(load, model, dtype, device, threads, exits, drafted) for device in devices]
+            collected = execute(plan, loaders, learned, report)
     if json:
         print_json(vars(collected) | {"dataset": str(out)})
         return
     if collected.resumed:
-        say(f"{collected.resumed} of {episodes} episodes were there already")
+        say(f"{collected.resumed} of {collected.planned} episodes were there already")
     if collected.skipped:
         say(f"left out, longer than the model's context: {collected.skipped} of the prompts", "yellow")
     say(f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}")
     say(f"next: lede inspect {out} or lede learn --dataset {out}")
+
+
+def shared_out(device: "torch.device", workers: int) -> list[str]:
+    """The device of each worker: where the model is on a GPU, all GPUs in turn."""
+    import torch
+
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    return [f"cuda:{worker % count}" if count else str(device) for worker in range(workers)]

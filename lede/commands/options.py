@@ -85,6 +85,14 @@ def parse_text(argument: str | None) -> str:
     return argument
 
 
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """'3/8' → (2, 8): the share, counted from 0, and how many there are; of nothing, all. Raises BadParameter."""
+    i, n = map(int, parts.groups()) if (parts := re.fullmatch(r"(\d+)/(\d+)", text or "1/1")) else (0, 0)
+    if not 1 <= i <= n:
+        raise BadParameter(f"{text!r} is no shard: write 1/8 to 8/8 for the first to the last of eight")
+    return i - 1, n
+
+
 def parse_bytes(text: str | None) -> int | None:
     """A size such as 4GB, 500MB or 1.5 GiB in bytes. Raises BadParameter for anything else."""
     if text is None:
