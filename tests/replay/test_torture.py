@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from lede import replay
 from lede.cli import app
+from lede.collect import collector
 from lede.replay.schema import TABLES
+from lede.replay.shards import Shard
 from lede.replay.writer import Run
 from tests.collect.small import collected, same, tables
 from tests.replay import torture
@@ -121,17 +123,17 @@ def test_a_second_run_with_the_same_arguments_is_refused_or_goes_on_where_the_fi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collected(tmp_path / "one")
-    out, writer_class = tmp_path / "two", replay.EpisodeWriter
+    out, claim = tmp_path / "two", collector.claim
 
-    def late(run: Run) -> replay.EpisodeWriter:
-        """The other run ends between this one's start and its first row."""
-        monkeypatch.setattr(replay, "EpisodeWriter", writer_class, raising=False)
-        with replay.EpisodeWriter(run), pytest.raises(replay.DatasetError, match=r"writer 0 of run .* is at work"):
+    def late(run: Run, shard: Shard) -> AbstractContextManager[None]:
+        """The other run ends between this one's start and its claim."""
+        monkeypatch.setattr(collector, "claim", claim)
+        with claim(run, shard), pytest.raises(replay.DatasetError, match=r"run .* is being collected"):
             collected(out)
         collected(out)
-        return writer_class(run)
+        return claim(run, shard)
 
-    monkeypatch.setattr(replay, "EpisodeWriter", late, raising=False)
+    monkeypatch.setattr(collector, "claim", late)
     done = collected(out)
     assert (done.resumed, done.episodes) == (7, 0)
     assert replay.verify(out) == []
