@@ -36,7 +36,9 @@ def execute(
         here, there = context.Pipe(duplex=False)
         given = (there, loaders[worker], replace(plan, shard=(worker, count)), policy)
         process = context.Process(target=_work, args=given, daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # the child has them blocked
         process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         running[here] = worker, process
         starts[worker] += 1
@@ -77,8 +79,12 @@ def execute(
 
 def _work(pipe: Connection, loader: Callable[[], Model], plan: Plan, policy: ValueFunction | None) -> None:
     """A worker: an interrupt is the parent's to pass on, as SIGTERM, at which what is buffered is committed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # schedulers send it too: once is enough
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         execute_alone(plan, loader(), policy, lambda got, _: pipe.send(got))
         pipe.send(None)

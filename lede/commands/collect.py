@@ -1,5 +1,6 @@
 """`lede collect`."""
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -157,8 +158,10 @@ def collect(
             from lede.collect.workers import execute
 
             plan = start(loaded, chosen, out, config, learned, source, new_run)
-            devices = shared_out(loaded.device, workers)
+            devices, dtype = shared_out(loaded.device, workers), str(loaded.dtype).removeprefix("torch.")
             del loaded
+            gc.unfreeze()
+            gc.collect()
             threads = threads or max(1, (os.cpu_count() or 1) // workers)
             loaders = [partial(load, model, dtype, device, threads, exits, drafted) for device in devices]
             collected = execute(plan, loaders, learned, report)
