@@ -150,6 +150,9 @@ def _learn_one(datasets: list[Path], out: Path | None, preset: str | None, optio
         say(f"left out: layers {layers}, where no fixed draft length beats plain decoding (--candidates takes them)")
     if (parts := len(result.data.windows)) > 1:
         say(f"learned from {parts} parts of the dataset, one after the other; scored on the first part's texts")
+        turns = result.history[-1]["update"] // result.data.config.score_every
+        if parts > turns:
+            say(f"only {turns} had a turn: more --updates, or more --memory, learn from all", "yellow")
     if result.data.costs_from:
         say(result.data.costs_from)
     say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
