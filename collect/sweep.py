@@ -11,7 +11,7 @@ import torch
 from lede.decode.lookup import Lookup
 from lede.decode.model import Model
 from lede.decode.rules import LONG_DRAFTS
-from lede.decode.state import TRACE, Statistics
+from lede.decode.state import ConfidenceTrace, Statistics
 from lede.replay.schema import SWEEPS
 
 BLOCK = LONG_DRAFTS + 1  # rows a pass: as many as a verification has, so that products round as they do in decoding
@@ -26,20 +26,19 @@ def sweep(
     first = len(prompt) - 1  # the position whose logits give output[0]
     seen = _statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)
     confidence = [s.top1_logp for s in seen[model.layer_count]]
-    lookup = Lookup(prompt)
+    lookup, trace = Lookup(prompt), ConfidenceTrace()
     rows: list[tuple[Any, ...]] = []
     for i, target in enumerate(output):
-        guess = lookup.guess()
-        window = confidence[max(0, i - TRACE) : i]
-        trace = -sum(window) / len(window) if window else 0.0
+        guess, behind = lookup.guess(), trace.value
         for layer in layers:
             if layer == 0 and guess is None:
                 continue
             s = seen[layer][i] if layer > 0 or guess is None else Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
             same = (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == s.token))
-            state = (s.conf_topk, s.entropy, trace, s.margin, s.top1_logp, *same)
+            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same)
             rows.append((episode, len(prompt) + i, layer, *state, s.token, target))
         lookup.push(target)
+        trace.add(confidence[i : i + 1])
     return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
 
 

@@ -19,7 +19,7 @@ import torch
 
 from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
-from lede.decode.state import DEPTH, DRAFT, AcceptTrace, State
+from lede.decode.state import DEPTH, DRAFT, AcceptTrace, State, rounded
 
 # token, conf_topk, entropy, margin, top1_logp, lookup_length, lookup_agreement, lookup_match
 Look = tuple[int, float, float, float, float, float, float, float]
@@ -182,7 +182,7 @@ class Decoding:
         if not self.rule.needs_state:
             return State(layer, draft_index, phase, token=-1)
         seen, accept_trace = attempt.look(layer), self._accept_trace.value
-        numbers = *seen[:3], attempt.conf_trace, *seen[3:5], attempt.draft_logp, accept_trace, *seen[5:]
+        numbers = *seen[:3], attempt.conf_trace, *seen[3:5], rounded(attempt.draft_logp), accept_trace, *seen[5:]
         return State(layer, draft_index, phase, *numbers)
 
     def _take(self, attempt: Attempt, layer: int, state: State) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,10 @@ from torch import Tensor
 TOP_K = 5  # k of the token confidence (paper §3.1.1)
 TRACE = 20  # T of its trace
 ACCEPT_DECAY = 0.85  # a token, of `accept_trace`
+
+SPLITTER = 2.0**42 + 1  # keeps 11 of a double's 53 bits
+
+Double = TypeVar("Double", float, Tensor)
 
 DEPTH, DRAFT = 0, 1  # phases of a round: the walk for its first draft, and the drafts after it
 
@@ -33,8 +37,18 @@ class State(NamedTuple):
     lookup_match: float = 0.0  # 1 where this layer's token is the lookup's
 
 
+def rounded(x: Double) -> Double:
+    """Doubles to 11 significant bits, as many as half precision has.
+
+    A state says no more than that, machines and data types differ in the rest, and noise cannot be compressed: a logged
+    decision takes two thirds of the space.
+    """
+    big = x * SPLITTER  # Dekker's splitting
+    return big - (big - x)
+
+
 class Statistics(NamedTuple):
-    """What one row of logits says."""
+    """What one row of logits says. Numbers are `rounded`."""
 
     token: int
     conf_topk: float
@@ -55,7 +69,8 @@ def statistics(logits: Tensor) -> list[Statistics]:
         # p_first is at least 1/vocabulary, so its logarithm gives the normaliser without a second pass
         top1_logp = math.log(p_first)
         lse = best[0] - top1_logp
-        out.append(Statistics(int(token), lse - sum(best) / k, lse - expected, p_first - p_second, top1_logp))
+        numbers = lse - sum(best) / k, lse - expected, p_first - p_second, top1_logp
+        out.append(Statistics(int(token), *map(rounded, numbers)))
     return out
 
 
@@ -68,7 +83,7 @@ class ConfidenceTrace:
     @property
     def value(self) -> float:
         """-mean of log p_max."""
-        return -sum(self._logp) / len(self._logp) if self._logp else 0.0
+        return rounded(-sum(self._logp) / len(self._logp)) if self._logp else 0.0
 
     def add(self, logp_max: list[float]) -> None:
         """The full model's log p_max at each position just committed."""
@@ -84,7 +99,7 @@ class AcceptTrace:
     @property
     def value(self) -> float:
         """Decayed mean of how drafts fared."""
-        return self._accepted / self._drafted
+        return rounded(self._accepted / self._drafted)
 
     def add(self, accepted: int, drafts: int) -> None:
         """`accepted` of a round's `drafts` were committed; those after the first mismatch count as rejected."""

@@ -98,6 +98,9 @@ SORT_KEYS = {
     "sweeps": ("episode", "position", "layer"),
     "transitions": ("episode", "round", "chain", "step"),
 }
+_FEW = ("conf_trace", "accept_trace", "lookup_length", "lookup_agreement", "lookup_match")
+#: Floats of few values.
+FEW = {*_FEW, *(f"next_{name}" for name in _FEW), "reward", "propensity"}
 #: Columns that the writer derives from the others.
 DERIVED = ("reward", *NEXT_STATE)
 
@@ -122,11 +125,15 @@ def ascending(keys: Sequence[NDArray[Any]], *, strict: bool = True) -> NDArray[n
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, object]:
-    """Keyword arguments of `pyarrow.parquet.write_table`: zstd, byte-stream-split floats, a checksum on every page."""
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+    """Keyword arguments of `pyarrow.parquet.write_table`: zstd, a checksum on every page, floats byte-stream-split.
+
+    Those of few values, as a round has one or there are only so many, are smaller with a dictionary.
+    """
+    floats = [field.name for field in schema if pa.types.is_floating(field.type) and field.name not in FEW]
     leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
     return {
         "compression": "zstd",
+        "compression_level": 3,  # an eighth more time than 1, and 3% less space; 6 doubles the time for 4%
         "use_byte_stream_split": floats,
         "use_dictionary": [leaf for leaf in leaves if leaf not in floats],
         "write_page_checksum": True,

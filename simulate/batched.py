@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lede.decode.state import ACCEPT_DECAY, AcceptTrace
+from lede.decode.state import ACCEPT_DECAY, AcceptTrace, rounded
 from lede.replay.reward import CONTINUE_PENALTY, REJECTED
 from lede.replay.schema import CONTINUE, EXIT
 from lede.simulate.costs import MAX_ROWS, Costs
@@ -216,8 +216,8 @@ class Engine:
         known = dict(zip(SWEPT, seen.unbind(-1), strict=True)) | {
             # over committed tokens: a round's drafts leave it as it was
             "conf_trace": self._states[text, start][..., SWEPT.index("conf_trace")][..., None],
-            "draft_logp": logp.cumsum(-1) - logp,
-            "accept_trace": accept[:, None, None],
+            "draft_logp": rounded((logp.cumsum(-1) - logp).double()),
+            "accept_trace": rounded(accept.double())[:, None, None],
             "draft_index": k + 1,
             "phase": k > 0,
         }

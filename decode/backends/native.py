@@ -15,7 +15,7 @@ from lede.decode.backends.compile import library
 from lede.decode.backends.eager import Linear, head_weight
 from lede.decode.backends.rotary import Rotary
 from lede.decode.config import Config
-from lede.decode.state import TOP_K, Statistics
+from lede.decode.state import TOP_K, Statistics, rounded
 
 LANES = 16  # of a vector
 BLOCK = 32  # outputs in a block of packed weights, positions in a block of the cache
@@ -143,7 +143,9 @@ class Native:
         out = (ctypes.c_double * (5 * rows))()
         self._library.lede_statistics(logits.data_ptr(), rows, vocabulary, logits.stride(0), k, out)
         return [
-            Statistics(int(out[i]), out[i + 3], out[i + 4], exp(out[i + 1]) - exp(out[i + 2]), out[i + 1])
+            Statistics(
+                int(out[i]), *map(rounded, (out[i + 3], out[i + 4], exp(out[i + 1]) - exp(out[i + 2]), out[i + 1]))
+            )
             for i in range(0, 5 * rows, 5)
         ]
 

@@ -1,7 +1,7 @@
 """The store and learning from it at a million rows and more: `python -m tests.replay.big --rows 1,10`.
 
-Rows are those of 2,000 made-up episodes (`synthetic`), numbered anew until there are enough. Each step runs in a
-process of its own, so that its peak memory is its own. One JSON object per size, and what machine it was.
+Rows are those of 2,000 made-up episodes (`synthetic`), numbered and scaled anew until there are enough. Each step runs
+in a process of its own, so that its peak memory is its own. One JSON object per size, and what machine it was.
 """
 
 import argparse
@@ -21,16 +21,24 @@ EPISODES = 2_000
 
 
 def write(path: Path, rows: int, sweeps: int = 0) -> dict[str, Any]:
+    from lede.decode.state import rounded
     from lede.replay import EpisodeWriter
+    from lede.replay.schema import FROM_LOGITS
     from tests.replay.synthetic import make_episode, start
 
     pool = [make_episode(number, 0, (4, 6, 8), bool(sweeps), max_new_tokens=200) for number in range(EPISODES)]
+    first = {id(table): dict(table) for _, *tables in pool for table in tables if table}
     begun, written, number = time.perf_counter(), 0, 0
     with EpisodeWriter(start(path, layers=(4, 6, 8))) as writer:
         while written < rows:
             episode, columns, swept = pool[number % EPISODES]
             for table in filter(None, (columns, swept)):
                 table["episode"] = np.full(len(table["layer"]), number)
+                scale = 1 - number // EPISODES % 1_000 / 2_000  # else zstd would find the same rows again
+                drawn = {
+                    name: rounded(first[id(table)][name].astype(float) * scale) for name in FROM_LOGITS if name in table
+                }
+                table.update(drawn)
             group = f"text {number % EPISODES}"
             writer.add(
                 episode | {"episode": number, "prompt_id": f"synthetic:{number}", "group": group}, columns, swept

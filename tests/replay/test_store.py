@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lede import replay
 from lede.replay.reward import paper_reward
-from lede.replay.schema import EXIT, EXTENDED, STATE, TRANSITIONS, WALK
+from lede.replay.schema import EXIT, EXTENDED, FEW, STATE, TRANSITIONS, WALK
 from lede.simulate.costs import dataset_costs
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
 
@@ -97,7 +97,9 @@ def test_files_are_as_documented(tmp_path: Path) -> None:
     for index in range(group.num_columns):
         column = group.row_group(0).column(index)
         assert column.compression == "ZSTD"
-        assert ("BYTE_STREAM_SPLIT" in column.encodings) == (column.physical_type == "FLOAT")
+        split = column.physical_type == "FLOAT" and column.path_in_schema not in FEW
+        assert ("BYTE_STREAM_SPLIT" in column.encodings) == split
+        assert ("RLE_DICTIONARY" in column.encodings) != split or column.physical_type == "BOOLEAN"
     assert not list((tmp_path / "data" / ".staging").iterdir())
 
 

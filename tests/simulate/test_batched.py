@@ -129,5 +129,5 @@ def test_earlier_rounds_are_remembered_as_the_decoder_remembers_them(seed):
     sums = totals(engine, rounds, exits.double())
     traces = [AcceptTrace() for _ in range(3)]
     for text, accept, (tokens, _, drafts, _, _) in zip(played.starts.text, played.starts.accept, sums, strict=True):
-        assert float(accept) == pytest.approx(traces[int(text)].value, rel=1e-5)
+        assert float(accept) == pytest.approx(traces[int(text)].value, rel=2**-11)
         traces[int(text)].add(int(tokens) - 1, int(drafts))
