@@ -1,11 +1,16 @@
-"""The collector: the decoder with an exploring rule and a recorder, so that what is logged is what serving will see."""
+"""The collector: the decoder with an exploring rule and a recorder, so that what is logged is what serving will see.
 
-from collections.abc import Callable, Iterator, Sequence
+One process writes a run (or a shard of it); decoding may be anywhere: an `Engine` is a model in this process, several
+processes (`workers`) or a Ray cluster (`cluster`).
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,15 +50,11 @@ class CollectConfig:
     sweep: bool = False
 
 
-class Got(NamedTuple):
-    """What one episode added."""
+class Episode(NamedTuple):
+    """A decoded episode, with its rows in the tables episodes, transitions and sweeps; None: its prompt is too long."""
 
     number: int
-    episodes: int = 0
-    decisions: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
+    rows: tuple[dict[str, Any], dict[str, list[Any]], dict[str, list[Any]] | None] | None
 
 
 @dataclass
@@ -68,45 +69,93 @@ class Collected:
     skipped: int = 0  # prompts that do not fit the model's context
     seconds: float = 0.0  # of decoding
 
-    def add(self, got: Got) -> None:
+    def add(self, episode: Episode) -> None:
         """Count an episode in."""
-        for name in ("episodes", "decisions", "tokens", "seconds", "skipped"):
-            setattr(self, name, getattr(self, name) + getattr(got, name))
+        if episode.rows is None:
+            self.skipped += 1
+            return
+        about, transitions, _ = episode.rows
+        self.episodes += 1
+        self.decisions += len(transitions["step"])
+        self.tokens += len(about["output_tokens"])
+        self.seconds += about["seconds"]
 
 
 class Talk(NamedTuple):
-    """A conversation, and which of its episodes are wanted."""
+    """A conversation, and which of its episodes are wanted. Its turns belong together: one worker decodes them."""
 
-    prompt: int  # index
+    prompt: Prompt
     first: int  # episode
-    wanted: list[int]
+    wanted: tuple[int, ...]
+
+
+class Behaviour(NamedTuple):
+    """How a run explores: all that decoding needs beside a model and a conversation, and cheap to pickle."""
+
+    config: CollectConfig
+    layers: tuple[int, ...]
+    policy: ValueFunction | None
+
+    def rule(self, seed: int) -> Exploring:
+        """The exploring rule of one episode."""
+        config, policy = self.config, self.policy
+        rule: Exploring = Noisy(self.layers, seed) if config.explore == "noisy" else Uniform(self.layers, seed)
+        if config.explore == "epsilon":
+            if policy is None:
+                raise PromptError("--explore epsilon explores around a policy: name it with --policy")
+            rule = Epsilon(policy, seed, config.epsilon)
+        rule.max_drafts = config.max_drafts or rule.max_drafts
+        return rule
+
+
+class About(NamedTuple):
+    """What must be known of a model before a run of it starts."""
+
+    layers: int
+    exits: tuple[int, ...]  # with heads
+    dtype: str
+    header: dict[str, Any]  # of its datasets, without candidates
+    draft_vocabulary: Sequence[int] | None
+
+
+class Engine(Protocol):
+    """What decodes: a model in this process, or others elsewhere."""
+
+    def about(self) -> About:
+        """See `About`."""
+
+    def facts(self) -> dict[str, Any]:
+        """See `facts_of`."""
+
+    def decode(self, behaviour: Behaviour, talks: Sequence[Talk]) -> Generator[Episode]:
+        """Every wanted episode of the conversations once, in any order."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A started run and this shard of its episodes: all that a worker needs beside a model, and cheap to pickle."""
+class Here:
+    """The engine of one model in this process."""
 
-    run: Run
-    prompts: Sequence[Prompt]
-    config: CollectConfig
-    layers: tuple[int, ...]
-    shard: Shard = (0, 1)
+    model: Model
 
-    def talks(self) -> Iterator[Talk]:
-        """Its conversations: the turns of one belong together, so they go to one shard and one worker."""
-        first, (share, shares) = 0, self.shard
-        for index in count():
-            prompt = index % len(self.prompts)
-            end = min(first + 1 + len(self.prompts[prompt].turns), self.config.episodes)
-            if first >= end:
-                return
-            if index % shares == share:  # so whatever the number of episodes, which may be raised
-                yield Talk(prompt, first, [*range(first, end)])
-            first = end
+    def about(self) -> About:
+        """See `Engine`."""
+        model = self.model
+        exits = model.exits.layers if model.exits else ()
+        dtype = str(model.dtype).removeprefix("torch.")
+        return About(model.layer_count, exits, dtype, header(model, ()), model.draft_vocabulary)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Engine`."""
+        return facts_of(self.model)
+
+    def decode(self, behaviour: Behaviour, talks: Sequence[Talk]) -> Generator[Episode]:
+        """See `Engine`; in order."""
+        for talk in talks:
+            yield from decode(self.model, behaviour, talk)
 
 
 def collect(
-    model: Model,
+    model: Model | Engine,
     prompts: Sequence[Prompt],
     out: Path,
     config: CollectConfig,
@@ -120,94 +169,95 @@ def collect(
 
     `source` describes prompts and policy for the run's file; it belongs to what a resumed run must agree on. Every turn
     of a conversation is an episode, whose prompt is all that was said before, the model's own answers included. `shard`
-    (i, n) takes the i-th of every n conversations; other processes may take the others at the same time. Raises
-    DatasetError where `out` is another model's dataset or was collected with other arguments, ModelError for candidate
-    layers that the model does not have, PromptError without prompts.
+    (i, n) takes the i-th of every n conversations; other processes may take the others at the same time. Whatever the
+    engine, this process is the one that writes. Raises DatasetError where `out` is another model's dataset, was
+    collected with other arguments, or somebody collects the same, ModelError for candidate layers that the model does
+    not have, PromptError without prompts; and what the engine raises.
     """
-    plan = start(model, prompts, out, config, policy, source, new_run, shard)
-    return execute(plan, model, policy, lambda got, collected: progress(collected))
-
-
-def execute(
-    plan: Plan, model: Model, policy: ValueFunction | None, report: Callable[[Got, Collected], None]
-) -> Collected:
-    """Collect what is outstanding of a plan. Raises DatasetError where another process does."""
-    with claim(plan.run, plan.shard), replay.EpisodeWriter(plan.run, plan.shard[0]) as writer:
-        todo, collected = outstanding(plan)
-        for talk in todo:
-            for got in decode(plan, talk, model, policy, writer):
-                collected.add(got)
-                report(got, collected)
+    if not prompts:
+        raise PromptError("there are no prompts to collect from")
+    engine = Here(model) if isinstance(model, Model) else model
+    run, behaviour = start(engine, out, config, policy, source or {}, new_run)
+    with claim(run, shard), EpisodeWriter(run, shard[0]) as writer:
+        todo, collected = outstanding(run, [*conversations(prompts, config.episodes, shard)])
+        with closing(engine.decode(behaviour, todo)) as episodes:
+            for episode in episodes:
+                if episode.rows is not None:
+                    writer.add(*episode.rows)
+                collected.add(episode)
+                progress(collected)
     return collected
 
 
 def start(
-    model: Model,
-    prompts: Sequence[Prompt],
+    engine: Engine,
     out: Path,
     config: CollectConfig,
-    policy: ValueFunction | None = None,
-    source: dict[str, Any] | None = None,
-    new_run: bool = False,
-    shard: Shard = (0, 1),
-) -> Plan:
-    """Start or resume the run, for `execute` or `workers.execute`; costs are measured where it is new."""
-    if not prompts:
-        raise PromptError("there are no prompts to collect from")
+    policy: ValueFunction | None,
+    source: dict[str, Any],
+    new_run: bool,
+) -> tuple[Run, Behaviour]:
+    """Start or resume the run; costs are measured where it is new."""
+    about = engine.about()
     if policy is not None and config.explore == "epsilon":
-        layers = tuple(layer for layer in policy.layers if layer != model.layer_count)  # the bypass is no candidate
+        layers = tuple(layer for layer in policy.layers if layer != about.layers)  # the bypass is no candidate
     else:
-        heads = model.exits.layers if model.exits else ()
-        layers = config.layers or default_layers(model.layer_count, config.explore, heads)
-    layers = check_layers(layers, model.layer_count)
-    limit = explorer(config, layers, 0, policy).max_drafts
-    replay.open_for_writing(out, header(model, layers), model.draft_vocabulary)
-    decided = {"layers": list(layers), "max_drafts": limit, "dtype": str(model.dtype).removeprefix("torch.")}
-    arguments = asdict(config) | decided | (source or {})
+        layers = config.layers or default_layers(about.layers, config.explore, about.exits)
+    layers = check_layers(layers, about.layers)
+    behaviour = Behaviour(config, layers, policy)
+    replay.open_for_writing(out, about.header | {"layers": list(layers)}, about.draft_vocabulary)
+    decided = {"layers": list(layers), "max_drafts": behaviour.rule(0).max_drafts, "dtype": about.dtype}
+    arguments = asdict(config) | decided | source
     # more episodes continue a run: the ones that are there stay what they are
     arguments.pop("episodes")
-    run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=new_run)
-    return Plan(run, prompts, config, layers, shard)
+    explored = {"behaviour": {"explore": config.explore, "epsilon": config.epsilon}}
+    return replay.start_run(out, arguments, lambda: engine.facts() | explored, new_run=new_run), behaviour
 
 
-def outstanding(plan: Plan) -> tuple[list[Talk], Collected]:
+def conversations(prompts: Sequence[Prompt], episodes: int, shard: Shard = (0, 1)) -> Iterator[Talk]:
+    """A shard's share of so many episodes."""
+    first, (share, shares) = 0, shard
+    for index in count():
+        prompt = prompts[index % len(prompts)]
+        end = min(first + 1 + len(prompt.turns), episodes)
+        if first >= end:
+            return
+        if index % shares == share:  # so whatever the number of episodes, which may be raised
+            yield Talk(prompt, first, tuple(range(first, end)))
+        first = end
+
+
+def outstanding(run: Run, talks: Sequence[Talk]) -> tuple[list[Talk], Collected]:
     """What is not committed yet. Whoever asks holds a claim: nobody else adds to it."""
-    done, talks = plan.run.committed(), [*plan.talks()]
-    left = [talk._replace(wanted=[number for number in talk.wanted if number not in done]) for talk in talks]
+    done = run.committed()
+    left = [talk._replace(wanted=tuple(number for number in talk.wanted if number not in done)) for talk in talks]
     planned, open_ = (sum(len(talk.wanted) for talk in some) for some in (talks, left))
     return [talk for talk in left if talk.wanted], Collected(planned, planned - open_)
 
 
-def decode(
-    plan: Plan,
-    talk: Talk,
-    model: Model,
-    policy: ValueFunction | None,
-    writer: EpisodeWriter,
-) -> Iterator[Got]:
-    """Decode the wanted episodes of a conversation, and those before them for what is said to them; write and count."""
-    config, wanted = plan.config, talk.wanted
+def decode(model: Model, behaviour: Behaviour, talk: Talk) -> Iterator[Episode]:
+    """Decode the wanted episodes of a conversation, and those before them for what is said to them."""
+    config = behaviour.config
     said: list[str] = []  # the model's answers so far
-    for number in range(talk.first, wanted[-1] + 1):
-        prompt = plan.prompts[talk.prompt].turn(said)
+    for number in range(talk.first, talk.wanted[-1] + 1):
+        prompt = talk.prompt.turn(said)
         said = [*said, ""]
         ids = encode(model, prompt.content)
         if len(ids) >= model.context:
-            if number in wanted:
-                yield Got(number, skipped=1)
+            if number in talk.wanted:
+                yield Episode(number, None)
             continue
         seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
         settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
-        generation = generate(model, ids, explorer(config, plan.layers, seed, policy), settings)
+        generation = generate(model, ids, behaviour.rule(seed), settings)
         said[-1] = generation.text
-        if number not in wanted:  # decoded again only for what is said to it
+        if number not in talk.wanted:  # decoded again only for what is said to it
             continue
         swept = None
         if config.sweep and config.temperature == 0:
-            swept = sweep(model, plan.layers, number, generation.prompt_ids, generation.token_ids)
+            swept = sweep(model, behaviour.layers, number, generation.prompt_ids, generation.token_ids)
         rows = record.transitions(number, generation.rounds)
-        writer.add(episode_row(number, prompt, generation, seed), rows, swept)
-        yield Got(number, 1, len(rows["step"]), len(generation.token_ids), generation.seconds)
+        yield Episode(number, (episode_row(number, prompt, generation, seed), rows, swept))
 
 
 def describe_source(
@@ -231,17 +281,6 @@ def default_layers(layer_count: int, explore: Exploration = "uniform", heads: tu
     return tuple(sorted(exits if explore == "noisy" else {0, *exits}))
 
 
-def explorer(config: CollectConfig, layers: tuple[int, ...], seed: int, policy: ValueFunction | None) -> Exploring:
-    """The exploring rule of one episode."""
-    rule: Exploring = Noisy(layers, seed) if config.explore == "noisy" else Uniform(layers, seed)
-    if config.explore == "epsilon":
-        if policy is None:
-            raise PromptError("--explore epsilon explores around a policy: name it with --policy")
-        rule = Epsilon(policy, seed, config.epsilon)
-    rule.max_drafts = config.max_drafts or rule.max_drafts
-    return rule
-
-
 def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
     """The row of the episodes table."""
     row = {"episode": number, "prompt_id": prompt.id, "seed": seed, "rounds": len(generation.rounds)}
@@ -258,9 +297,7 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
     return facts | {"layers": list(layers), "top_k": TOP_K, "trace": TRACE}
 
 
-def facts_of(model: Model, config: CollectConfig) -> dict[str, Any]:
-    """What a run was collected with; costs are measured now, on this device."""
+def facts_of(model: Model) -> dict[str, Any]:
+    """What a run is collected with; costs are measured now, on this device."""
     versions = {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")}
-    behaviour = {"explore": config.explore, "epsilon": config.epsilon}
-    costs = measure(model).to_json()
-    return {"versions": versions, "device": device_facts(model), "behaviour": behaviour, "costs": costs}
+    return {"versions": versions, "device": device_facts(model), "costs": measure(model).to_json()}

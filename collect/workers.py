@@ -1,94 +1,135 @@
-"""Several processes on this machine that collect one run, each a share of it with a model of its own."""
+"""An engine of several processes on this machine, each with a model of its own."""
 
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from multiprocessing import get_context
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Self
 
-from lede.collect.collector import Collected, Plan, outstanding
-from lede.collect.collector import execute as execute_alone
+from lede.collect.collector import About, Behaviour, Episode, Here, Talk
 from lede.collect.errors import CollectError
 from lede.decode.model import Model
-from lede.decode.rules import ValueFunction
 
 RESTARTS = 3  # of each worker
 
 
-def execute(
-    plan: Plan,
-    loaders: Sequence[Callable[[], Model]],
-    policy: ValueFunction | None,
-    report: Callable[[Collected], None] = lambda collected: None,
-) -> Collected:
-    """Collect what is outstanding of a plan in as many processes as there are loaders, which they call for the model.
+class Workers:
+    """Processes that are handed conversations one by one, as many as there are loaders, which they call for the model.
 
-    A worker that dies is started again and goes on behind what it had committed. Interrupted, all of them commit what
-    they have. Raises what a worker raises, and CollectError for one that dies again and again.
+    A context: leaving it ends them. One that dies is started again, and what it was decoding is handed out again.
+    Methods raise what a worker raises, and CollectError for one that dies again and again.
     """
-    context, count = get_context("spawn"), len(loaders)  # a fork would share locks of torch's threads
-    collected, seen = outstanding(plan)[1], set[int]()
-    running: dict[Connection, tuple[int, Any]] = {}
-    starts = [0] * count
 
-    def start(worker: int) -> None:
-        here, there = context.Pipe(duplex=False)
-        given = (there, loaders[worker], replace(plan, shard=(worker, count)), policy)
-        process = context.Process(target=_work, args=given, daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # the child has them blocked
+    def __init__(self, loaders: Sequence[Callable[[], Model]]) -> None:
+        self._loaders = loaders
+        self._starts = [0 for _ in loaders]
+        self._running: dict[Connection, tuple[int, Any]] = {}  # number and process
+        self._context = get_context("spawn")  # a fork would share locks of torch's threads
+        resource_tracker.ensure_running()  # whose start would let interrupts through to the first worker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _, process in self._running.values():
+            process.kill()  # it writes nothing
+        for _, process in self._running.values():
+            process.join()
+
+    def about(self) -> About:
+        """See `Engine`."""
+        return self._ask("about")
+
+    def facts(self) -> dict[str, Any]:
+        """See `Engine`; measured while no other worker runs."""
+        return self._ask("facts")
+
+    def decode(self, behaviour: Behaviour, talks: Sequence[Talk]) -> Generator[Episode]:
+        """See `Engine`."""
+        left = deque(talks)
+        doing: dict[Connection, Talk] = {}
+        while left or doing:
+            while left and len(doing) < len(self._loaders):
+                pipe = next((pipe for pipe in self._running if pipe not in doing), None) or self._start()
+                try:
+                    pipe.send(("decode", behaviour, left[0]))
+                except OSError:
+                    self._bury(pipe)
+                else:
+                    doing[pipe] = left.popleft()
+            for ready in wait(list(doing)):
+                assert isinstance(ready, Connection)
+                try:
+                    episode = _received(ready)
+                except (EOFError, OSError):
+                    self._bury(ready)
+                    left.appendleft(doing.pop(ready))
+                    continue
+                talk = doing[ready]
+                doing[ready] = talk._replace(wanted=tuple(n for n in talk.wanted if n != episode.number))
+                if not doing[ready].wanted:
+                    del doing[ready]
+                yield episode
+
+    def _start(self) -> Connection:
+        """Start the worker of those not running that was started least often."""
+        idle = {*range(len(self._loaders))} - {worker for worker, _ in self._running.values()}
+        worker = min(idle, key=lambda number: (self._starts[number], number))
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(there, self._loaders[worker]), daemon=True)
+        stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # the parent's to act on
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # the child has them blocked
         process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
-        running[here] = worker, process
-        starts[worker] += 1
+        assert isinstance(here, Connection)
+        self._running[here] = worker, process
+        self._starts[worker] += 1
+        return here
 
+    def _bury(self, pipe: Connection) -> None:
+        """Note that a worker has died."""
+        worker, process = self._running.pop(pipe)
+        process.join()
+        if self._starts[worker] > RESTARTS:
+            raise CollectError(
+                f"worker {worker} died {self._starts[worker]} times, last with exit code {process.exitcode}: "
+                "the same command goes on from what is committed, perhaps with fewer --workers"
+            )
+
+    def _ask(self, name: str) -> Any:
+        """What any one worker answers."""
+        while True:
+            pipe = next(iter(self._running), None) or self._start()
+            try:
+                pipe.send((name,))
+                return _received(pipe)
+            except (EOFError, OSError):
+                self._bury(pipe)
+
+
+def _received(pipe: Connection) -> Any:
+    """Its next answer. Raises the worker's error, EOFError or OSError where it died."""
+    answer, error = pipe.recv()
+    if error is not None:
+        raise error
+    return answer
+
+
+def _work(pipe: Connection, loader: Callable[[], Model]) -> None:
+    """A worker: answers until the parent ends it, or is gone."""
     try:
-        for worker in range(count):
-            start(worker)
-        while running:
-            for pipe in wait(list(running)):
-                assert isinstance(pipe, Connection)
-                try:
-                    told = pipe.recv()
-                except (EOFError, OSError):  # it died without a word
-                    worker, process = running.pop(pipe)
-                    process.join()
-                    if starts[worker] > RESTARTS:
-                        raise CollectError(
-                            f"worker {worker} died {starts[worker]} times, last with exit code {process.exitcode}: "
-                            "the same command goes on from what is committed, perhaps with fewer --workers"
-                        ) from None
-                    start(worker)
-                    continue
-                if told is None:
-                    running.pop(pipe)[1].join()
-                elif isinstance(told, BaseException):
-                    raise told
-                elif told.number not in seen:  # what was lost with a worker is decoded again, to the same rows
-                    seen.add(told.number)
-                    collected.add(told)
-                    report(collected)
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.join()
-    return collected
-
-
-def _work(pipe: Connection, loader: Callable[[], Model], plan: Plan, policy: ValueFunction | None) -> None:
-    """A worker: an interrupt is the parent's to pass on, as SIGTERM, at which what is buffered is committed."""
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # schedulers send it too: once is enough
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        execute_alone(plan, loader(), policy, lambda got, _: pipe.send(got))
-        pipe.send(None)
-    except (KeyboardInterrupt, BrokenPipeError):  # stopped, or the parent is gone
+        engine = Here(loader())
+        while True:
+            name, *arguments = pipe.recv()
+            if name == "decode":
+                behaviour, talk = arguments
+                for episode in engine.decode(behaviour, [talk]):
+                    pipe.send((episode, None))
+            else:
+                pipe.send((getattr(engine, name)(), None))
+    except (EOFError, BrokenPipeError):
         pass
     except Exception as error:
-        pipe.send(error)
+        pipe.send((None, error))

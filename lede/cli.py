@@ -1,8 +1,10 @@
 """The `lede` command. Each subcommand is one file in `lede/commands/`; what they need is imported when they run."""
 
 import os
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from lede.commands import (
     adapt,
@@ -25,6 +27,17 @@ from lede.commands import (
 )
 from lede.errors import flush, replace_unprintable, stop_on_signals
 
+
+class Command(TyperCommand):
+    """A command whose option --ray may stand without a value, which typer cannot tell of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list[str]()
+        for arg, behind in zip(args, [*args[1:], "-"], strict=True):
+            given += [arg, "local"] if arg == "--ray" and behind.startswith("-") else [arg]
+        return super().parse_args(ctx, given)
+
+
 app = typer.Typer(
     name="lede",
     help="Make a large language model write faster without changing a word of what it writes.\n\n"
@@ -41,7 +54,7 @@ for command in (
     *(generate.generate, chat.chat, serve.serve, export.export, push.push, report.report),
     *(bench.bench, calibrate.calibrate, adapt.adapt),
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:

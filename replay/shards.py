@@ -15,7 +15,7 @@ Shard = tuple[int, int]  # share i of n, counted from 0; (0, 1) is all of it
 
 @contextmanager
 def claim(run: Run, shard: Shard = (0, 1)) -> Iterator[None]:
-    """Keep a share of a run's plan for this process and those that `join` it; then ask the run what is committed.
+    """Keep a share of a run's plan for this process; then ask the run what is committed.
 
     Raises `DatasetError` where somebody is collecting any of it: the same share, or one of another number of shares.
     """
@@ -30,14 +30,9 @@ def claim(run: Run, shard: Shard = (0, 1)) -> Iterator[None]:
                     who = f"shard {i + 1}/{n} of run {run.id}" if n > 1 else f"run {run.id}"
                     raise DatasetError(f"{run.path}: {who} is being collected, wait until its collector is done")
                 os.close(lock)
-            held.append(join(run, shard))
+            held.append(hold(run.path / "runs" / f"{run.id}.{shard[0]}of{shard[1]}.lock", exclusive=True))
         yield
     finally:
         for lock in held:
             if lock is not None:
                 os.close(lock)
-
-
-def join(run: Run, shard: Shard) -> int | None:
-    """Share a claim, for a worker: it holds until the returned descriptor is closed or the process dies."""
-    return hold(run.path / "runs" / f"{run.id}.{shard[0]}of{shard[1]}.lock", exclusive=False)

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from lede import replay
-from lede.collect.collector import CollectConfig, episode_row, facts_of, header
+from lede.collect.collector import episode_row, facts_of, header
 from lede.collect.explore import Epsilon
 from lede.collect.prompts import Prompt
 from lede.collect.record import transitions
@@ -37,10 +37,10 @@ class Recorder:
         self._layers = tuple(layer for layer in policy.layers if layer < model.layer_count)
         self._epsilon, self._with_text, self._top = epsilon, with_text, model.layer_count
         replay.open_for_writing(out, header(model, self._layers), model.draft_vocabulary)
-        config = CollectConfig(explore="epsilon", epsilon=epsilon)
         dtype = str(model.dtype).removeprefix("torch.")
         arguments = {"source": "served", "epsilon": epsilon, "with_text": with_text, "dtype": dtype}
-        run = replay.start_run(out, arguments, lambda: facts_of(model, config), new_run=True)
+        behaviour = {"behaviour": {"explore": "epsilon", "epsilon": epsilon}}
+        run = replay.start_run(out, arguments, lambda: facts_of(model) | behaviour, new_run=True)
         self._number = max(run.committed(), default=-1) + 1
         self._writer, self._full = EpisodeWriter(run), False
         self._finished: queue.Queue[tuple[Job, Generation] | None] = queue.Queue(WAITING)

@@ -1,10 +1,11 @@
 """`lede collect`."""
 
-import gc
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
@@ -12,7 +13,9 @@ from lede.commands import options as shared
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
-    import torch
+    from lede.collect.collector import Engine
+    from lede.decode.model import Model
+    from lede.serve.policy import Policy
 
 MOST_PROMPTS = 10_000  # of a task; behind them the first come again
 
@@ -59,14 +62,32 @@ def collect(
     ] = None,
     seed: Annotated[int, Option(min=0)] = 0,
     workers: Annotated[
-        int, Option(min=1, help="Processes that collect at the same time, each with the model; GPUs are shared out.")
-    ] = 1,
+        int | None,
+        Option(
+            min=1,
+            help="Processes that decode at the same time, each with the model; GPUs are shared out. "
+            "[dim]Default: 1; with --ray as many as there is room for[/]",
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         Option(
             help="Collect the i-th of n shares alone, as 3/8, into the same folder as the others or one of its own "
             "(lede merge)."
         ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        Option(
+            metavar="[ADDRESS]",
+            help="Decode on a Ray cluster: its address, auto (the one that runs here), or nothing, which starts one on "
+            "this machine. Only this process writes the dataset; the model must be there for every node.",
+        ),
+    ] = None,
+    num_cpus: Annotated[float, Option(min=0.0, help="CPUs of each worker with --ray.")] = 1.0,
+    num_gpus: Annotated[
+        float | None,
+        Option(min=0.0, help="GPUs of each worker with --ray, such as 0.5. [dim]Default: 1 where there are any[/]"),
     ] = None,
     new_run: Annotated[bool, Option("--new-run", help="Add a run with other arguments to a dataset.")] = False,
     draft_vocab: Annotated[
@@ -92,15 +113,16 @@ def collect(
     [dim]lede collect --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --episodes 500[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl[/]
     [dim]lede collect --model smollm2 --workers 4[/]
+    [dim]lede collect --model facebook/layerskip-llama2-7B --ray ray://head:10001 --workers 16[/]
     [dim]lede collect --shard $SLURM_ARRAY_TASK_ID/8[/]
     [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
     """
     from lede.collect.prompts import load_prompts
     from lede.collect.tasks import TASKS, load_task
-    from lede.commands.loading import check_model, load, usual_task, usual_vocabulary
+    from lede.commands.loading import check_model, usual_task, usual_vocabulary
     from lede.paths import dataset_path
-    from lede.serve.policy import check_fits, load_policy
-    from lede.terminal import bar, print_json, say, warn
+    from lede.serve.policy import load_policy
+    from lede.terminal import bar, errors, print_json, say, warn
 
     side = shared.one_of("--split", split, "train", "validation", "test", "all")
     exploration = shared.one_of("--explore", explore, "uniform", "noisy", "epsilon")
@@ -110,8 +132,8 @@ def collect(
         raise BadParameter("--task names prompts, and so does --prompts: give one of them")
     layers = shared.parse_layers(candidates)
     share = shared.parse_shard(shard)
-    if workers > 1 and shard is not None:
-        raise BadParameter("--workers shares a plan out on one machine, --shard over several: give one of them")
+    if (ray is not None or (workers or 1) > 1) and shard is not None:
+        raise BadParameter("--workers and --ray share a plan out themselves, --shard by hand: give one of them")
     if policy is not None and layers is not None:
         raise BadParameter("--candidates are the policy's own with --policy")
     if (draft_vocab_from is None) == bool(draft_vocab):
@@ -135,15 +157,31 @@ def collect(
 
         drafted, covered = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
         warn(f"draft vocabulary: {len(drafted):,} tokens, {covered:.1%} of what the model wrote there", "dim")
-    loaded = load(model, dtype, device, threads, exits, drafted)
-    if learned is not None:
-        from lede.decode.facts import model_facts
-
-        check_fits(learned, model_facts(loaded))
     tokens = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
     heat = usual.temperature if temperature is None else temperature
     config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, heat, seed, sweep)
-    with bar("collecting", episodes, quiet=json) as advance:
+
+    def loader(device: str, threads: int) -> Callable[[], "Model"]:
+        return partial(_load, learned, model, dtype, device, threads, exits, drafted)
+
+    with ExitStack() as stack:
+        engine: Model | Engine
+        if ray is not None:
+            from lede.collect.cluster import Cluster
+
+            with errors.status("reaching the cluster and loading the model there"):
+                engine = Cluster(loader(device, threads or max(1, int(num_cpus))), ray, workers, num_cpus, num_gpus)
+                stack.enter_context(engine).about()
+        elif workers is not None and workers > 1:
+            from lede.collect.workers import Workers
+
+            each = threads or max(1, (os.cpu_count() or 1) // workers)
+            engine = stack.enter_context(Workers([loader(one, each) for one in shared_out(device, workers)]))
+            with errors.status("loading torch and the model"):
+                engine.about()
+        else:
+            engine = loader(device, threads)()
+        advance = stack.enter_context(bar("collecting", episodes, quiet=json))
 
         def report(c: Collected) -> None:
             done = c.resumed + c.episodes + c.skipped
@@ -151,20 +189,7 @@ def collect(
             advance(done, f"{c.decisions:,} decisions  {speed:.0f} tokens/s")
 
         source = describe_source(chosen, learned, side)
-        if workers == 1:
-            collected = run(loaded, chosen, out, config, learned, source, new_run, report, share)
-        else:
-            from lede.collect.collector import start
-            from lede.collect.workers import execute
-
-            plan = start(loaded, chosen, out, config, learned, source, new_run)
-            devices, dtype = shared_out(loaded.device, workers), str(loaded.dtype).removeprefix("torch.")
-            del loaded
-            gc.unfreeze()
-            gc.collect()
-            threads = threads or max(1, (os.cpu_count() or 1) // workers)
-            loaders = [partial(load, model, dtype, device, threads, exits, drafted) for device in devices]
-            collected = execute(plan, loaders, learned, report)
+        collected = run(engine, chosen, out, config, learned, source, new_run, report, share)
     if json:
         print_json(vars(collected) | {"dataset": str(out)})
         return
@@ -176,9 +201,26 @@ def collect(
     say(f"next: lede inspect {out} or lede learn --dataset {out}")
 
 
-def shared_out(device: "torch.device", workers: int) -> list[str]:
-    """The device of each worker: where the model is on a GPU, all GPUs in turn."""
+def _load(learned: "Policy | None", *arguments: Any) -> "Model":
+    """What `load` gives, as a worker calls it. Raises ServeError where the policy is another model's."""
+    from multiprocessing import parent_process
+
+    from lede.commands.loading import load
+    from lede.terminal import errors
+
+    errors.quiet = parent_process() is not None  # which shows how it goes
+    loaded = load(*arguments)
+    if learned is not None:
+        from lede.decode.facts import model_facts
+        from lede.serve.policy import check_fits
+
+        check_fits(learned, model_facts(loaded))
+    return loaded
+
+
+def shared_out(device: str, workers: int) -> list[str]:
+    """The device of each worker: all GPUs in turn, where any of them will do."""
     import torch
 
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    return [f"cuda:{worker % count}" if count else str(device) for worker in range(workers)]
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return [f"cuda:{worker % count}" if count else device for worker in range(workers)]

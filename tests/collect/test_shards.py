@@ -3,22 +3,23 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import lede.collect.collector
+import lede.collect.workers
 from lede import replay
-from lede.collect.collector import CollectConfig, Collected, start
+from lede.collect.collector import CollectConfig, collect
 from lede.collect.errors import CollectError
 from lede.collect.prompts import Prompt
-from lede.collect.workers import execute
+from lede.collect.workers import Workers
+from lede.decode.errors import ModelError
 from lede.decode.model import Model
 from lede.replay.shards import claim
-from lede.replay.writer import EpisodeWriter
 from tests.collect.small import CONFIG, COSTS, PROMPTS, collected, same, tables, tiny_model
 from tests.replay.test_crash import run_python
 
@@ -35,30 +36,24 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load_tiny() -> Model:
     torch.set_num_threads(1)
+    lede.collect.collector.measure = lambda model: COSTS
     return tiny_model()
 
 
 def load_mortal(marker: Path, deaths: int) -> Model:
-    """A model whose process dies behind its second episode, one committed and one not, so many times."""
+    """A model whose process dies when it has decoded its second episode, so many times."""
     died = len(list(marker.parent.glob(f"{marker.name}*")))
-    add, added = EpisodeWriter.add, []
+    row, rows = lede.collect.collector.episode_row, []
 
-    def dying(self: EpisodeWriter, *rows: object) -> None:
-        add(self, *rows)  # type: ignore[arg-type]
-        added.append(rows)
-        if len(added) == 1:
-            self.flush()
-        if len(added) == 2 and died < deaths:
+    def dying(*arguments: Any) -> dict[str, Any]:
+        rows.append(row(*arguments))
+        if len(rows) == 2 and died < deaths:
             marker.with_name(f"{marker.name}{died}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return rows[-1]
 
-    EpisodeWriter.add = dying  # type: ignore[method-assign]
+    lede.collect.collector.episode_row = dying
     return load_tiny()
-
-
-def with_workers(out: Path, *loaders: Callable[[], Model], monkeypatch: pytest.MonkeyPatch) -> Collected:
-    monkeypatch.setattr(lede.collect.collector, "measure", lambda model: COSTS)
-    return execute(start(tiny_model(), PROMPTS, out, CONFIG), loaders, None)
 
 
 def test_shards_in_one_folder_or_merged_are_what_one_process_collects(alone: Path, tmp_path: Path) -> None:
@@ -96,20 +91,32 @@ def test_turns_of_a_conversation_stay_together(tmp_path: Path) -> None:
     assert same(tables(tmp_path / "shards"), tables(tmp_path / "alone"))
 
 
-def test_workers_collect_the_same_also_if_one_is_killed(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_collect_the_same_also_if_one_is_killed(alone: Path, tmp_path: Path) -> None:
     mortal = partial(load_mortal, tmp_path / "died", 2)
-    done = with_workers(tmp_path / "data", load_tiny, mortal, monkeypatch=monkeypatch)
-    assert len(list(tmp_path.glob("died*"))) == 2
+    with Workers([mortal, mortal]) as workers:
+        done = collect(workers, PROMPTS, tmp_path / "data", CONFIG)
+    assert len(list(tmp_path.glob("died*"))) == 2, "they count each other's deaths"
     assert (done.planned, done.episodes, done.resumed) == (7, 7, 0)
     assert same(tables(tmp_path / "data"), tables(alone))
     assert replay.verify(tmp_path / "data") == []
 
 
 def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CollectError, match="worker 0 died 4 times, last with exit code -9"):
-        with_workers(tmp_path / "data", kill_self, monkeypatch=monkeypatch)
+    monkeypatch.setattr(lede.collect.workers, "RESTARTS", 1)
+    with (
+        pytest.raises(CollectError, match="worker 0 died 2 times, last with exit code -9"),
+        Workers([kill_self]) as one,
+    ):
+        collect(one, PROMPTS, tmp_path / "data", CONFIG)
+
+
+def test_what_a_worker_raises_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such model"), Workers([refuse, refuse]) as workers:
+        collect(workers, PROMPTS, tmp_path / "data", CONFIG)
+
+
+def refuse() -> Model:
+    raise ModelError("no such model")
 
 
 def kill_self() -> Model:
@@ -124,13 +131,14 @@ app(["collect", "--episodes", "6", "--max-new-tokens", "12", "--threads", "1", "
 """
 
 
-def test_the_command_takes_workers_and_says_what_is_no_shard(tmp_path: Path) -> None:
-    for out, more in (("alone", []), ("two", ["--workers", "2"])):
+def test_the_command_takes_workers_and_ray_and_says_what_is_no_shard(tmp_path: Path) -> None:
+    for out, more in (("alone", []), ("two", ["--workers", "2"]), ("ray", ["--workers", "2", "--ray"])):
         with run_python(COMMAND, tmp_path / out, *more) as process:
             said, _ = process.communicate()
         assert process.returncode == 0 and json.loads(said)["episodes"] == 6
     assert same(tables(tmp_path / "alone"), tables(tmp_path / "two"))
-    for wrong in (["--shard", "3/2"], ["--shard", "0/2"], ["--workers", "2", "--shard", "1/2"]):
+    assert same(tables(tmp_path / "alone"), tables(tmp_path / "ray"))
+    for wrong in (["--shard", "3/2"], ["--shard", "0/2"], ["--ray", "auto", "--shard", "1/2"]):
         with run_python(COMMAND, tmp_path / "none", *wrong) as process:
             process.communicate()
         assert process.returncode == 2 and not (tmp_path / "none").exists()

@@ -23,7 +23,7 @@ EPISODES = 2_000
 def write(path: Path, rows: int, sweeps: int = 0) -> dict[str, Any]:
     from lede.decode.state import rounded
     from lede.replay import EpisodeWriter
-    from lede.replay.schema import FROM_LOGITS
+    from lede.replay.schema import STATE
     from tests.replay.synthetic import make_episode, start
 
     pool = [make_episode(number, 0, (4, 6, 8), bool(sweeps), max_new_tokens=200) for number in range(EPISODES)]
@@ -35,10 +35,8 @@ def write(path: Path, rows: int, sweeps: int = 0) -> dict[str, Any]:
             for table in filter(None, (columns, swept)):
                 table["episode"] = np.full(len(table["layer"]), number)
                 scale = 1 - number // EPISODES % 1_000 / 2_000  # else zstd would find the same rows again
-                drawn = {
-                    name: rounded(first[id(table)][name].astype(float) * scale) for name in FROM_LOGITS if name in table
-                }
-                table.update(drawn)
+                scaled = {name: first[id(table)][name].astype(float) * scale for name in STATE if name in table}
+                table.update({name: rounded(values) for name, values in scaled.items()})
             group = f"text {number % EPISODES}"
             writer.add(
                 episode | {"episode": number, "prompt_id": f"synthetic:{number}", "group": group}, columns, swept
