@@ -19,9 +19,8 @@ EPISODES = 120
 #: `lede`, but every episode is committed by itself: as it is, a part of so small a collection is all of it.
 SCRIPT = """
 import functools
-from lede import replay
-import lede.replay.writer
-replay.EpisodeWriter = functools.partial(replay.writer.EpisodeWriter, flush_rows=1)
+import lede.replay.writer as writer
+writer.EpisodeWriter = functools.partial(writer.EpisodeWriter, flush_rows=1)
 from lede.cli import main
 main()
 """
