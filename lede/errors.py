@@ -14,6 +14,7 @@ import typer
 USER_ERRORS = r"lede\.(\w+\.errors|hub)"  # each room's module with its exception for what its user got wrong
 # What a missing optional package is installed with.
 EXTRAS = {"datasets": "bench", "gguf": "gguf", "accelerate": "gguf", "minari": "minari", "ray": "ray"}
+EXTRAS |= {"obstore": "cloud"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
 
 P = ParamSpec("P")
@@ -53,14 +54,21 @@ def flush() -> None:
 
 
 def expanded(value: Any) -> Any:
-    """An option's value; in paths, ~ is the home folder (shells leave it alone in --out=~/x), hf://NAME a hub's."""
+    """An option's value; in paths, ~ is the home folder (shells leave it alone in --out=~/x), and URLs are resolved."""
     if isinstance(value, list):
         return [expanded(item) for item in value]
-    if isinstance(value, Path) and value.parts[:1] == ("hf:",):
+    if not isinstance(value, Path):
+        return value
+    scheme = value.parts[0] if value.parts else ""
+    if scheme == "hf:":
         from lede.hub import fetched
 
         return fetched(value)
-    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+    if scheme.endswith(":") and not os.path.isdir(scheme):
+        from lede.replay.storage import place
+
+        return place(str(value).replace(":/", "://", 1))
+    return Path(os.path.expanduser(value))
 
 
 def said_plainly(command: Callable[P, None]) -> Callable[P, None]:

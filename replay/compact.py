@@ -4,6 +4,9 @@ Merged files are built in the staging folder; then the run's old folder and the 
 file system, so that a scan lists the old files or the new ones, never both. One that listed old names and opens them
 afterwards fails, because merged files have new names, and can be repeated. Tables change one after the other; readers
 go by the parts that a file's metadata lists (see `replay.files`), which merging keeps. After a crash, compact again.
+
+In an object store the merged object is added and then the others removed: this library's readers pass over those whose
+parts another holds too, while a plain scan may see rows twice for a moment. Writers need not stop.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +27,10 @@ from lede.replay.errors import DatasetError
 from lede.replay.files import (
     STAGING,
     alone,
+    committed_parts,
     encode,
+    held_parts,
+    live_files,
     next_number,
     open_file,
     parts_of,
@@ -36,9 +43,11 @@ from lede.replay.files import (
     table_folder,
 )
 from lede.replay.schema import TABLES
+from lede.replay.storage import ObjectPath, create, place
 from lede.replay.writer import is_sorted, load_header
 
 MAX_ROWS = 2_000_000
+ABANDONED = 86_400  # seconds after which nobody will commit an object that no commit names
 
 
 def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> dict[str, tuple[int, int]]:
@@ -47,7 +56,7 @@ def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> d
     Raises `DatasetError` if a run is being written, a file is damaged or an episode is stored twice, or the file system
     cannot swap folders; and `OSError`. The dataset then holds what it held.
     """
-    root = Path(path)
+    root = place(path)
     load_header(root)
     runs = run_ids(root)
     before = _counts(root, runs)
@@ -55,7 +64,7 @@ def compact_dataset(path: str | os.PathLike[str], max_rows: int = MAX_ROWS) -> d
         with alone(root, run, "compact"):
             remove_leftovers(root, run)
             for table in TABLES:
-                _compact_table(root, table, run, max_rows)
+                (_compact_objects if isinstance(root, ObjectPath) else _compact_table)(root, table, run, max_rows)
     after = _counts(root, runs)
     return {table: (before[table], after[table]) for table in TABLES}
 
@@ -76,14 +85,7 @@ def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
     merged, number = work / table, next_number((path.stem for path in files), "merged-")
     try:
         for offset, group in enumerate(groups):
-            rows = pa.concat_tables([read_columns(path, table, TABLES[table].names) for path in group])
-            rows = rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
-            if not is_sorted(rows, table, strict=True):
-                raise DatasetError(
-                    f"{table_folder(root, table, run)} holds rows twice or unsorted: see the integrity report"
-                )
-            parts = frozenset().union(*(parts_of(path, table) for path in group))
-            stage(merged / f"merged-{number + offset:05d}.parquet", encode(rows, table, parts))
+            stage(merged / f"merged-{number + offset:05d}.parquet", _joined(group, table))
         sync_folder(merged)
         _exchange(merged, table_folder(root, table, run))
         sync_folder(root / table)
@@ -92,11 +94,35 @@ def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _compact_objects(root: Path, table: str, run: str, max_rows: int) -> None:
+    """The same for objects, which cannot change places: readers pass over those whose parts another has too."""
+    live = live_files(root, table, run, committed_parts(root, run))
+    current = held_parts(root, table, run)
+    for path in table_files(root, table, run):
+        if path not in current or (path not in live and time.time() - path.stat().st_mtime > ABANDONED):
+            path.unlink()
+    number = next_number((path.stem for path in live), "merged-")
+    for group in [group for group in _groups(live, table, max_rows) if len(group) > 1]:
+        create(table_folder(root, table, run) / f"merged-{number:05d}.parquet", _joined(group, table))
+        number += 1
+        for path in group:
+            path.unlink()
+
+
+def _joined(group: list[Path], table: str) -> bytes:
+    """The file that holds what those of a group do."""
+    rows = pa.concat_tables([read_columns(path, table, TABLES[table].names) for path in group])
+    rows = rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
+    if not is_sorted(rows, table, strict=True):
+        raise DatasetError(f"{group[0].parent} holds rows twice or unsorted: see the integrity report")
+    return encode(rows, table, frozenset().union(*(parts_of(path, table) for path in group)))
+
+
 def _groups(files: list[Path], table: str, max_rows: int) -> Iterator[list[Path]]:
     """Neighbouring files with up to `max_rows` rows together."""
     group, rows = list[Path](), 0
     for path in files:
-        with open_file(path, table) as file:
+        with open_file(path, table, whole=False) as file:
             count = file.metadata.num_rows
             newer = [name for name in file.schema_arrow.names if name not in TABLES[table].names]
         if newer:

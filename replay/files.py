@@ -16,7 +16,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
 from lede.replay.schema import ADDED, PARTS_KEY, TABLES, parquet_options
+from lede.replay.storage import ObjectPath, create, readable
 
 HEADER = "dataset.json"
 VOCABULARY = "draft_vocabulary.json"  # the tokens that could be drafted, where not all could
@@ -81,6 +82,8 @@ def described(number: int) -> str:
 
 def named(error: OSError, path: Path) -> OSError:
     """The same error about `path`."""
+    if isinstance(path, ObjectPath):  # which says more than its number does
+        return error
     return OSError(error.errno, os.strerror(error.errno or 0), str(path))
 
 
@@ -106,10 +109,13 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_file(path: Path, table: str) -> pq.ParquetFile:
-    """Open a file and check its columns. Raises `DatasetError` if it is torn, or not of this table."""
+def open_file(path: Path, table: str, whole: bool = True) -> pq.ParquetFile:
+    """Open a file and check its columns. Raises `DatasetError` if it is torn, or not of this table.
+
+    whole: whether its rows will be read, or only what its footer says.
+    """
     with reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(readable(path, whole), page_checksum_verification=True)
         problem = schema_problem(file.schema_arrow, table)
     if problem:
         file.close()
@@ -183,16 +189,21 @@ def not_finite(rows: pa.Table) -> list[str]:
 
 def parts_of(path: Path, table: str) -> frozenset[str]:
     """The parts a file holds; a file that does not say (rewritten by other software) is its own part."""
-    with open_file(path, table) as file, reading(path):
+    with open_file(path, table, whole=False) as file, reading(path):
         listed = (file.schema_arrow.metadata or {}).get(PARTS_KEY)
         return frozenset(json.loads(listed)) if listed else frozenset([path.stem])
 
 
 def held_parts(root: Path, table: str, run: str) -> dict[Path, frozenset[str]]:
-    """Files of a run in a table, sorted by name, and the parts they hold. Lists again if one vanishes meanwhile."""
+    """Files of a run in a table, sorted by name, and the parts they hold. Lists again if one vanishes meanwhile.
+
+    Without objects that compaction has merged into another, and not removed yet.
+    """
     for attempts_left in reversed(range(100)):
         try:
-            return {path: parts_of(path, table) for path in table_files(root, table, run)}
+            files = {path: parts_of(path, table) for path in table_files(root, table, run)}
+            objects = [held for path, held in files.items() if isinstance(path, ObjectPath)]
+            return {path: held for path, held in files.items() if not any(held < other for other in objects)}
         except DatasetError as error:  # a resumed writer removes what died ones left, compaction changes names
             if error.kind != "vanished" or not attempts_left:
                 raise
@@ -258,9 +269,14 @@ def publish(staged: Path, path: Path) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file that appears whole or not at all, durably. Raises an `OSError` that names it."""
+    data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    if isinstance(path, ObjectPath):
+        with suppress(FileExistsError):  # what was first stays, and who opens the dataset compares
+            create(path, data)
+        return
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        stage(staged, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        stage(staged, data)
         publish(staged, path)
     finally:
         staged.unlink(missing_ok=True)
@@ -306,6 +322,8 @@ def hold(path: Path, *, exclusive: bool, wait: bool = False) -> int | None:
     exclusively. Locks refuse two writers with one number and compaction under a writer; where the file system has none,
     nothing is refused.
     """
+    if isinstance(path, ObjectPath):  # no locks there: commits refuse each other, see `writer`
+        return os.open(os.devnull, os.O_RDONLY)
     make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -334,9 +352,12 @@ def alone(root: Path, run: str, verb: str) -> Iterator[None]:
 def remove_leftovers(root: Path, run: str, prefix: str = "") -> None:
     """Remove what died writers of a run left: staged files, and files whose part was never committed.
 
-    Only for whoever knows that no writer with a file name starting with `prefix` is at work. Raises `DatasetError`, and
-    removes no published file, if one of a table is gone whose rows another table has: they would be collected twice.
+    Only for whoever knows that no writer with a file name starting with `prefix` is at work: nobody in object stores.
+    Raises `DatasetError`, and removes no published file, if one of a table is gone whose rows another table has: they
+    would be collected twice.
     """
+    if isinstance(root, ObjectPath):
+        return
     for path in (root / STAGING).glob(f"{run}.{prefix}*"):
         path.unlink(missing_ok=True)
     if not prefix:

@@ -16,6 +16,7 @@ from lede.replay.files import (
     RUN_FOLDER,
     STAGING,
     check_seal,
+    held_parts,
     not_finite,
     parts_of,
     read_columns,
@@ -25,6 +26,7 @@ from lede.replay.files import (
 )
 from lede.replay.schema import DRAFT, EXIT, TABLES, last_rows
 from lede.replay.split import SPLITS
+from lede.replay.storage import ObjectPath, place
 from lede.replay.writer import derive, is_sorted, load_header, run_file, run_name
 
 COUNTED = ("rounds", "drafted", "accepted")  # of an episode
@@ -56,7 +58,7 @@ def verify(path: str | os.PathLike[str]) -> list[Finding]:
 
     Raises `DatasetError` if there is no dataset, `OSError` if a file cannot be read.
     """
-    root = Path(path)
+    root = place(path)
     layers = int(load_header(root)["model"]["layers"])
     findings = list(_strangers(root))
     for run in started_runs(root):
@@ -91,8 +93,11 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
     counts: dict[int, tuple[int, ...]] = {}
     owners: dict[str, dict[int, Path]] = {table: {} for table in TABLES}
     for table in reversed(TABLES):  # transitions first: they say which parts of the others count
-        owner = owners[table]
+        owner, merged = owners[table], _merged(root, table, run)
         for path in table_files(root, table, run):
+            if path in merged:
+                yield Finding(path, "leftover", "merged into another; compacting again removes it")
+                continue
             try:
                 check_seal(path, table)
                 rows, parts = read_columns(path, table, TABLES[table].names), parts_of(path, table)
@@ -124,6 +129,16 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
         for episode in sorted(owners["transitions"].keys() - owners["episodes"].keys()):
             path = owners["transitions"][episode]
             yield Finding(path, "incomplete", f"episode {episode} is in no episodes file: collect it again")
+
+
+def _merged(root: Path, table: str, run: str) -> set[Path]:
+    """Objects that a compaction which died has merged and not removed."""
+    if not isinstance(root, ObjectPath):
+        return set()
+    try:
+        return {*table_files(root, table, run)} - held_parts(root, table, run).keys()
+    except DatasetError:  # of a damaged one, which is told of anyway
+        return set()
 
 
 def _check_counts(path: Path, episodes: pa.Table, counts: Mapping[int, tuple[int, ...]]) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ from lede.replay.files import (
 from lede.replay.integrity import verify
 from lede.replay.reader import common_header
 from lede.replay.schema import TABLES
+from lede.replay.storage import ObjectPath, place, readable
 from lede.replay.writer import Run, run_file
 
 
@@ -41,7 +42,9 @@ def merge_datasets(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLi
     anything, the datasets are of other models or candidates, two have the same episode of a run, or one is damaged; and
     `OSError`.
     """
-    roots, target = [Path(path) for path in paths], Path(os.path.abspath(out))
+    if isinstance(place(out), ObjectPath):
+        raise DatasetError(f"{out} is in an object store: merge into a folder, and copy that")
+    roots, target = [place(path) for path in paths], Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DatasetError(f"{out} is there already: merge into a new folder")
     common_header(roots)  # or hear why they do not fit
@@ -100,7 +103,7 @@ def _copy(homes: dict[str, list[Path]], first: Path, work: Path) -> dict[str, in
                 files = sorted(set(parts.values())) if table == "transitions" else live_files(root, table, run, parts)
                 for path in files:
                     _copy_file(path, table_folder(work, table, run), table, names)
-                    rows[table] += pq.read_metadata(path).num_rows
+                    rows[table] += pq.read_metadata(readable(path, whole=False)).num_rows
                 if files:
                     sync_folder(table_folder(work, table, run))
     for name in (HEADER, VOCABULARY):

@@ -30,6 +30,7 @@ from lede.replay.files import (
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
 from lede.replay.split import Split, episode_splits
+from lede.replay.storage import ObjectPath, place, readable
 from lede.replay.writer import header_differences, load_header, load_runs
 
 if TYPE_CHECKING:
@@ -139,7 +140,11 @@ class Dataset:
 
     def rows(self, table: str) -> int:
         """How many committed rows a table has, by the footers of its files. Raises as `files`."""
-        return sum(pq.read_metadata(path).num_rows for files in self.files(table).values() for path in files)
+        return sum(
+            pq.read_metadata(readable(path, whole=False)).num_rows
+            for files in self.files(table).values()
+            for path in files
+        )
 
     def read(self, table: str, columns: Sequence[str], most: int | None = None) -> tuple[pa.Table, NDArray[np.int64]]:
         """Columns of all committed rows of a table, and the number of each row's episode; checksums are verified.
@@ -167,8 +172,10 @@ class Dataset:
         frames = [empty.lazy().with_columns(run=pl.lit("", pl.String))]
         for run, files in self.files(table).items():
             if files:
+                remote = isinstance(files[0], ObjectPath)
                 frame = pl.scan_parquet(
-                    files,
+                    [str(file) for file in files],
+                    storage_options={"allow_http": "true"} if remote else None,
                     schema=empty.schema,
                     extra_columns="ignore",
                     missing_columns="insert",
@@ -224,7 +231,7 @@ def open_dataset(path: str | os.PathLike[str], *others: str | os.PathLike[str]) 
 
     Raises `DatasetError` if one is none, its format is newer than this library, or they do not fit together.
     """
-    roots = [Path(path), *map(Path, others)]
+    roots = [place(path), *map(place, others)]
     header = common_header(roots)
     home: dict[str, Path] = {}  # of each run
     for root in roots if others else []:

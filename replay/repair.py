@@ -13,6 +13,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.files import alone, check_seal, parts_of, publish, read_columns, started_runs, sync_folder, table_files
 from lede.replay.integrity import Finding, verify
 from lede.replay.schema import TABLES
+from lede.replay.storage import ObjectPath, place
 from lede.replay.writer import Run, load_header
 
 ASIDE = ".damaged"  # a folder of the dataset that no scan sees
@@ -40,7 +41,9 @@ def repair_dataset(path: str | os.PathLike[str]) -> Repair:
     The files of the other tables that hold the same parts go with it, so that no decision is left without its episode.
     Interrupted, repair again. Raises `DatasetError` if there is no dataset or a run is being written, and `OSError`.
     """
-    root = Path(path)
+    root = place(path)
+    if isinstance(root, ObjectPath):
+        raise DatasetError(f"{root} is in an object store, where nothing can be set aside: repair a local copy")
     layers = load_header(root)["model"]["layers"]
     moved: list[tuple[Path, Path]] = []
     lost: dict[str, dict[int, str]] = {}

@@ -38,8 +38,10 @@ from lede.replay.files import (
     visible,
     write_json,
 )
+from lede.replay.objects import Commits
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
+from lede.replay.storage import ObjectPath, place
 
 FIRST_FLUSH = 5.0  # seconds
 DRAFTING = {"exits", "draft_vocabulary"}  # of a model: what its early layers draft with, if not its own head
@@ -57,10 +59,10 @@ def open_for_writing(
     of its model is not compared, but for what it drafted with. Raises `DatasetError` naming every field that differs,
     or if `path` holds something else; `OSError`.
     """
-    root = Path(path)
+    root = place(path)
     wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
     if not (root / HEADER).exists():
-        names = os.listdir(root) if root.is_dir() else []
+        names = [entry.name for entry in root.iterdir()] if root.is_dir() else []
         # The second look: another shard may have made the dataset between the first and the listing.
         if any(not name.startswith(".") and name != VOCABULARY for name in names) and not (root / HEADER).exists():
             raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
@@ -139,7 +141,7 @@ def start_run(
     run is new; a function is called only then. Raises `DatasetError` if the dataset has runs, but none with these
     arguments, unless `new_run`.
     """
-    root = Path(path)
+    root = place(path)
     header = load_header(root)
     wanted = json.loads(json.dumps(arguments))
     run_id = run_name(wanted)
@@ -223,9 +225,11 @@ class EpisodeWriter:
             self._lock(None, exclusive=False)  # waits for compaction
             self._lock(worker, exclusive=True)
             remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
-            names = {path.stem for table in TABLES for path in table_files(run.path, table, run.id)}
-            names |= committed_parts(run.path, run.id).keys()  # wherever a part's rows are now
-            self._part = _Part(next_number(names, f"part-{worker}-"))
+            names = set(committed_parts(run.path, run.id))  # wherever a part's rows are now
+            self._objects = Commits(run.path, run.id, worker, names) if isinstance(run.path, ObjectPath) else None
+            if self._objects is None:
+                names |= {path.stem for table in TABLES for path in table_files(run.path, table, run.id)}
+            self._part = _Part(next_number((name.split(".")[0] for name in names), f"part-{worker}-"))
         except BaseException:
             self._unlock()
             raise
@@ -275,7 +279,7 @@ class EpisodeWriter:
             try:
                 self._publish(count)
             except OSError:
-                if count == 1:
+                if count == 1 or self._objects is not None:  # an object store is never full
                     raise
                 count //= 2
 
@@ -284,16 +288,23 @@ class EpisodeWriter:
         name = f"part-{self.worker}-{self._part.number:05d}"
         root, run_id, episodes = self.run.path, self.run.id, self._part.episodes[:count]
         tables = [table for table in TABLES if any(table in episode for episode in episodes)]
+        rows = {table: _joined(episodes, table) for table in tables}
         staged = {table: root / STAGING / f"{run_id}.{name}.{table}.tmp" for table in tables}
         paths = {table: table_folder(root, table, run_id) / f"{name}.parquet" for table in tables}
         try:
-            for table in tables:
-                rows = pa.concat_tables([episode[table] for episode in episodes if table in episode])
-                order = np.argsort(rows["episode"].to_numpy(), kind="stable")
-                stage(staged[table], encode(rows.take(order), table, [name]))
-            for table in tables:  # the transitions are last: they commit the part
-                publish(staged[table], paths[table])
+            if self._objects is not None:
+                count = self._objects.publish(name, rows)
+            else:
+                for table in tables:
+                    stage(staged[table], encode(rows[table], table, [name]))
+                for table in tables:  # the transitions are last: they commit the part
+                    publish(staged[table], paths[table])
+        except DatasetError:  # somebody else's now
+            self._part.episodes.clear()
+            raise
         except BaseException:
+            if self._objects is not None:
+                raise
             # Undo from the commit backwards. The part keeps its number: another attempt can replace, but never add.
             for path in [*reversed(paths.values()), *staged.values()]:
                 with suppress(OSError):
@@ -323,6 +334,12 @@ class EpisodeWriter:
                 f"{failure.strerror}: {failure.filename}. {saved} in {self.run.path}: make room, and collect again "
                 "with the same arguments"
             ) from failure
+
+
+def _joined(episodes: Sequence[Mapping[str, pa.Table]], table: str) -> pa.Table:
+    """The rows of episodes in a table, sorted by episode."""
+    rows = pa.concat_tables([episode[table] for episode in episodes if table in episode])
+    return rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
 
 
 def derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:

@@ -42,7 +42,9 @@ def collect(
     split: Annotated[
         str, Option(help="train, validation, test or all. Learning needs train and validation, evaluating test.")
     ] = "all",
-    out: Annotated[Path | None, Option(help="The dataset's folder. [dim]Default: data/<model name>[/]")] = None,
+    out: Annotated[
+        Path | None, Option(help="The dataset's folder, or s3://bucket/name. [dim]Default: data/<model name>[/]")
+    ] = None,
     max_new_tokens: Annotated[
         int | None, Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
     ] = None,
@@ -115,6 +117,7 @@ def collect(
     [dim]lede collect --model smollm2 --workers 4[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --ray ray://head:10001 --workers 16[/]
     [dim]lede collect --shard $SLURM_ARRAY_TASK_ID/8[/]
+    [dim]lede collect --out s3://bucket/lede-tiny[/]
     [dim]lede collect --policy policies/lede-tiny --explore epsilon --new-run[/]
     """
     from lede.collect.prompts import load_prompts

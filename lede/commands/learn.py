@@ -23,7 +23,7 @@ def learn(
         Option(
             "--dataset",
             "-d",
-            help="A dataset's folder; given again, others of the same model and layers, learned from as one. "
+            help="A dataset's folder or URL; given again, others of the same model and layers, learned from as one. "
             "[dim]Default: data/lede-tiny[/]",
         ),
     ] = None,
@@ -89,6 +89,7 @@ def learn(
     [dim]lede learn --dataset data/llama2-7b[/]
     [dim]lede learn --dataset data/lede-tiny --preset paper[/]
     [dim]lede learn --dataset data/large --memory 4GB[/]
+    [dim]lede learn --dataset s3://bucket/llama2-7b[/]
     [dim]lede learn --reward accepted --candidates 0,4 --out policies/mine[/]
     """
     options = locals() | {"candidates": parse_layers(candidates), "memory": parse_bytes(memory)}
