@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from lede.collect.errors import CollectError
 from lede.decode.model import Model
 
 RESTARTS = 3  # of each actor
+PAUSE = 0.5  # seconds before asking again for an actor that is being started again
 LOCAL = "local"  # the address that starts a cluster on this machine
 
 
@@ -35,6 +37,7 @@ class Cluster:
         gpus: float | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: what else runs would starve it
         import ray
 
         self._ray, self._ours, self._actors = ray, not ray.is_initialized(), list[Any]()
@@ -79,7 +82,6 @@ class Cluster:
         ray, left = self._ray, deque(talks)
         while len(self._actors) < min(self._count, len(talks)):
             self._actors.append(self._new())
-        deaths = dict.fromkeys(self._actors, 0)
         # What each actor does: a conversation, or None while it loads its model, so that nothing waits for it.
         doing: dict[Any, tuple[Any, Talk | None]] = {actor.load.remote(): (actor, None) for actor in self._actors}
         idle: list[Any] = []
@@ -94,17 +96,15 @@ class Cluster:
                 try:
                     episodes = self._get(answer)
                 except ray.exceptions.RayActorError as error:
-                    deaths[actor] += 1
                     if talk is not None:
                         left.appendleft(talk)
-                    if deaths[actor] <= RESTARTS:
-                        doing[actor.load.remote()] = actor, None  # answers when it lives again
-                    elif not doing and not idle:
-                        told = str(error).splitlines()[0]
-                        raise CollectError(
-                            f"all {len(deaths)} actors died {RESTARTS + 1} times ({told}): the same command goes on "
-                            "from what is committed"
-                        ) from error
+                    elif isinstance(error, ray.exceptions.ActorDiedError):  # for good
+                        if not doing and not idle:
+                            raise _given_up(error) from error
+                        continue
+                    else:
+                        time.sleep(PAUSE)
+                    doing[actor.load.remote()] = actor, None  # answers when it lives again
                     continue
                 idle.append(actor)
                 yield from episodes
@@ -113,13 +113,13 @@ class Cluster:
         """What the first actor answers."""
         if not self._actors:
             self._actors.append(self._new())
-        for deaths in range(RESTARTS + 1):
+        while True:
             try:
                 return self._get(getattr(self._actors[0], name).remote())
+            except self._ray.exceptions.ActorUnavailableError:  # it is being started again
+                time.sleep(PAUSE)
             except self._ray.exceptions.RayActorError as error:
-                if deaths == RESTARTS:
-                    raise CollectError(f"an actor died {deaths + 1} times: {str(error).splitlines()[0]}") from error
-        raise AssertionError
+                raise _given_up(error) from error
 
     def _get(self, answer: Any) -> Any:
         """An answer, once it is there. Raises what the actor raised, without Ray's words around it."""
@@ -129,6 +129,11 @@ class Cluster:
             return self._ray.get(answer)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
+
+
+def _given_up(error: Exception) -> CollectError:
+    told = str(error).splitlines()[0]
+    return CollectError(f"all actors died more than {RESTARTS} times ({told}): the same command goes on from there")
 
 
 class _Actor:

@@ -125,18 +125,13 @@ def kill_self() -> Model:
     raise AssertionError
 
 
-def test_the_command_takes_workers_and_ray_and_says_what_is_no_shard(tmp_path: Path) -> None:
-    for out, more in (("two", ["--workers", "2"]), ("ray", ["--workers", "2", "--ray"])):
+def test_the_command_takes_workers_and_says_what_is_no_shard(tmp_path: Path) -> None:
+    for out, more in (("alone", []), ("two", ["--workers", "2"])):
         done = CliRunner().invoke(app, [*SHORT, str(tmp_path / out), *more])
         assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
-    assert same(tables(tmp_path / "two"), tables(tmp_path / "ray"))
-    for wrong in (
-        ["--shard", "3/2"],
-        ["--shard", "0/2"],
-        ["--workers", "2", "--shard", "1/2"],
-        ["--ray", "--shard", "1/2"],
-    ):
-        assert CliRunner().invoke(app, [*SHORT, str(tmp_path / "none"), *wrong]).exit_code == 2
+    assert same(tables(tmp_path / "alone"), tables(tmp_path / "two"))
+    for wrong in ("--shard 3/2", "--shard 0/2", "--workers 2 --shard 1/2", "--ray --shard 1/2"):
+        assert CliRunner().invoke(app, [*SHORT, str(tmp_path / "none"), *wrong.split()]).exit_code == 2
     assert not (tmp_path / "none").exists()
 
 
