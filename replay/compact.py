@@ -29,7 +29,6 @@ from lede.replay.files import (
     alone,
     committed_parts,
     encode,
-    held_parts,
     live_files,
     next_number,
     open_file,
@@ -38,6 +37,7 @@ from lede.replay.files import (
     remove_leftovers,
     run_ids,
     stage,
+    superseded,
     sync_folder,
     table_files,
     table_folder,
@@ -97,9 +97,10 @@ def _compact_table(root: Path, table: str, run: str, max_rows: int) -> None:
 def _compact_objects(root: Path, table: str, run: str, max_rows: int) -> None:
     """The same for objects, which cannot change places: readers pass over those whose parts another has too."""
     live = live_files(root, table, run, committed_parts(root, run))
-    current = held_parts(root, table, run)
-    for path in table_files(root, table, run):
-        if path not in current or (path not in live and time.time() - path.stat().st_mtime > ABANDONED):
+    files = {path: parts_of(path, table) for path in table_files(root, table, run)}
+    merged = superseded(files)
+    for path in files:
+        if path in merged or (path not in live and time.time() - path.stat().st_mtime > ABANDONED):
             path.unlink()
     number = next_number((path.stem for path in live), "merged-")
     for group in [group for group in _groups(live, table, max_rows) if len(group) > 1]:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -195,19 +195,25 @@ def parts_of(path: Path, table: str) -> frozenset[str]:
 
 
 def held_parts(root: Path, table: str, run: str) -> dict[Path, frozenset[str]]:
-    """Files of a run in a table, sorted by name, and the parts they hold. Lists again if one vanishes meanwhile.
+    """Files of a run in a table, sorted by name, and the parts they hold, without those that are `superseded`.
 
-    Without objects that compaction has merged into another, and not removed yet.
+    Lists again if one vanishes meanwhile.
     """
     for attempts_left in reversed(range(100)):
         try:
             files = {path: parts_of(path, table) for path in table_files(root, table, run)}
-            objects = [held for path, held in files.items() if isinstance(path, ObjectPath)]
-            return {path: held for path, held in files.items() if not any(held < other for other in objects)}
+            merged = superseded(files)
+            return {path: held for path, held in files.items() if path not in merged}
         except DatasetError as error:  # a resumed writer removes what died ones left, compaction changes names
             if error.kind != "vanished" or not attempts_left:
                 raise
     raise AssertionError
+
+
+def superseded(files: Mapping[Path, frozenset[str]]) -> set[Path]:
+    """Of files and the parts they hold, objects that compaction has merged into another, and not removed yet."""
+    objects = [held for path, held in files.items() if isinstance(path, ObjectPath)]
+    return {path for path, held in files.items() if any(held < other for other in objects)}
 
 
 def committed_parts(root: Path, run: str) -> dict[str, Path]:

@@ -16,12 +16,12 @@ from lede.replay.files import (
     RUN_FOLDER,
     STAGING,
     check_seal,
-    held_parts,
     not_finite,
     parts_of,
     read_columns,
     read_json,
     started_runs,
+    superseded,
     table_files,
 )
 from lede.replay.schema import DRAFT, EXIT, TABLES, last_rows
@@ -136,7 +136,7 @@ def _merged(root: Path, table: str, run: str) -> set[Path]:
     if not isinstance(root, ObjectPath):
         return set()
     try:
-        return {*table_files(root, table, run)} - held_parts(root, table, run).keys()
+        return superseded({path: parts_of(path, table) for path in table_files(root, table, run)})
     except DatasetError:  # of a damaged one, which is told of anyway
         return set()
 
