@@ -13,8 +13,7 @@ from lede.learn.errors import LearnError
 from lede.learn.network import Weights
 from lede.learn.rewards import rewarded
 from lede.learn.score import Score, exact_score, logged_score, ratio
-from lede.learn.views import complete, take, with_candidates
-from lede.replay.columns import Columns, walks, with_features
+from lede.replay.columns import Columns, complete, take, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.split import Split, episode_splits

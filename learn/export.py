@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from lede.learn.library import d3rlpy, quiet
-from lede.learn.views import take
-from lede.replay.columns import Columns
+from lede.replay.columns import Columns, take
 from lede.replay.export import whole
 from lede.replay.reader import Dataset
 from lede.replay.split import SPLITS, Split, episode_splits

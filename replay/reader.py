@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lede.replay.columns import Columns, Samples, select, walks, with_features
+from lede.replay.columns import Columns, Samples, select, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
     VOCABULARY,
@@ -50,10 +50,11 @@ class Dataset:
     path: Path
     header: dict[str, Any]
     others: tuple[Path, ...] = ()  # that hold other runs
-    window: tuple[int, int] = (
-        0,
-        1,
-    )  # k, n: only every n-th file of transitions from the k-th on, and what belongs to it
+    # k, n: only every n-th file of transitions from the k-th on, and what belongs to it
+    window: tuple[int, int] = (0, 1)
+    tasks: frozenset[str] | None = None  # of `where`
+    only: frozenset[str] | None = None  # ids of runs
+    between: tuple[int, int] | None = None  # layers
 
     @property
     def name(self) -> str:
@@ -68,7 +69,8 @@ class Dataset:
     @property
     def layers(self) -> tuple[int, ...]:
         """Candidate exit layers, ascending; 0 is the prompt lookup."""
-        return tuple(self.header["layers"])
+        low, high = self.between or (0, self.model_layers)
+        return tuple(layer for layer in self.header["layers"] if low <= layer <= high)
 
     @property
     def model_layers(self) -> int:
@@ -91,7 +93,7 @@ class Dataset:
         """One row a prompt, and `run`; `split` is the side on which every command has the text (`replay.split`)."""
         import polars as pl
 
-        splits = episode_splits(self)
+        splits = episode_splits(self._all())
         sides = {
             "run": [f"r{number:07x}" for number in (splits.numbers >> 32).tolist()],
             "episode": splits.numbers & 0xFFFFFFFF,
@@ -111,6 +113,43 @@ class Dataset:
         """The episodes that have sweeps: their numbers as in `Columns.episodes`, ascending."""
         return np.unique(self.read("sweeps", [])[1])
 
+    def where(
+        self,
+        tasks: Iterable[str] | None = None,
+        runs: Iterable[str] | None = None,
+        layers: tuple[int, int] | None = None,
+    ) -> Dataset:
+        """Only the episodes of some tasks and runs, and the candidates between two layers, these included.
+
+        Sides of the split stay those of the whole. Frames leave the rows of other layers out; `columns` and `samples`
+        hold rounds as a walk over the candidates that are left would have logged them. `rows` counts whole files.
+        Raises `DatasetError` if there is nothing of what is asked for.
+        """
+        some = replace(
+            self,
+            tasks=self.tasks if tasks is None else frozenset(tasks),
+            only=self.only if runs is None else frozenset(runs),
+            between=layers or self.between,
+        )
+        known = {str(run["id"]) for run in self.runs}
+        if strange := (some.only or frozenset()) - known:
+            raise DatasetError(f"{self.path} has no run {min(strange)}, only {', '.join(sorted(known))}")
+        held = set(self._all().read("episodes", ["task"])[0]["task"].to_pylist())
+        if strange := (some.tasks or frozenset()) - held:
+            raise DatasetError(f"{self.path} has no episodes of {min(strange)!r}, only of {', '.join(sorted(held))}")
+        if not some.layers:
+            raise DatasetError(f"{self.path} has candidates {self.layers}: none is within {layers}")
+        return some
+
+    def _all(self) -> Dataset:
+        """The same without `where`."""
+        return replace(self, tasks=None, only=None, between=None)
+
+    def _chosen(self) -> NDArray[np.int64]:
+        """The numbers of the episodes of the tasks asked for."""
+        rows, numbers = replace(self, tasks=None).read("episodes", ["task"])
+        return numbers[np.isin(rows["task"].to_numpy(zero_copy_only=False), list(self.tasks or ()))]
+
     def files(self, table: str) -> dict[str, list[Path]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
         files = {}
@@ -118,6 +157,8 @@ class Dataset:
         before = 0
         for root in (self.path, *self.others):
             for run in run_ids(root):
+                if self.only is not None and run not in self.only:
+                    continue
                 parts = committed_parts(root, run)
                 commits = sorted(set(parts.values()))
                 files[run] = commits[(first - before) % every :: every]
@@ -163,7 +204,11 @@ class Dataset:
                 raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
             tables.append(rows.select(list(columns)))
             numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
-        return pa.concat_tables(tables), np.concatenate(numbers)
+        found, held = pa.concat_tables(tables), np.concatenate(numbers)
+        if self.tasks is None:
+            return found, held
+        mask = np.isin(held, self._chosen())
+        return found.filter(pa.array(mask)), held[mask]
 
     def _scan(self, table: str) -> pl.LazyFrame:
         import polars as pl  # here, because writing must work without it
@@ -184,7 +229,15 @@ class Dataset:
                 )
                 added = [pl.col(name).fill_null(ADDED[name]) for name in empty.columns if name in ADDED]
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
-        return pl.concat(frames)
+        frame = pl.concat(frames)
+        if self.between is not None and "layer" in frame.collect_schema():
+            frame = frame.filter(pl.col("layer").is_between(*self.between))
+        if self.tasks is not None:
+            chosen = self._chosen()
+            of = {"run": [f"r{number:07x}" for number in (chosen >> 32).tolist()], "episode": chosen & 0xFFFFFFFF}
+            schema = {"run": pl.String, "episode": pl.UInt32}
+            frame = frame.join(pl.LazyFrame(of, schema), on=["run", "episode"], how="semi")
+        return frame
 
     def columns(self, horizon: Horizon = "walk", features: Features = "paper", most: int | None = None) -> Columns:
         """Decisions as arrays, with the paper's reward; page checksums are verified.
@@ -202,7 +255,8 @@ class Dataset:
         rows, episodes = _in_order({name: table[name].to_numpy() for name in table.column_names}, episodes, self.path)
         last = last_rows(episodes, rows["round"])
         inputs = {name: rows[name] for name in EXTENDED}
-        inputs |= {f"layer={layer}": rows["layer"] == layer for layer in self.layers}
+        layers = self._all().layers
+        inputs |= {f"layer={layer}": rows["layer"] == layer for layer in layers}
         columns = Columns(
             observations=np.stack([column.astype(np.float32) for column in inputs.values()], axis=1),
             actions=rows["action"],
@@ -213,15 +267,17 @@ class Dataset:
             propensities=rows["propensity"],
             episodes=episodes,
             feature_names=tuple(inputs),
-            layers=self.layers,
+            layers=layers,
             raw={name: rows[name] for name in RAW},
         )
+        if self.between is not None:
+            columns = with_candidates(columns, self.layers)
         columns = walks(columns) if horizon == "walk" else columns
         return with_features(columns, PAPER_STATE) if features == "paper" else columns
 
     def samples(self, split: Split | None = None, horizon: Horizon = "walk", features: Features = "paper") -> Samples:
         """Transitions for torch, those of one side of the split or all; the rest is as in `columns`."""
-        columns, splits = self.columns(horizon, features), episode_splits(self)
+        columns, splits = self.columns(horizon, features), episode_splits(self._all())
         here = splits.numbers[(splits.split == split) | (split is None)]
         return Samples(select(columns, np.isin(columns.episodes, here)))
 

@@ -10,7 +10,7 @@ from lede.learn.errors import LearnError
 from lede.learn.importance import Reweighted, reach_probability
 from lede.learn.rewards import first_step, rewarded, tokens_and_time
 from lede.learn.score import Score, exact_score, logged_score, ratio
-from lede.learn.views import complete
+from lede.replay.columns import complete
 from lede.replay.reader import open_dataset
 from lede.replay.schema import DRAFT, WALK
 from lede.simulate.batched import Engine, prices_of

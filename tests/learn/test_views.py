@@ -6,7 +6,8 @@ import pytest
 from lede.learn.errors import LearnError
 from lede.learn.importance import Reweighted
 from lede.learn.rewards import rewarded
-from lede.learn.views import complete, with_candidates
+from lede.replay.columns import complete, with_candidates
+from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.replay.schema import CONTINUE, EXIT, WALK
 from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
@@ -72,7 +73,7 @@ def test_fewer_candidates_keep_what_such_a_walk_would_have_logged(rounds):
         assert view.raw["forced"][walk][last].all() and (view.actions[walk][last] == EXIT).all()
     assert whole > 50 and cut > 10
     assert with_candidates(rounds, LAYERS) is rounds
-    with pytest.raises(LearnError, match="not at 0, 7"):
+    with pytest.raises(DatasetError, match="not at 0, 7"):
         with_candidates(rounds, (0, 7))
 
 

@@ -316,3 +316,25 @@ def test_writing_needs_no_polars(tmp_path: Path) -> None:
         "assert len(replay.open_dataset(path).columns().actions)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_some_tasks_runs_and_layers_of_a_dataset(tmp_path: Path) -> None:
+    first = write_dataset(tmp_path, 12, seed=1, with_sweeps=True)
+    write_dataset(tmp_path, 9, seed=2)
+    whole = replay.open_dataset(tmp_path)
+    some = whole.where(tasks=["prose"], runs=[first.id], layers=(5, 6))
+    assert some.layers == (5, 6)
+    wanted = whole.episodes.filter(pl.col("run") == first.id, pl.col("task") == "prose").collect()
+    assert some.episodes.collect().equals(wanted)
+    keys, both = wanted.select("run", "episode").lazy(), ["run", "episode"]
+    for table in ("transitions", "sweeps"):
+        expected = getattr(whole, table).filter(pl.col("layer").is_in([5, 6])).join(keys, on=both, how="semi")
+        assert getattr(some, table).collect().equals(expected.collect()) and expected.collect().height
+    columns = some.columns("round", "extended")
+    assert {*columns.raw["layer"].tolist()} == {5, 6} and "layer=4" not in columns.feature_names
+    assert {*columns.episodes.tolist()} <= {(int(first.id[1:], 16) << 32) + n for n in wanted["episode"].to_list()}
+    sides = [len(some.samples(side)) for side in ("train", "validation", "test")]
+    assert sum(sides) == len(some.samples()) > max(sides)
+    for wrong in ({"tasks": ["poems"]}, {"runs": ["r0000000"]}, {"layers": (9, 12)}):
+        with pytest.raises(replay.DatasetError, match=r"no run|no episodes of|none is within"):
+            whole.where(**wrong)
