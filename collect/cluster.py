@@ -14,6 +14,7 @@ from lede.decode.model import Model
 
 RESTARTS = 3  # of each actor
 PAUSE = 0.5  # seconds before asking again for an actor that is being started again
+STORE = 200_000_000  # bytes for what actors have sent: an episode is a tenth of a million
 LOCAL = "local"  # the address that starts a cluster on this machine
 
 
@@ -41,8 +42,9 @@ class Cluster:
         import ray
 
         self._ray, self._ours, self._actors = ray, not ray.is_initialized(), list[Any]()
+        ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == LOCAL else {}
         try:
-            ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False, **ours)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise CollectError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
         room = ray.available_resources()

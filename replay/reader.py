@@ -214,6 +214,7 @@ class Dataset:
         import polars as pl  # here, because writing must work without it
 
         empty = pl.DataFrame(pl.from_arrow(TABLES[table].empty_table()))
+        chosen = None if self.tasks is None else self._chosen()
         frames = [empty.lazy().with_columns(run=pl.lit("", pl.String))]
         for run, files in self.files(table).items():
             if files:
@@ -227,16 +228,14 @@ class Dataset:
                     hive_partitioning=False,
                     glob=False,
                 )
+                if chosen is not None:
+                    here = chosen[chosen >> 32 == int(run[1:], 16)] & 0xFFFFFFFF
+                    frame = frame.filter(pl.col("episode").is_in(here.astype(np.uint32)))
                 added = [pl.col(name).fill_null(ADDED[name]) for name in empty.columns if name in ADDED]
                 frames.append(frame.with_columns(*added, run=pl.lit(run, pl.String)))
         frame = pl.concat(frames)
-        if self.between is not None and "layer" in frame.collect_schema():
+        if self.between is not None and table != "episodes":
             frame = frame.filter(pl.col("layer").is_between(*self.between))
-        if self.tasks is not None:
-            chosen = self._chosen()
-            of = {"run": [f"r{number:07x}" for number in (chosen >> 32).tolist()], "episode": chosen & 0xFFFFFFFF}
-            schema = {"run": pl.String, "episode": pl.UInt32}
-            frame = frame.join(pl.LazyFrame(of, schema), on=["run", "episode"], how="semi")
         return frame
 
     def columns(self, horizon: Horizon = "walk", features: Features = "paper", most: int | None = None) -> Columns:

@@ -26,7 +26,9 @@ ray = pytest.importorskip("ray")
 def cluster() -> Iterator[str]:
     """The address of a cluster with room for two actors."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # as `Cluster` sets it where it starts one
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False, logging_level="ERROR"
+    )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

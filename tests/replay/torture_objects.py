@@ -83,7 +83,7 @@ def tortured(seconds: float, chance: random.Random, told: Path) -> dict[str, int
         writers[victim].wait()
         writers[victim] = process("write", *ROLES[victim], END, told)
         kills += 1
-        if compaction.poll() is None and chance.random() < 0.3:
+        if compaction.poll() is None and chance.random() < 0.1:
             compaction.kill()
             compaction.wait()
             killed += 1
