@@ -1,11 +1,13 @@
 # make demo    collect a dataset, learn a policy from it, generate with it, measure it: minutes on two CPU cores
 # make real    the same on a chat model of 135M parameters from the package index, SmolLM2
-# make test    the tests        make lint, make types    ruff, mypy
+# make test    the tests, in five minutes on two cores; with TESTS= also the slow ones: kills, limits of memory, the tutorial
+# make lint, make types    ruff, mypy
 #
 # All of them work in .venv, made on first use. On Linux without a GPU, the CPU build of torch saves a 2 GB download:
 #     make demo PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 PYTHON ?= python3
 PIP_FLAGS ?=
+TESTS ?= not slow
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -47,7 +49,7 @@ endef
 export DEMO_PROMPT
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope --no-loadscope-reorder -m "$(TESTS)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

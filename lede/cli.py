@@ -33,8 +33,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list[str]()
-        for arg, behind in zip(args, [*args[1:], "-"], strict=True):
-            given += [arg, "local"] if arg == "--ray" and behind.startswith("-") else [arg]
+        for place, arg in enumerate(args, 1):
+            alone = arg == "--ray" and (place == len(args) or args[place].startswith("-"))
+            given += [arg, "local"] if alone else [arg]
         return super().parse_args(ctx, given)
 
 

@@ -197,6 +197,7 @@ def test_bench_reports_what_the_readme_promises(work):
     assert f"{rows['lede']['speedup']:.2f}× (" in again
 
 
+@pytest.mark.slow
 def test_bench_checks_several_policies_on_both_sides_of_a_prompt_file(work):
     variant = shutil.copytree(work["policy"], work["folder"] / "variant")
     both = write_prompts(work["folder"] / "both.jsonl", [f"def f{i}(values):" for i in range(30)])

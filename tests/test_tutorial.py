@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 CLEAN = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"  # what is served, if a later step fails
 
 
+@pytest.mark.slow
 def test_every_step_of_the_tutorial_works(tmp_path):
     text = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

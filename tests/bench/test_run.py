@@ -159,6 +159,7 @@ def test_a_prompt_longer_than_the_context_is_left_out(model, checkpoint, tmp_pat
     assert (report.facts["prompts"], report.facts["left_out"]) == (3, 1)
 
 
+@pytest.mark.slow
 def test_a_killed_bench_keeps_every_whole_line_and_goes_on(checkpoint, tmp_path):
     texts = [f"def f{i}(values):" for i in range(40)]
     for name, some in (("test", texts), ("train", ["class Tree:", "while x"])):

@@ -44,6 +44,7 @@ def test_two_actors_collect_what_one_process_does_also_if_one_is_killed(cluster:
     assert replay.verify(tmp_path / "data") == []
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_again_and_again_is_given_up(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_workers_collect_the_same_also_if_one_is_killed(alone: Path, tmp_path: P
     assert replay.verify(tmp_path / "data") == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lede.collect.workers, "RESTARTS", 1)
     with (
@@ -126,10 +127,9 @@ def kill_self() -> Model:
 
 
 def test_the_command_takes_workers_and_says_what_is_no_shard(tmp_path: Path) -> None:
-    for out, more in (("alone", []), ("two", ["--workers", "2"])):
-        done = CliRunner().invoke(app, [*SHORT, str(tmp_path / out), *more])
-        assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
-    assert same(tables(tmp_path / "alone"), tables(tmp_path / "two"))
+    done = CliRunner().invoke(app, [*SHORT, str(tmp_path / "two"), "--workers", "2"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
+    assert replay.verify(tmp_path / "two") == []
     for wrong in ("--shard 3/2", "--shard 0/2", "--workers 2 --shard 1/2", "--ray --shard 1/2"):
         assert CliRunner().invoke(app, [*SHORT, str(tmp_path / "none"), *wrong.split()]).exit_code == 2
     assert not (tmp_path / "none").exists()

@@ -53,6 +53,7 @@ def test_every_training_text_has_its_turn_and_held_out_ones_stay(store: Path, so
     assert not whole.advance()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"source": "log"}, {}, {"algorithm": "fitted"}])
 def test_a_policy_learned_part_by_part_is_as_good(store: Path, tmp_path: Path, options: dict[str, str]) -> None:
     def learned(memory: int | None) -> float:
@@ -86,6 +87,7 @@ print(json.dumps({"parts": len(result.data.windows), "more": process_bytes() - b
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_limit(tmp_path: Path) -> None:
     with run_python(PEAK, tmp_path / "data", 80_000_000) as process:
         said, errors = process.communicate()

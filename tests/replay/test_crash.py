@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 import polars as pl
+import pytest
 
 from lede import replay
 from tests.replay.synthetic import start
@@ -84,6 +85,7 @@ def check(path: Path, acknowledged: set[int]) -> None:
     assert [finding for finding in replay.verify(path) if not finding.harmless] == []
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     path, rng, acknowledged = tmp_path / "data", random.Random(0), set[int]()
     for _ in range(6):

@@ -66,6 +66,7 @@ for child in children:
 """
 
 
+@pytest.mark.slow
 def test_two_writers_killed_again_and_again_while_a_reader_scans(tmp_path: Path) -> None:
     path = tmp_path / "data"
     start(path)
@@ -189,6 +190,7 @@ def has_full_disks() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", torture.CASES)
 def test_torture_in_short(case: str) -> None:
     if case == "full" and not has_full_disks():
