@@ -63,6 +63,7 @@ def test_what_an_actor_raises_is_raised_here_and_no_room_or_no_cluster_is_said(c
         Cluster(load_tiny, cluster, gpus=2)
 
 
+@pytest.mark.slow
 def test_the_command_takes_ray(cluster: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*SHORT, str(tmp_path / "data"), "--ray", "--workers", "1"])
     assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output

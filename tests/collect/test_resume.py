@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lede import replay
 from lede.collect.collector import CollectConfig, collect, describe_source
 from lede.collect.prompts import load_prompts
@@ -34,6 +36,7 @@ def parts(out: Path) -> int:
     return len(list(out.glob("transitions/*/*.parquet")))
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_killed_collection_ends_as_an_undisturbed_one(checkpoint, tmp_path):
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "data"
     prompts.write_text("".join(json.dumps({"prompt": f"def f{i}(x):"}) + "\n" for i in range(9)))

@@ -126,6 +126,7 @@ def kill_self() -> Model:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_the_command_takes_workers_and_says_what_is_no_shard(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*SHORT, str(tmp_path / "two"), "--workers", "2"])
     assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output

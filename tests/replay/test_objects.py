@@ -172,6 +172,7 @@ def test_what_is_no_dataset_is_one_line(server: str) -> None:
         assert said.count("\n") == 1 and told in said
 
 
+@pytest.mark.slow
 def test_the_commands_take_urls(server: str, tmp_path: Path) -> None:
     url, policy = "s3://bucket/commands", tmp_path / "policy"
     short = ("--episodes", 12, "--max-new-tokens", 24, "--threads", 1, "--out", url, "--json")
