@@ -172,6 +172,7 @@ def collect(
         if ray is not None:
             from lede.collect.cluster import Cluster
 
+            num_gpus = 0.0 if num_gpus is None and device == "cpu" else num_gpus
             with errors.status("reaching the cluster and loading the model there"):
                 engine = Cluster(loader(device, threads or max(1, int(num_cpus))), ray, workers, num_cpus, num_gpus)
                 stack.enter_context(engine).about()
