@@ -38,6 +38,7 @@ def page(tmp_path_factory, checkpoint):
     measured = bench(model, str(checkpoint), Job("toy", prompts, prompts, Settings(6), ("layerskip",)), folder / "runs")
     (folder / "bench.json").write_text(json.dumps(measured.to_json()))
     given = [part for prompt in PROMPTS for part in ("--prompt", prompt)]
+    given += ["--policy", str(lede.default_policy_path())]  # whatever was learned in this checkout
     report(*given, "--max-new-tokens", 48, "--bench", folder / "bench.json", "--out", folder / "new" / "report.html")
     return folder / "new" / "report.html"
 
