@@ -86,7 +86,9 @@ def collect(
             "this machine. Only this process writes the dataset; the model must be there for every node.",
         ),
     ] = None,
-    num_cpus: Annotated[float, Option(min=0.0, help="CPUs of each worker with --ray.")] = 1.0,
+    num_cpus: Annotated[
+        float | None, Option(min=0.0, help="CPUs of each worker with --ray. [dim]Default: 1[/]")
+    ] = None,
     num_gpus: Annotated[
         float | None,
         Option(min=0.0, help="GPUs of each worker with --ray, such as 0.5. [dim]Default: 1 where there are any[/]"),
@@ -137,6 +139,8 @@ def collect(
     share = shared.parse_shard(shard)
     if (ray is not None or (workers or 1) > 1) and shard is not None:
         raise BadParameter("--workers and --ray share a plan out themselves, --shard by hand: give one of them")
+    if ray is None and (num_cpus is not None or num_gpus is not None):
+        raise BadParameter("--num-cpus and --num-gpus are what --ray gives each worker: add --ray")
     if policy is not None and layers is not None:
         raise BadParameter("--candidates are the policy's own with --policy")
     if (draft_vocab_from is None) == bool(draft_vocab):
@@ -172,6 +176,7 @@ def collect(
         if ray is not None:
             from lede.collect.cluster import Cluster
 
+            num_cpus = 1.0 if num_cpus is None else num_cpus
             num_gpus = 0.0 if num_gpus is None and device == "cpu" else num_gpus
             with errors.status("reaching the cluster and loading the model there"):
                 engine = Cluster(loader(device, threads or max(1, int(num_cpus))), ray, workers, num_cpus, num_gpus)

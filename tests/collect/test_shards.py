@@ -131,7 +131,7 @@ def test_the_command_takes_workers_and_says_what_is_no_shard(tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*SHORT, str(tmp_path / "two"), "--workers", "2"])
     assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
     assert replay.verify(tmp_path / "two") == []
-    for wrong in ("--shard 3/2", "--shard 0/2", "--workers 2 --shard 1/2", "--ray --shard 1/2"):
+    for wrong in ("--shard 3/2", "--shard 0/2", "--workers 2 --shard 1/2", "--ray --shard 1/2", "--num-gpus 1"):
         assert CliRunner().invoke(app, [*SHORT, str(tmp_path / "none"), *wrong.split()]).exit_code == 2
     assert not (tmp_path / "none").exists()
 
