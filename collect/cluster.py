@@ -135,7 +135,7 @@ class Cluster:
 
 def _given_up(error: Exception) -> CollectError:
     told = str(error).splitlines()[0]
-    return CollectError(f"all actors died more than {RESTARTS} times ({told}): the same command goes on from there")
+    return CollectError(f"all actors died more than {RESTARTS} times ({told}): try the same command again")
 
 
 class _Actor:

@@ -53,8 +53,8 @@ class Workers:
             while left and len(doing) < len(self._loaders):
                 pipe = next((pipe for pipe in self._running if pipe not in doing), None) or self._start()
                 try:
-                    pipe.send(("decode", behaviour, left[0]))
-                except OSError:
+                    _send(pipe, "decode", behaviour, left[0])
+                except _Dead:
                     self._bury(pipe)
                 else:
                     doing[pipe] = left.popleft()
@@ -62,7 +62,7 @@ class Workers:
                 assert isinstance(ready, Connection)
                 try:
                     episode = _received(ready)
-                except (EOFError, OSError):
+                except _Dead:
                     self._bury(ready)
                     left.appendleft(doing.pop(ready))
                     continue
@@ -103,15 +103,29 @@ class Workers:
         while True:
             pipe = next(iter(self._running), None) or self._start()
             try:
-                pipe.send((name,))
+                _send(pipe, name)
                 return _received(pipe)
-            except (EOFError, OSError):
+            except _Dead:
                 self._bury(pipe)
 
 
+class _Dead(Exception):
+    """The worker at the other end of a pipe has died."""
+
+
+def _send(pipe: Connection, *message: Any) -> None:
+    try:
+        pipe.send(message)
+    except OSError as error:
+        raise _Dead from error
+
+
 def _received(pipe: Connection) -> Any:
-    """Its next answer. Raises the worker's error, EOFError or OSError where it died."""
-    answer, error = pipe.recv()
+    """Its next answer. Raises the error that the worker met, which may be any."""
+    try:
+        answer, error = pipe.recv()
+    except (EOFError, OSError) as gone:
+        raise _Dead from gone
     if error is not None:
         raise error
     return answer

@@ -112,13 +112,14 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypa
         collect(one, PROMPTS, tmp_path / "data", CONFIG)
 
 
-def test_what_a_worker_raises_is_raised_here(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such model"), Workers([refuse, refuse]) as workers:
+@pytest.mark.parametrize("error", [ModelError, FileNotFoundError])  # the latter is not a broken pipe
+def test_what_a_worker_raises_is_raised_here(error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error, match="no such model"), Workers([partial(refuse, error)]) as workers:
         collect(workers, PROMPTS, tmp_path / "data", CONFIG)
 
 
-def refuse() -> Model:
-    raise ModelError("no such model")
+def refuse(error: type[Exception] = ModelError) -> Model:
+    raise error("no such model")
 
 
 def kill_self() -> Model:
