@@ -102,7 +102,7 @@ def _compact_objects(root: Path, table: str, run: str, max_rows: int) -> None:
     for path in files:
         if path in merged or (path not in live and time.time() - path.stat().st_mtime > ABANDONED):
             path.unlink()
-    number = next_number((path.stem for path in live), "merged-")
+    number = next_number((path.stem for path in files), "merged-")  # nor one that was only just removed
     for group in [group for group in _groups(live, table, max_rows) if len(group) > 1]:
         create(table_folder(root, table, run) / f"merged-{number:05d}.parquet", _joined(group, table))
         number += 1

@@ -70,6 +70,11 @@ def write(path: Path, worker: int = 0, writers: int = 1, end: int = ENDLESS, sto
 
     lede.replay.writer.publish = pausing  # type: ignore[attr-defined]
     told = os.open(path.with_name("told"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    commit(path, worker, writers, end, told)
+
+
+def commit(path: Path, worker: int, writers: int, end: int, told: int) -> None:
+    """What `write` does; told: a descriptor that takes the numbers of committed episodes."""
     run = start(path)
     with replay.EpisodeWriter(run, worker) as writer:
         done = run.committed()

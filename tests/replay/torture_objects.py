@@ -18,7 +18,7 @@ from lede import replay
 from lede.replay.storage import place
 from lede.terminal import print_json
 from tests.replay import torture
-from tests.replay.synthetic import make_episode, start
+from tests.replay.synthetic import start
 
 URL, PORT, END = "s3://bucket/data", 5599, 100_000
 ROLES = ((0, 2), (0, 2), (1, 2))  # writer, of how many
@@ -31,15 +31,7 @@ def write(worker: int, writers: int, end: int, told: str) -> None:
     report = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     while True:
         try:
-            run = start(place(URL))
-            with replay.EpisodeWriter(run, worker) as writer:
-                done = run.committed()
-                for number in range(worker, end, writers):
-                    if number not in done:
-                        writer.add(*make_episode(number, with_sweeps=True, max_new_tokens=12))
-                        writer.flush()
-                        os.write(report, b"%d\n" % number)
-            return
+            return torture.commit(place(URL), worker, writers, end, report)
         except replay.DatasetError as error:
             if "at work" not in str(error) and error.kind != "vanished":
                 raise
