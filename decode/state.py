@@ -24,7 +24,7 @@ class State(NamedTuple):
     layer: int
     draft_index: int  # which draft of the round this state's token would be: 1 in the walk
     phase: int
-    token: int  # this layer's most likely next token; at layer 0 the one that followed the match
+    token: int  # what this layer would draft; at layer 0 the token that followed the match
     conf_topk: float = 0.0  # -mean of log p over the 5 most likely tokens (C_k, paper §3.1.1)
     entropy: float = 0.0  # nats (H)
     conf_trace: float = 0.0  # -mean of log p_max over the last 20 committed tokens, p of the full model (C_trace)
@@ -35,6 +35,11 @@ class State(NamedTuple):
     lookup_length: float = 0.0  # tokens of the n-gram match, 0 = none
     lookup_agreement: float = 0.0  # share of that n-gram's earlier occurrences followed by the same token
     lookup_match: float = 0.0  # 1 where this layer's token is the lookup's
+    # Of sampled text, whose noise (`decode.noise`) is known before verification; 0 in greedy text
+    token_logp: float = 0.0  # log q of this layer's token, q as processed; 0 at layer 0
+    noise: float = 0.0  # that token's noise g, at layer 0 also
+    noise_margin: float = 0.0  # log q + g of that token less the second highest; 0 at layer 0
+    temperature: float = 0.0
 
 
 def rounded(x: Double) -> Double:
