@@ -31,6 +31,7 @@ class Round:
     draft_seconds: float  # of which: the walk and the drafts, decisions included
     verify_seconds: float  # and the verification, shadow tokens included
     decision_seconds: float = 0.0  # of draft_seconds: inside the rule's own code
+    choose_seconds: float = 0.0  # of both: choosing tokens from logits
     # For rules with `shadow_layers`: layer → (token, probability) at the positions of `targets` up to and including the
     # first mismatch, which are accepted + 1.
     shadow: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
