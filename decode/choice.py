@@ -28,11 +28,13 @@ class Choice(NamedTuple):
 class Chooser(ABC):
     """Chooses tokens for one text. Drafts and the full model's tokens are chosen alike: equal ones are accepted.
 
-    plain: a token is the most likely of its logits as they are. temperature: 0 where texts are greedy.
+    plain: a token is the most likely of its logits as they are. temperature: 0 where texts are greedy. seed: of the
+    noise; None in greedy text.
     """
 
     plain = False
     temperature = 0.0
+    seed: int | None = None
 
     @abstractmethod
     def drafts(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[Choice]:

@@ -50,6 +50,7 @@ class Generation:
     prefill_seconds: float
     rounds: tuple[Round, ...] = field(repr=False)
     reused: int = 0  # positions of the prompt that were not read again (`Model.prefixes`)
+    seed: int | None = None  # of the noise of sampled text, given or drawn; None: greedy
 
     @property
     def tokens_per_s(self) -> float:

@@ -76,8 +76,8 @@ class ByLibrary(Chooser):
     Greedy with temperature 0; else the highest log p + noise of `seed`.
     """
 
-    def __init__(self, made: "LogitsProcessorList", model: Model, temperature: float = 0.0, seed: int = 0):
-        self._processors, self._model, self._seed, self.temperature = made, model, seed, temperature
+    def __init__(self, made: "LogitsProcessorList", model: Model, temperature: float, seed: int | None):
+        self._processors, self._model, self.seed, self.temperature = made, model, seed, temperature
 
     def drafts(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[Choice]:
         return [Choice.of(*row) for row in self._choose(self._model.widened(logits), prefix, drafts)]
@@ -91,7 +91,7 @@ class ByLibrary(Chooser):
     def noise(self, position: int, token: int) -> float:
         if not self.temperature:
             return 0.0
-        return rounded(float(gumbel(self._seed, position, torch.tensor(token))))
+        return rounded(float(gumbel(self.seed or 0, position, torch.tensor(token))))
 
     def _choose(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[tuple[float, float, float, float]]:
         """For every row: token, log p, noise and margin; one transfer from the device for all."""
@@ -108,7 +108,7 @@ class ByLibrary(Chooser):
         logp = torch.log_softmax(scores, -1)
         tokens = torch.arange(scores.shape[1], device=scores.device).expand_as(scores) if ids is None else ids
         first = len(prefix) + len(drafts) + 1 - len(scores)
-        noise = gumbel(self._seed, torch.arange(first, first + len(scores), device=scores.device)[:, None], tokens)
+        noise = gumbel(self.seed or 0, torch.arange(first, first + len(scores), device=scores.device)[:, None], tokens)
         total = logp + noise
         best, place = total.topk(2) if scores.shape[1] > 1 else (total.repeat(1, 2), torch.zeros_like(tokens))
         chosen = place[:, :1]
@@ -162,9 +162,9 @@ def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
     special = {name for name in set(settings.options) - WITHOUT_PROCESSOR if settings.options[name] is not None}
     if not (temperature or settings.logits_processor or special):
         return Greedy()
-    seed = settings.seed
-    if temperature and seed is None:  # torch.manual_seed decides, as people expect
-        seed = int(torch.randint(2**63 - 1, ()))
+    seed = None
+    if temperature:  # without one, torch.manual_seed decides, as people expect
+        seed = int(torch.randint(2**63 - 1, ())) if settings.seed is None else settings.seed % 2**64
     if settings.logits_processor is None and special <= COMPILED and _compiles(model):
         return Compiled(
             model.vocabulary,
@@ -172,11 +172,11 @@ def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
             temperature=temperature,
             top_k=USUAL_TOP_K if settings.top_k is None else settings.top_k,
             top_p=1.0 if settings.top_p is None else settings.top_p,
-            seed=seed or 0,
+            seed=seed,
             **_compiled_options(settings.options),
         )
     made = processors(settings, model, prompt, temperature > 0)
-    return ByLibrary(made, model, temperature, seed or 0)
+    return ByLibrary(made, model, temperature, seed)
 
 
 def _compiles(model: Model) -> bool:

@@ -43,15 +43,16 @@ class Compiled(Chooser):
         min_p: float = 0.0,
         penalty: float = 1.0,
         suppressed: Sequence[int] = (),
-        seed: int = 0,
+        seed: int | None = None,
     ):
         loaded = library("choose")
         if loaded is None:
             raise OSError("no C compiler")
         self._call, self._noise = _prototypes(loaded)
-        self.temperature, self._seed, self._penalised = temperature, seed % 2**64, penalty != 1.0
+        self.temperature, self.seed, self._penalised = temperature, seed, penalty != 1.0
+        self._key = (seed or 0) % 2**64
         barred = np.array(suppressed, np.int32)
-        sizes = temperature, top_p, min_p, penalty, self._seed, barred.ctypes.data
+        sizes = temperature, top_p, min_p, penalty, self._key, barred.ctypes.data
         settings = _Settings(top_k, len(barred), *sizes)
         every = draft = _Tokens(None, None, vocabulary)
         self._kept: list[Any] = [barred]  # what the structures point into
@@ -81,7 +82,7 @@ class Compiled(Chooser):
         return tokens
 
     def noise(self, position: int, token: int) -> float:
-        return rounded(self._noise(self._seed, position, token)) if self.temperature else 0.0
+        return rounded(self._noise(self._key, position, token)) if self.temperature else 0.0
 
     def _choose(self, tokens: Any, logits: Tensor, prefix: list[int], drafts: list[int], length: int) -> Any:
         """(rows × 4) doubles, of rows the first of which is behind `length` tokens."""
