@@ -35,7 +35,7 @@ def sweep(
                 continue
             s = seen[layer][i] if layer > 0 or guess is None else Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
             same = (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == s.token))
-            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same)
+            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same, 0.0, 0.0, 0.0, 0.0)
             rows.append((episode, len(prompt) + i, layer, *state, s.token, target))
         lookup.push(target)
         trace.add(confidence[i : i + 1])
