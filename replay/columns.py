@@ -31,7 +31,7 @@ class Columns:
     episodes: NDArray[np.int64]  # (N,) unique over runs, and the same wherever and with whatever a run is stored
     feature_names: tuple[str, ...]  # F names
     layers: tuple[int, ...]  # candidates
-    raw: dict[str, NDArray[Any]]  # (N,) each: phase, layer, draft_index, forced, accepted, tokens, round
+    raw: dict[str, NDArray[Any]]  # (N,) each: phase, layer, draft_index, forced, accepted, tokens, round, temperature
 
 
 class Samples:

@@ -169,7 +169,7 @@ def read_columns(path: Path, table: str, columns: Iterable[str]) -> pa.Table:
         rows = file.read([name for name in schema.names if name in file.schema_arrow.names])
     for index, field in enumerate(schema):
         if field.name not in rows.column_names:  # a file of an older version
-            rows = rows.add_column(index, field, pa.repeat(ADDED[field.name], rows.num_rows))
+            rows = rows.add_column(index, field, pa.repeat(pa.scalar(ADDED[field.name], field.type), rows.num_rows))
     if any(column.null_count for column in rows.columns):
         raise DatasetError(f"{path} has nulls: it was not written by this library, move it out of {table}/", "values")
     return pa.Table.from_arrays(rows.columns, schema=schema)

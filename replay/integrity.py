@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from lede.replay.files import (
     superseded,
     table_files,
 )
-from lede.replay.schema import DRAFT, EXIT, TABLES, last_rows
+from lede.replay.schema import DRAFT, EXIT, OF_SAMPLED, TABLES, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.storage import ObjectPath, place
 from lede.replay.writer import derive, is_sorted, load_header, run_file, run_name
@@ -91,6 +93,7 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
     committed: dict[str, Path] = {}
     described: set[str] = set()
     counts: dict[int, tuple[int, ...]] = {}
+    heat: dict[int, float] = {}  # of episodes, by their transitions
     owners: dict[str, dict[int, Path]] = {table: {} for table in TABLES}
     for table in reversed(TABLES):  # transitions first: they say which parts of the others count
         owner, merged = owners[table], _merged(root, table, run)
@@ -109,6 +112,7 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
                     yield Finding(path, "duplicate", f"holds {part} again, as {committed[part]} does: remove one")
                 committed |= dict.fromkeys(parts, path)
                 counts |= _counts(rows) if rows.num_rows else {}
+                heat |= dict(zip(*(rows[name].to_pylist() for name in ("episode", "temperature")), strict=True))
             elif parts & committed.keys() and parts - committed.keys():
                 yield Finding(path, "missing", "the transitions of some of its rows are gone: restore their file")
                 continue
@@ -118,6 +122,7 @@ def _check_run(root: Path, run: str, layers: int) -> Iterator[Finding]:
             elif table == "episodes":
                 described |= parts
                 yield from _check_counts(path, rows, counts)
+                yield from _check_settings(path, rows, heat)
             yield from _check_rows(rows, table, path, layers)
             episodes = rows["episode"].unique().to_pylist()
             if twice := [episode for episode in episodes if episode in owner]:
@@ -150,6 +155,28 @@ def _check_counts(path: Path, episodes: pa.Table, counts: Mapping[int, tuple[int
             yield Finding(path, "incomplete", message.format(*map(_listed, (told, found))))
 
 
+def _check_settings(path: Path, episodes: pa.Table, heat: Mapping[int, float]) -> Iterator[Finding]:
+    """Whether episodes were chosen as settings can ask for, and as their transitions say."""
+    names = ("episode", "temperature", "top_p", "options")
+    for episode, temperature, top_p, options in zip(*(episodes[name].to_pylist() for name in names), strict=True):
+        apart = abs(heat.get(episode, temperature) - temperature)
+        checks = {
+            "temperature": temperature >= 0,
+            "top_p": 0 < top_p <= 1,
+            "options": _is_options(options),
+            "temperature, which is not that of its transitions": apart <= temperature * 2**-10,  # rounded there
+        }
+        if wrong := [what for what, fine in checks.items() if not fine]:
+            yield Finding(path, "values", f"episode {episode} cannot have its {wrong[0]}: collect it again")
+
+
+def _is_options(text: str) -> bool:
+    """Whether this is a JSON object, or nothing."""
+    with suppress(ValueError):
+        return not text or isinstance(json.loads(text), dict)
+    return False
+
+
 def _listed(counts: Iterable[int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in zip(COUNTED, counts, strict=True))
 
@@ -175,6 +202,10 @@ def _check_rows(rows: pa.Table, table: str, path: Path, layers: int) -> Iterator
         yield Finding(path, "values", f"{name} is NaN or infinite somewhere: collect these episodes again")
     if table == "episodes" and (strange := set(rows["split"].unique().to_pylist()) - {"", *SPLITS}):
         yield Finding(path, "values", f"{min(strange)!r} is no split: it was rewritten by other software, restore it")
+    if table != "episodes":
+        greedy = rows["temperature"].to_numpy() == 0
+        for name in (name for name in OF_SAMPLED if rows[name].to_numpy()[greedy].any()):
+            yield Finding(path, "values", f"{name} is not 0 somewhere in greedy text: collect these episodes again")
     if table == "transitions" and rows.num_rows:
         arrays = {name: rows[name].to_numpy() for name in rows.column_names}
         probability, ends = arrays["propensity"], last_rows(arrays["episode"], arrays["round"])

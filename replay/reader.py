@@ -267,7 +267,7 @@ class Dataset:
             episodes=episodes,
             feature_names=tuple(inputs),
             layers=layers,
-            raw={name: rows[name] for name in RAW},
+            raw={name: rows[name] for name in (*RAW, "temperature")},
         )
         if self.between is not None:
             columns = with_candidates(columns, self.layers)

@@ -16,10 +16,13 @@ FORMAT = 1
 WALK, DRAFT = 0, 1  # phase
 CONTINUE, EXIT = 0, 1  # action
 
+#: What only sampled text has: 0 in greedy text.
+OF_SAMPLED = ("token_logp", "noise", "noise_margin", "temperature")
 #: The state of a decision, in the order of every feature matrix built from it.
 STATE = (
     *("conf_topk", "entropy", "conf_trace", "margin", "top1_logp", "draft_logp", "accept_trace"),
     *("lookup_length", "lookup_agreement", "lookup_match"),
+    *OF_SAMPLED,
 )
 PAPER_STATE = STATE[:3]
 #: The features called `extended`, beside layer=… of every candidate. Choosing a layer and drafting on are different
@@ -28,7 +31,8 @@ EXTENDED = (*STATE, "draft_index", "phase")
 #: Without those that cost something: conf_trace, a pass over the logits of every verified row; and accept_trace, which
 #: depends on earlier rounds.
 FREE = tuple(name for name in EXTENDED if name not in ("conf_trace", "accept_trace"))
-FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp")  # 0 at layer 0, which has no logits
+#: 0 at layer 0, which has no logits.
+FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp", "token_logp", "noise_margin")
 #: What a sweep has of the state: all that does not depend on what was drafted before.
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
 NEXT_STATE = tuple(f"next_{name}" for name in STATE)
@@ -78,6 +82,10 @@ EPISODES = _schema(
     finish=pa.string(),
     split=pa.string(),
     group=pa.string(),
+    temperature=pa.float64(),
+    top_k=pa.uint32(),
+    top_p=pa.float64(),
+    options=pa.string(),
 )
 SWEEPS = _schema(
     episode=pa.uint32(),
@@ -91,18 +99,24 @@ SWEEPS = _schema(
 #: Tables in the order in which a part is published: the transitions file is the commit of its part.
 TABLES = {"episodes": EPISODES, "sweeps": SWEEPS, "transitions": TRANSITIONS}
 #: Columns that files of older versions lack, with what is read from those.
-ADDED = {"split": "", "group": ""}
+ADDED: dict[str, Any] = {"split": "", "group": "", "temperature": 0.0, "top_k": 0, "top_p": 1.0, "options": ""}
+ADDED |= dict.fromkeys((*OF_SAMPLED, *(f"next_{name}" for name in OF_SAMPLED)), 0.0)
 #: Columns by which the rows of a file are sorted; together they are unique in a run.
 SORT_KEYS = {
     "episodes": ("episode",),
     "sweeps": ("episode", "position", "layer"),
     "transitions": ("episode", "round", "chain", "step"),
 }
-_FEW = ("conf_trace", "accept_trace", "lookup_length", "lookup_agreement", "lookup_match")
+_FEW = ("conf_trace", "accept_trace", "lookup_length", "lookup_agreement", "lookup_match", "temperature")
 #: Floats of few values.
 FEW = {*_FEW, *(f"next_{name}" for name in _FEW), "reward", "propensity"}
 #: Columns that the writer derives from the others.
 DERIVED = ("reward", *NEXT_STATE)
+
+
+def sampling_seed(seed: int) -> int:
+    """The seed of `decode.sampling.Settings` with which an episode with this `seed` is sampled."""
+    return seed % 2**63
 
 
 def last_rows(*keys: NDArray[Any]) -> NDArray[np.bool_]:

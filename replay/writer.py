@@ -40,7 +40,7 @@ from lede.replay.files import (
 )
 from lede.replay.objects import Commits
 from lede.replay.reward import paper_reward
-from lede.replay.schema import ADDED, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
+from lede.replay.schema import ADDED, EPISODES, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
 from lede.replay.storage import ObjectPath, place
 
 FIRST_FLUSH = 5.0  # seconds
@@ -252,8 +252,9 @@ class EpisodeWriter:
         and what `flush` raises, with the episode buffered all the same.
         """
         rows: dict[str, Any] = {name: np.asarray(values) for name, values in transitions.items()}
+        told = {name: ADDED[name] for name in EPISODES.names if name in ADDED} | {**episode}
         tables = {
-            "episodes": _to_arrow({name: [value] for name, value in {**ADDED, **episode}.items()}, "episodes"),
+            "episodes": _to_arrow({name: [value] for name, value in told.items()}, "episodes"),
             "transitions": _to_arrow({**rows, **derive(rows, self.run.layers)}, "transitions"),
         }
         if sweep is not None:

@@ -76,7 +76,10 @@ def make_episode(
     """Arguments for `EpisodeWriter.add`. May be an episode without a single round."""
     rng = np.random.default_rng([seed, number])
     prompt, new = int(rng.integers(3, 9)), int(rng.integers(1, max_new_tokens + 1))
+    temperature = 0.75 * (number % 3 == 2)
     text = _Text(rng, layers, model_layers, prompt, new)
+    if temperature:
+        text.sample(np.random.default_rng([seed, number, 1]), temperature)
     rows: list[dict[str, Any]] = []
     generated, rounds, drafted, accepted = 1, 0, 0, 0  # the first token comes from reading the prompt
     while generated < text.new:
@@ -98,6 +101,10 @@ def make_episode(
         "finish": "length",
         "split": ("train", "train", "train", "validation", "test")[number % 5],
         "group": f"text {seed}:{number}",
+        "temperature": temperature,
+        "top_k": 50 * (temperature > 0),
+        "top_p": 0.9 if temperature else 1.0,
+        "options": '{"min_p": 0.1}' if temperature else "",
     }
     columns["episode"] = np.full(len(rows), number)
     return episode, columns, text.sweep(number) if with_sweeps else None
@@ -138,6 +145,14 @@ class _Text:
         self.states["lookup_agreement"] += (self.match * rng.random(length))[:, None]
         self.states["lookup_match"] += self.match[:, None] & (self.drafts == self.drafts[:, :1])
         self.states = {name: state.astype(np.float32) for name, state in self.states.items()}
+
+    def sample(self, rng: np.random.Generator, temperature: float) -> None:
+        """Give the states what those of sampled text have."""
+        shape, real = self.drafts.shape, np.array(self.layers) > 0
+        self.states["temperature"] = np.full(shape, temperature, np.float32)
+        self.states["noise"] = rng.gumbel(size=shape).astype(np.float32)
+        self.states["token_logp"] = (real * -rng.random(shape)).astype(np.float32)
+        self.states["noise_margin"] = (real * rng.random(shape)).astype(np.float32)
 
     def sweep(self, number: int) -> dict[str, np.ndarray]:
         positions = np.arange(self.prompt + 1, self.prompt + self.new)

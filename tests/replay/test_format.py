@@ -58,6 +58,26 @@ def test_format_1_is_whole_and_learned_from() -> None:
     assert columns.feature_names[:10] == STATE and columns.layers == (0, 4, 8)
 
 
+def test_columns_that_format_1_lacks_are_those_of_greedy_text(tmp_path: Path) -> None:
+    """In frames, arrays and compacted files alike."""
+    path = shutil.copytree(FORMAT_1, tmp_path / "data")
+    sampled = ("token_logp", "noise", "noise_margin", "temperature")
+    for _ in ("as it is", "compacted"):
+        dataset = replay.open_dataset(path)
+        settings = dataset.episodes.select("temperature", "top_k", "top_p", "options").collect()
+        assert set(settings.rows()) == {(0.0, 0, 1.0, "")}
+        for frame, names in ((dataset.sweeps, sampled), (dataset.transitions, [*sampled, "next_noise"])):
+            assert set(frame.select(names).collect().rows()) == {(0.0,) * len(names)}
+        columns = dataset.columns(horizon="round", features="extended")
+        assert columns.feature_names[10:14] == sampled
+        assert not columns.observations[:, 10:14].any() and not columns.raw["temperature"].any()
+        with replay.EpisodeWriter(replay.start_run(path, {"seed": 0}, facts())) as writer:
+            if 7 not in writer.run.committed():
+                writer.add(*make_episode(7, 0, (0, 4, 8), with_sweeps=True))
+        replay.compact_dataset(path)
+        assert replay.verify(path) == []
+
+
 def test_format_1_is_written_on(tmp_path: Path) -> None:
     path = shutil.copytree(FORMAT_1, tmp_path / "data")
     run = replay.start_run(path, {"seed": 0}, facts())

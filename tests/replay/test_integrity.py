@@ -119,6 +119,26 @@ def impossible(path: Path) -> Path:
     return file
 
 
+def noisy(path: Path) -> Path:
+    """Noise in greedy text."""
+    file = first(path, "sweeps")
+    column = pq.read_schema(file).get_field_index("noise")
+    edit(file, lambda rows: rows.set_column(column, "noise", pc.add(rows["noise"], pa.scalar(1.0, pa.float32()))))
+    return file
+
+
+def set_episodes(name: str, value: object) -> Callable[[Path], Path]:
+    def setting(path: Path) -> Path:
+        file = first(path, "episodes")
+        column = pq.read_schema(file).get_field_index(name)
+        kind = pq.read_schema(file).field(column).type
+        edit(file, lambda rows: rows.set_column(column, name, pa.repeat(pa.scalar(value, kind), rows.num_rows)))
+        return file
+
+    setting.__name__ = f"{name} {value}"
+    return setting
+
+
 def no_episodes(path: Path) -> Path:
     first(path, "episodes").unlink()
     return first(path, "transitions")
@@ -149,6 +169,11 @@ DAMAGE = [
     (same_episode_elsewhere, "duplicate", "twice or out of order"),
     (shuffled, "unsorted", "twice or out of order"),
     (impossible, "values", None),
+    (noisy, "values", None),
+    (set_episodes("temperature", -1.0), "values", None),
+    (set_episodes("temperature", 0.5), "values", None),  # of greedy texts
+    (set_episodes("top_p", 0.0), "values", None),
+    (set_episodes("options", "min_p=0.1"), "values", None),
     (no_episodes, "missing", None),
     (no_description, "missing", None),
     (changed_arguments, "values", None),
