@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lede.bench.measure import prompt_seed
 from lede.bench.names import BASELINE, KNOWN
 from lede.bench.store import code_hash
 from lede.collect.prompts import Prompt
@@ -54,8 +55,8 @@ def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, l
     return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]
 
 
-def spoken(model: Model, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]:
-    """The prompts, each turn of a conversation as one of its own behind plain decoding's answers of so many tokens."""
+def spoken(model: Model, prompts: Sequence[Prompt], settings: Settings) -> list[Prompt]:
+    """The prompts, each turn of a conversation as one of its own behind plain decoding's answers."""
     spoken = []
     for prompt in prompts:
         said: list[str] = []
@@ -64,9 +65,17 @@ def spoken(model: Model, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]
             ids = encode(model, spoken[-1].content)
             if len(ids) >= model.context - 1:
                 break
-            said.append(generate(model, ids, settings=Settings(tokens)).text)
+            own = replace(settings, seed=prompt_seed(settings.seed, ids))
+            said.append(generate(model, ids, settings=own).text)
             spoken.append(prompt.turn(said))
     return spoken
+
+
+def sampling(settings: Settings) -> dict[str, Any]:
+    """What decides how a text is chosen, ready for JSON: of greedy text only that it is, as nothing else counts."""
+    if not settings.temperature:
+        return {"temperature": 0.0, "top_k": None, "top_p": None, "seed": None}
+    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "seed")}
 
 
 def question(model: Model, job: Job) -> dict[str, Any]:
@@ -79,7 +88,8 @@ def question(model: Model, job: Job) -> dict[str, Any]:
         "policies": {name: fingerprint((folder / "policy.json").read_bytes()) for name, folder in job.policies.items()},
         "prompts": fingerprint(json.dumps([asdict(prompt) for prompt in job.prompts])),
         "training": fingerprint(json.dumps([asdict(prompt) for prompt in job.training])),
-        **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
+        "max_new_tokens": job.settings.max_new_tokens,
+        **sampling(job.settings),
         "device": device_facts(model)["name"],
         "dtype": str(model.dtype).removeprefix("torch."),
         "native": model.native,
