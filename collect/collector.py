@@ -23,11 +23,12 @@ from lede.collect.sweep import sweep
 from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode, generate
+from lede.decode.generation_config import request
 from lede.decode.load import check_layers
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import ValueFunction
-from lede.decode.sampling import Settings
+from lede.decode.sampling import Settings, sampling_columns
 from lede.decode.state import TOP_K, TRACE
 from lede.replay.shards import Shard, claim
 from lede.replay.split import fingerprint, stable_hash
@@ -46,6 +47,8 @@ class CollectConfig:
     max_drafts: int | None = None  # a round; None: as many as there are costs for, the paper's 12, or the policy's
     max_new_tokens: int = 256
     temperature: float = 0.0
+    top_k: int | None = None  # of sampled text; None: as the checkpoint or the library has it, as in `lede generate`
+    top_p: float | None = None  # likewise
     seed: int = 0
     sweep: bool = False
 
@@ -248,16 +251,28 @@ def decode(model: Model, behaviour: Behaviour, talk: Talk) -> Iterator[Episode]:
                 yield Episode(number, None)
             continue
         seed = stable_hash(f"{config.seed}/{number}/{prompt.id}")  # the same whichever worker decodes it
-        settings = Settings(config.max_new_tokens, config.temperature, seed=seed % 2**63)
+        settings = settings_of(model, config, prompt, len(ids), seed)
         generation = generate(model, ids, behaviour.rule(seed), settings)
         said[-1] = generation.text
         if number not in talk.wanted:  # decoded again only for what is said to it
             continue
         swept = None
-        if config.sweep and config.temperature == 0:
-            swept = sweep(model, behaviour.layers, number, generation.prompt_ids, generation.token_ids)
+        if config.sweep:
+            swept = sweep(model, behaviour.layers, number, generation.prompt_ids, generation.token_ids, settings)
         rows = record.transitions(number, generation.rounds)
-        yield Episode(number, (episode_row(number, prompt, generation, seed), rows, swept))
+        yield Episode(number, (episode_row(number, prompt, generation, settings, seed), rows, swept))
+
+
+def settings_of(model: Model, config: CollectConfig, prompt: Prompt, length: int, seed: int) -> Settings:
+    """How the text behind a prompt of `length` tokens is decoded: as `lede generate` would.
+
+    A prompt that was served comes with settings and a seed of its own, unless the run's are others.
+    """
+    given: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+    if prompt.sampling is not None and not config.temperature:
+        given, seed = dict(prompt.sampling.options), prompt.sampling.seed
+    given["max_new_tokens"] = config.max_new_tokens
+    return request(model, length, {name: value for name, value in given.items() if value is not None}, seed)
 
 
 def describe_source(
@@ -281,9 +296,13 @@ def default_layers(layer_count: int, explore: Exploration = "uniform", heads: tu
     return tuple(sorted(exits if explore == "noisy" else {0, *exits}))
 
 
-def episode_row(number: int, prompt: Prompt, generation: Generation, seed: int) -> dict[str, Any]:
-    """The row of the episodes table."""
+def episode_row(
+    number: int, prompt: Prompt, generation: Generation, settings: Settings, seed: int = 0
+) -> dict[str, Any]:
+    """The row of the episodes table. seed: of a greedy text's exploration; a sampled one has its noise's."""
+    seed = seed if generation.seed is None else generation.seed
     row = {"episode": number, "prompt_id": prompt.id, "seed": seed, "rounds": len(generation.rounds)}
+    row |= sampling_columns(settings)
     row |= {"prompt_tokens": list(generation.prompt_ids), "output_tokens": list(generation.token_ids)}
     row |= {name: getattr(prompt, name) for name in ("task", "split", "group")}
     return row | {name: getattr(generation, name) for name in ("drafted", "accepted", "seconds", "finish")}

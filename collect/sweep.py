@@ -1,16 +1,20 @@
-"""Sweeps: what every candidate layer would have drafted at every position of a finished greedy text.
+"""Sweeps: what every candidate layer would have drafted at every position of a finished text.
 
-In greedy decoding the committed tokens do not depend on the rule, and a layer's output at a position depends only on
-the tokens before it. So one teacher-forced pass over the text tells what any rule would have seen there.
+The committed tokens do not depend on the rule, in sampled text as in greedy text, and what a layer drafts at a position
+depends only on the tokens before it and on the noise there. So one teacher-forced pass over the text tells what any
+rule would have seen there.
 """
 
 from typing import Any
 
 import torch
 
+from lede.decode.choice import Choice, Chooser
 from lede.decode.lookup import Lookup
 from lede.decode.model import Model
 from lede.decode.rules import LONG_DRAFTS
+from lede.decode.sampling import Settings, chooser
+from lede.decode.source import NO_MATCH
 from lede.decode.state import ConfidenceTrace, Statistics
 from lede.replay.schema import SWEEPS
 
@@ -19,12 +23,22 @@ BLOCK = LONG_DRAFTS + 1  # rows a pass: as many as a verification has, so that p
 
 @torch.inference_mode()
 def sweep(
-    model: Model, layers: tuple[int, ...], episode: int, prompt: tuple[int, ...], output: tuple[int, ...]
+    model: Model,
+    layers: tuple[int, ...],
+    episode: int,
+    prompt: tuple[int, ...],
+    output: tuple[int, ...],
+    settings: Settings | None = None,
 ) -> dict[str, list[Any]]:
-    """Columns of the sweeps table: a row for each position of `output` and each candidate (0: where it has a guess)."""
+    """Columns of the sweeps table: a row for each position of `output` and each candidate (0: where it has a guess).
+
+    settings: those that the text was decoded with, its seed included; None: greedy.
+    """
     tokens = [*prompt, *output]
+    choose = chooser(settings or Settings(), model, [*prompt])
+    heat = choose.temperature
     first = len(prompt) - 1  # the position whose logits give output[0]
-    seen = _statistics(model, tuple(layer for layer in layers if layer > 0), tokens, first)
+    seen, chosen = _seen(model, tuple(layer for layer in layers if layer > 0), tokens, first, choose)
     confidence = [s.top1_logp for s in seen[model.layer_count]]
     lookup, trace = Lookup(prompt), ConfidenceTrace()
     rows: list[tuple[Any, ...]] = []
@@ -33,20 +47,31 @@ def sweep(
         for layer in layers:
             if layer == 0 and guess is None:
                 continue
-            s = seen[layer][i] if layer > 0 or guess is None else Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
-            same = (0.0, 0.0, 0.0) if guess is None else (guess.length, guess.agreement, float(guess.token == s.token))
-            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same, 0.0, 0.0, 0.0, 0.0)
-            rows.append((episode, len(prompt) + i, layer, *state, s.token, target))
+            if layer > 0 or guess is None:
+                s, draft = seen[layer][i], chosen[layer][i]
+            else:
+                s = Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
+                draft = Choice(guess.token, noise=choose.noise(len(prompt) + i, guess.token))
+            same = NO_MATCH if guess is None else (guess.length, guess.agreement, float(guess.token == draft.token))
+            noise = draft.logp, draft.noise, draft.margin, heat
+            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same, *noise)
+            rows.append((episode, len(prompt) + i, layer, *state, draft.token, target))
         lookup.push(target)
         trace.add(confidence[i : i + 1])
     return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
 
 
-def _statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first: int) -> dict[int, list[Statistics]]:
-    """{layer: Statistics of every position from `first` to the last but one}, for `layers` and the last layer."""
+def _seen(
+    model: Model, layers: tuple[int, ...], tokens: list[int], first: int, choose: Chooser
+) -> tuple[dict[int, list[Statistics]], dict[int, list[Choice]]]:
+    """{layer: of every position from `first` to the last but one}, Statistics for `layers` and the last layer, drafts.
+
+    The last layer has no drafts.
+    """
     cache = model.cache(len(tokens), first + 1)
     wanted = (*layers, model.layer_count)
     seen: dict[int, list[Statistics]] = {layer: [] for layer in wanted}
+    chosen: dict[int, list[Choice]] = {layer: [] for layer in layers}
     for start in range(0, len(tokens) - 1, BLOCK):
         x, reached = model.embed(tokens[start : min(start + BLOCK, len(tokens) - 1)]), 0
         for layer in wanted:
@@ -58,5 +83,11 @@ def _statistics(model: Model, layers: tuple[int, ...], tokens: list[int], first:
                 if layer == model.layer_count:
                     seen[layer] += model.statistics(model.head(x_out))
                 else:
-                    seen[layer] += model.said(model.speak(layer, x_out, start + skipped, cache))
-    return seen
+                    logits, behind = model.speak(layer, x_out, start + skipped, cache), start + skipped + 1
+                    rows = model.said(logits)
+                    seen[layer] += rows
+                    if choose.plain:
+                        chosen[layer] += [Choice(row.token) for row in rows]
+                    else:
+                        chosen[layer] += choose.drafts(logits, tokens[:behind], tokens[behind : start + len(x)])
+    return seen, chosen

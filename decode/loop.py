@@ -13,7 +13,7 @@ of a text that is already written, with measured costs for a clock (`simulate.sc
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -21,8 +21,21 @@ from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
 from lede.decode.state import DEPTH, DRAFT, AcceptTrace, State, rounded
 
-# token, conf_topk, entropy, margin, top1_logp, lookup_length, lookup_agreement, lookup_match
-Look = tuple[int, float, float, float, float, float, float, float]
+
+class Look(NamedTuple):
+    """What a layer says of the next token; names as in `State`."""
+
+    token: int
+    conf_topk: float = 0.0
+    entropy: float = 0.0
+    margin: float = 0.0
+    top1_logp: float = 0.0
+    lookup_length: float = 0.0
+    lookup_agreement: float = 0.0
+    lookup_match: float = 1.0
+    token_logp: float = 0.0
+    noise: float = 0.0
+    noise_margin: float = 0.0
 
 
 class Attempt(ABC):
@@ -36,6 +49,7 @@ class Attempt(ABC):
         self.decisions: list[Decision] = []
         self.draft_logp = 0.0  # Σ log p of the drafts
         self.deciding = 0.0  # seconds inside the rule's own code
+        self.choosing = 0.0  # seconds spent choosing tokens from logits
 
     @abstractmethod
     def reach(self, layer: int) -> bool:
@@ -54,8 +68,8 @@ class Attempt(ABC):
         """Run the last draft through the layers up to `layer`."""
 
     @abstractmethod
-    def verify(self) -> tuple[int, list[int]]:
-        """How many drafts are right, and the full model's token at each of the drafts + 1 positions."""
+    def verify(self) -> list[int]:
+        """The full model's token at each of the drafts + 1 positions; behind a wrong draft it says nothing."""
 
     @abstractmethod
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
@@ -70,6 +84,7 @@ class Source(Protocol):
     """What drafts and verifies, and how long a text may get. `start` begins a generation."""
 
     layer_count: int
+    temperature: float  # 0: greedy text
     stops: frozenset[int]  # tokens that end a text
     limit: int  # tokens of a text, prompt included
     finish_at_limit: str  # Generation.finish of a text of so many
@@ -114,7 +129,8 @@ class Decoding:
             self._draft(attempt, exit_layer)
         drafts = attempt.drafts
         verifying = clock()
-        accepted, targets = attempt.verify()
+        targets = attempt.verify()
+        accepted = matching(drafts, targets)
         shadow = attempt.shadow(accepted + 1) if rule.shadow_layers else {}
         verified = clock()
         committed = self._commit(attempt, targets[: accepted + 1], accepted)
@@ -132,6 +148,7 @@ class Decoding:
             draft_seconds=verifying - began,
             verify_seconds=verified - verifying,
             decision_seconds=attempt.deciding,
+            choose_seconds=attempt.choosing,
             shadow=shadow,
         )
         rule.finish(round_)
@@ -165,8 +182,6 @@ class Decoding:
             if self.rule.keeps_last:
                 self._take(attempt, layer, state)
                 goes_on = self._decide(attempt, self.rule.draft_on, state, False if self._full(attempt) else None)
-            # Dropped unseen: the rule looks at the state, never at what is drawn from it, so that what is drafted when
-            # sampling still has the distribution q.
             elif self._decide(attempt, self.rule.draft_on, state):
                 self._take(attempt, layer, state)
             else:
@@ -181,9 +196,27 @@ class Decoding:
         draft_index = len(attempt.drafts) + 1
         if not self.rule.needs_state:
             return State(layer, draft_index, phase, token=-1)
-        seen, accept_trace = attempt.look(layer), self._accept_trace.value
-        numbers = *seen[:3], attempt.conf_trace, *seen[3:5], rounded(attempt.draft_logp), accept_trace, *seen[5:]
-        return State(layer, draft_index, phase, *numbers)
+        seen = attempt.look(layer)
+        return State(
+            layer=layer,
+            draft_index=draft_index,
+            phase=phase,
+            token=seen.token,
+            conf_topk=seen.conf_topk,
+            entropy=seen.entropy,
+            conf_trace=attempt.conf_trace,
+            margin=seen.margin,
+            top1_logp=seen.top1_logp,
+            draft_logp=rounded(attempt.draft_logp),
+            accept_trace=self._accept_trace.value,
+            lookup_length=seen.lookup_length,
+            lookup_agreement=seen.lookup_agreement,
+            lookup_match=seen.lookup_match,
+            token_logp=seen.token_logp,
+            noise=seen.noise,
+            noise_margin=seen.noise_margin,
+            temperature=self.source.temperature,
+        )
 
     def _take(self, attempt: Attempt, layer: int, state: State) -> None:
         token, logp = attempt.take(layer, state)
@@ -220,3 +253,8 @@ class Decoding:
         if self.rule.needs_state:
             self._accept_trace.add(accepted, len(attempt.drafts))
         return tuple(tokens)
+
+
+def matching(drafts: list[int], targets: list[int]) -> int:
+    """How many drafts are right: those before the first that is not the full model's token."""
+    return next((i for i, draft in enumerate(drafts) if draft != targets[i]), len(drafts))

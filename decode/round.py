@@ -31,6 +31,7 @@ class Round:
     draft_seconds: float  # of which: the walk and the drafts, decisions included
     verify_seconds: float  # and the verification, shadow tokens included
     decision_seconds: float = 0.0  # of draft_seconds: inside the rule's own code
+    choose_seconds: float = 0.0  # of both: choosing tokens from logits
     # For rules with `shadow_layers`: layer → (token, probability) at the positions of `targets` up to and including the
     # first mismatch, which are accepted + 1.
     shadow: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Generation:
     prefill_seconds: float
     rounds: tuple[Round, ...] = field(repr=False)
     reused: int = 0  # positions of the prompt that were not read again (`Model.prefixes`)
+    seed: int | None = None  # of the noise of sampled text, given or drawn; None: greedy
 
     @property
     def tokens_per_s(self) -> float:

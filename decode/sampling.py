@@ -1,9 +1,11 @@
-"""Choosing tokens: greedy, or sampling with the speculative correction that keeps the full model's distribution.
+"""Choosing tokens: greedy, or sampling by noise that the seed and the position give (`decode.noise`).
 
 Both work on the *processed* logits, as `transformers` does: logits processors first, then temperature, top-k, top-p.
-Drafts go through the same processing, each with the prefix that it really has.
+Drafts go through the same processing, each with the prefix that it really has, and the same noise: a draft is right
+where it is the token that the full model's logits give, in greedy and in sampled text alike.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lede.decode.backends.choose import Compiled
+from lede.decode.backends.compile import library
+from lede.decode.choice import MOST_MARGIN, Choice, Chooser, Greedy, not_numbers
 from lede.decode.errors import ModelError
 from lede.decode.model import Model
+from lede.decode.noise import gumbel
+from lede.decode.state import rounded
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList
@@ -21,6 +28,9 @@ if TYPE_CHECKING:
 WITHOUT_PROCESSOR = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
 WITHOUT_PROCESSOR |= {"use_cache", "max_length", "max_new_tokens", "stop_strings", "do_sample", "temperature", "top_k"}
 WITHOUT_PROCESSOR |= {"top_p", "min_p", "output_attentions", "output_hidden_states"}
+# Options that choose.c knows, beside temperature, top_k, top_p and min_p.
+COMPILED = {"repetition_penalty", "suppress_tokens"}
+USUAL_TOP_K = 50  # the library's own
 # From here down a temperature gives the most likely token; in fp32, dividing by less can overflow.
 COLDEST = 1e-30
 
@@ -36,7 +46,7 @@ class Settings:
     temperature: float = 0.0
     top_k: int | None = 0  # 0: all; None: the library's default
     top_p: float | None = 1.0
-    seed: int | None = None  # modulo 2^64
+    seed: int | None = None  # modulo 2^64; None: one is drawn from torch's global generator
     stop_strings: tuple[str, ...] = ()
     stop_tokens: frozenset[int] | None = None  # None: the model's own
     logits_processor: "LogitsProcessorList | None" = None
@@ -60,42 +70,55 @@ class Settings:
         return model.stop_tokens if self.stop_tokens is None else self.stop_tokens
 
 
-class Greedy:
-    """How a token is chosen from logits, and how drafts are judged: the most likely one, where it is the full model's.
+class ByLibrary(Chooser):
+    """Tokens of logits that `transformers`' own processors went through; any device, dtype and option.
 
-    `plain`: a draft is the most likely token of its logits as they are.
+    Greedy with temperature 0; else the highest log p + noise of `seed`.
     """
 
-    def __init__(self, processors: "LogitsProcessorList | None" = None):
-        self._processors = processors
-        self.plain = not processors
+    def __init__(self, made: "LogitsProcessorList", model: Model, temperature: float, seed: int | None):
+        self._processors, self._model, self.seed, self.temperature = made, model, seed, temperature
 
-    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
-        """A draft from logits (1, vocabulary) behind `prefix` and `drafts`.
+    def drafts(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[Choice]:
+        return [Choice.of(*row) for row in self._choose(self._model.widened(logits), prefix, drafts)]
 
-        Also the distribution that it was drawn from (None: it is certain).
-        """
-        return most_likely(self._processed(logits, prefix, drafts))[0], None
+    def targets(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[int]:
+        chosen = self._choose(logits, prefix, drafts)
+        if any(math.isnan(logp) for _, logp, _, _ in chosen):
+            raise not_numbers(-1)
+        return [int(token) for token, _, _, _ in chosen]
 
-    def verify(
-        self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
-    ) -> tuple[int, list[int]]:
-        """Judge drafts by the full model's logits (drafts + 1, vocabulary), row 0 being the position after `prefix`.
+    def noise(self, position: int, token: int) -> float:
+        if not self.temperature:
+            return 0.0
+        return rounded(float(gumbel(self.seed or 0, position, torch.tensor(token))))
 
-        Returns how many are accepted, and the full model's token at every row: at an accepted row the draft, at the
-        first rejected one (or after the last) the token to commit in its place.
-        """
-        targets = most_likely(self._processed(logits, prefix, drafts))
-        accepted = 0
-        while accepted < len(drafts) and drafts[accepted] == targets[accepted]:
-            accepted += 1
-        return accepted, targets
+    def _choose(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[tuple[float, float, float, float]]:
+        """For every row: token, log p, noise and margin; one transfer from the device for all."""
+        scores = self._processed(logits, prefix, drafts).double()
+        if not self.temperature:
+            best, token = scores.max(-1)
+            out = torch.stack((token.double(), torch.where(best.isnan(), best, 0.0)), 1)
+            return [(*row, 0.0, 0.0) for row in out.tolist()]
+        ids = None
+        if scores.device.type == "cpu":  # noise for what is left; elsewhere waiting for its number takes longer
+            left = int((scores > -math.inf).sum(-1).max())
+            if left < scores.shape[1]:
+                scores, ids = scores.topk(max(left, 1))
+        logp = torch.log_softmax(scores, -1)
+        tokens = torch.arange(scores.shape[1], device=scores.device).expand_as(scores) if ids is None else ids
+        first = len(prefix) + len(drafts) + 1 - len(scores)
+        noise = gumbel(self.seed or 0, torch.arange(first, first + len(scores), device=scores.device)[:, None], tokens)
+        total = logp + noise
+        best, place = total.topk(2) if scores.shape[1] > 1 else (total.repeat(1, 2), torch.zeros_like(tokens))
+        chosen = place[:, :1]
+        margin = (best[:, :1] - best[:, 1:]) if scores.shape[1] > 1 else torch.full_like(best[:, :1], MOST_MARGIN)
+        out = (tokens.gather(1, chosen).double(), logp.gather(1, chosen), noise.gather(1, chosen), margin)
+        rows: list[tuple[float, float, float, float]] = torch.cat(out, 1).tolist()
+        return rows
 
     def _processed(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> Tensor:
-        """Each row of `logits` through the processors, with the whole text before it.
-
-        The last row is behind all drafts, the one before it behind all but one, and so on.
-        """
+        """Each row of `logits` through the processors, with the whole text before it."""
         if not self._processors:
             return logits
         text = torch.tensor([prefix + drafts], device=logits.device)
@@ -103,69 +126,6 @@ class Greedy:
         # a copy of each row: a caller's own processor may write into what it is given
         call: Any = self._processors
         return torch.cat([call(text[:, : first + i], row[None].clone()) for i, row in enumerate(logits)])
-
-
-class Sampler(Greedy):
-    """Speculative sampling (Leviathan et al. 2023, algorithm 1): committed tokens follow the full model's distribution.
-
-    A draft x drawn from q is kept with probability min(1, p(x)/q(x)); at the first that is not, the token comes from
-    max(p - q, 0), normalised. A certain draft (q None: a lookup's) is the case q(x) = 1: kept with probability p(x),
-    replaced from p without x.
-    """
-
-    def __init__(self, processors: "LogitsProcessorList", seed: int | None, device: torch.device):
-        super().__init__(processors)
-        self.plain = False
-        self._generator = torch.Generator(device)
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed % 2**64)
-
-    def draft(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> tuple[int, Tensor | None]:
-        q = torch.softmax(self._processed(logits, prefix, drafts), -1)[0]
-        return self._draw(q), q
-
-    def verify(
-        self, logits: Tensor, prefix: list[int], drafts: list[int], distributions: list[Tensor | None]
-    ) -> tuple[int, list[int]]:
-        p = torch.softmax(self._processed(logits, prefix, drafts), -1)
-        targets = p.argmax(-1).tolist()  # rows behind the first rejection are not drawn: their most likely token stands
-        kept = self._kept(p, drafts, distributions)
-        for i, (token, q) in enumerate(zip(drafts, distributions, strict=True)):
-            if kept[i]:
-                targets[i] = token
-                continue
-            rest = p[i].clone() if q is None else (p[i] - q).clamp_(min=0)
-            if q is None:
-                rest[token] = 0
-            if not rest.any():  # p and q differ by rounding alone: nothing is left to make up for
-                rest = p[i]
-            targets[i] = self._draw(rest)
-            return i, targets
-        targets[len(drafts)] = self._draw(p[len(drafts)])
-        return len(drafts), targets
-
-    def _kept(self, p: Tensor, drafts: list[int], distributions: list[Tensor | None]) -> list[bool]:
-        """Whether each draft is kept; a single transfer from the device for all."""
-        if not drafts:
-            return []
-        drawn = torch.rand(len(drafts), generator=self._generator, device=p.device)
-        q_x = [p.new_ones(()) if q is None else q[x] for x, q in zip(drafts, distributions, strict=True)]
-        p_x = [p[i, x] for i, x in enumerate(drafts)]
-        kept: list[bool] = (drawn * torch.stack(q_x) < torch.stack(p_x)).tolist()
-        return kept
-
-    def _draw(self, weights: Tensor) -> int:
-        return int(torch.multinomial(weights, 1, generator=self._generator))
-
-
-def most_likely(logits: Tensor) -> list[int]:
-    """The first most likely token of every row."""
-    if logits.device.type == "cpu":  # a few µs where torch takes 4 for each row
-        tokens: list[int] = logits.numpy().argmax(-1).tolist()
-        return tokens
-    return logits.argmax(-1).tolist()
 
 
 def processors(settings: Settings, model: Model, prompt: list[int], sampling: bool) -> "LogitsProcessorList":
@@ -193,10 +153,47 @@ def processors(settings: Settings, model: Model, prompt: list[int], sampling: bo
     return made
 
 
-def chooser(settings: Settings, model: Model, prompt: list[int]) -> Greedy:
-    """Greedy at temperature 0, else a sampler; with the logits processors that the settings ask for."""
-    sampling = settings.temperature > COLDEST
-    if not (sampling or settings.logits_processor or set(settings.options) - WITHOUT_PROCESSOR):
+def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
+    """How a text of these settings is chosen behind a prompt.
+
+    Greedy down to `COLDEST`. On a CPU what people sample with is compiled; other options are the library's own code.
+    """
+    temperature = settings.temperature if settings.temperature > COLDEST else 0.0
+    special = {name for name in set(settings.options) - WITHOUT_PROCESSOR if settings.options[name] is not None}
+    if not (temperature or settings.logits_processor or special):
         return Greedy()
-    made = processors(settings, model, prompt, sampling)
-    return Sampler(made, settings.seed, model.device) if sampling else Greedy(made)
+    seed = None
+    if temperature:  # without one, torch.manual_seed decides, as people expect
+        seed = int(torch.randint(2**63 - 1, ())) if settings.seed is None else settings.seed % 2**64
+    if settings.logits_processor is None and special <= COMPILED and _compiles(model):
+        return Compiled(
+            model.vocabulary,
+            model.draft_vocabulary,
+            temperature=temperature,
+            top_k=USUAL_TOP_K if settings.top_k is None else settings.top_k,
+            top_p=1.0 if settings.top_p is None else settings.top_p,
+            seed=seed,
+            **_compiled_options(settings.options),
+        )
+    made = processors(settings, model, prompt, temperature > 0)
+    return ByLibrary(made, model, temperature, seed)
+
+
+def _compiles(model: Model) -> bool:
+    """Whether choose.c can be asked."""
+    return model.device.type == "cpu" and model.dtype != torch.float64 and library("choose") is not None
+
+
+def _compiled_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `COMPILED` and min_p as `Compiled` has them. Raises ModelError for values that cannot be."""
+    min_p, penalty = options.get("min_p") or 0.0, options.get("repetition_penalty")
+    suppressed = options.get("suppress_tokens") or ()
+    penalty = 1.0 if penalty is None else penalty
+    for fine, message in (
+        (isinstance(min_p, int | float) and 0 <= min_p <= 1, f"min_p must be from 0 to 1, not {min_p!r}"),
+        (isinstance(penalty, int | float) and penalty > 0, f"repetition_penalty must be above 0, not {penalty!r}"),
+        (all(isinstance(token, int) for token in suppressed), "suppress_tokens must be token ids"),
+    ):
+        if not fine:
+            raise ModelError(message)
+    return {"min_p": min_p, "penalty": penalty, "suppressed": suppressed}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lede.decode.choice import Choice
 from lede.decode.errors import ModelError
 from lede.decode.lookup import Guess, Lookup
 from lede.decode.loop import Attempt, Look
@@ -15,6 +16,8 @@ from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings, chooser
 from lede.decode.state import ConfidenceTrace, State
 from lede.decode.stops import StopStrings
+
+NO_MATCH = (0.0, 0.0, 0.0)  # the lookup columns where there is nothing to copy
 
 
 class ModelSource:
@@ -29,6 +32,7 @@ class ModelSource:
         asked = [settings.ended] if settings.ended is not None else []
         asked += [StopStrings(model, settings.stop_strings)] if settings.stop_strings else []
         self.ended = (lambda tokens: any([ends(tokens) for ends in asked])) if asked else None
+        self.temperature = settings.temperature
         self.conf_trace = ConfidenceTrace()
         # sees committed tokens and the full model's logits (tokens, vocabulary) that they were chosen from, unprocessed
         self.on_logits: Callable[[list[int], Tensor], None] | None = None
@@ -38,6 +42,7 @@ class ModelSource:
         check_request(self.model, text, rule)
         self.text, self.rule = text, rule
         self.choose = chooser(self.settings, self.model, text)
+        self.temperature = self.choose.temperature
         wanted = len(text) + self.settings.max_new_tokens
         self.limit = min(wanted, self.model.context)
         self.finish_at_limit = "length" if self.limit == wanted else "context"
@@ -65,8 +70,7 @@ class ModelAttempt(Attempt):
         self._source, self._model = source, source.model
         self._reached = 0  # layers that the last committed token has gone through
         self._states: list[Tensor] = []  # outputs of the last layer reached: of that token, and of each draft
-        self._logits: Tensor | None = None  # of the layer looked at last
-        self._distributions: list[Tensor | None] = []  # what each draft was drawn from
+        self._logits: Tensor | None = None  # of the verification
         self._guess = source.lookup.guess() if source.lookup is not None and most > 0 else None
         self._copies: list[Guess] = []  # behind the guess, where layer 0 drafts
         # for shadow tokens: outputs of those layers
@@ -81,47 +85,48 @@ class ModelAttempt(Attempt):
         return True
 
     def look(self, layer: int) -> Look:
+        choose = self._source.choose
         if layer == 0:
-            copied = self._copy()
-            return copied.token, 0.0, 0.0, 0.0, 0.0, copied.length, copied.agreement, 1.0
-        self._logits = self._speak(layer)
-        seen = self._model.said(self._logits)[0]
-        if not self._source.rule.needs_lookup:
-            return *seen, 0.0, 0.0, 0.0
-        if self.drafts:
-            assert self._source.lookup is not None
-            self._source.lookup.push(self.drafts[-1])
-            self._guess = self._source.lookup.guess()
-        if self._guess is None:
-            return *seen, 0.0, 0.0, 0.0
-        return *seen, self._guess.length, self._guess.agreement, float(self._guess.token == seen.token)
+            copied, noise = self._copy(), 0.0
+            if choose.temperature:
+                noise = choose.noise(self.position + len(self.drafts) + 1, copied.token)
+            return Look(copied.token, lookup_length=copied.length, lookup_agreement=copied.agreement, noise=noise)
+        logits = self._speak(layer)
+        seen = self._model.said(logits)[0]
+        chosen = Choice(seen.token) if choose.plain else self._chosen(logits)
+        guess = None
+        if self._source.rule.needs_lookup:
+            if self.drafts:
+                assert self._source.lookup is not None
+                self._source.lookup.push(self.drafts[-1])
+                self._guess = self._source.lookup.guess()
+            guess = self._guess
+        same = NO_MATCH if guess is None else (guess.length, guess.agreement, float(guess.token == chosen.token))
+        return Look(chosen.token, *seen[1:], *same, *chosen[1:])
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
-        choose, seen = self._source.choose, self._source.rule.needs_state
-        q = None
         if layer == 0:
-            token, logp = self._copy().token, 0.0
-        elif choose.plain:
-            token, logp = state.token if seen else self._model.most_likely(self._speak(layer)), state.top1_logp
-        else:
-            logits = self._model.widened(self._speak(layer) if self._logits is None else self._logits)
-            token, q = choose.draft(logits, self._source.text, self.drafts)
-            logp = state.top1_logp
-            if seen and token != state.token:
-                logp = float(torch.log_softmax(logits[0], 0)[token])
-        self._distributions.append(q)
-        return token, logp
+            return self._copy().token, 0.0
+        if self._source.rule.needs_state:
+            return state.token, state.token_logp if state.temperature else state.top1_logp
+        logits = self._speak(layer)
+        if self._source.choose.plain:
+            return self._model.most_likely(logits), 0.0
+        return self._chosen(logits).token, 0.0
 
     def extend(self, layer: int) -> None:
         if layer > 0:
             x = self._model.embed(self.drafts[-1:])
             self._states.append(self._run(0, layer, x, self.position + len(self.drafts)))
 
-    def verify(self) -> tuple[int, list[int]]:
+    def verify(self) -> list[int]:
         x = torch.cat(self._states) if self._reached > 0 else self._model.embed(self._source.text[-1:] + self.drafts)
         x = self._run(self._reached, self._model.layer_count, x, self.position)
         self._logits = self._model.head(x)
-        return self._source.choose.verify(self._logits, self._source.text, self.drafts, self._distributions)
+        began = time.perf_counter()
+        targets = self._source.choose.targets(self._logits, self._source.text, self.drafts)
+        self.choosing += time.perf_counter() - began
+        return targets
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         """See Attempt. Every row has passed every layer once, in order."""
@@ -153,6 +158,13 @@ class ModelAttempt(Attempt):
             assert self._source.lookup is not None
             self._copies = self._source.lookup.copy(self.most)
         return self._copies[len(self.drafts)]  # there are always so many: a guess has occurred before
+
+    def _chosen(self, logits: Tensor) -> Choice:
+        """The draft behind the drafts so far."""
+        began = time.perf_counter()
+        chosen = self._source.choose.drafts(logits, self._source.text, self.drafts)[0]
+        self.choosing += time.perf_counter() - began
+        return chosen
 
     def _speak(self, layer: int) -> Tensor:
         """What `layer` says behind the drafts."""

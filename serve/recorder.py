@@ -98,8 +98,8 @@ class Recorder:
         if self._full:  # what could not be written must not grow
             self._writer.flush()
             self._full = False
-        group, seed = group_of(job.group or job.ids), (job.settings.seed or 0) % 2**64
-        episode = episode_row(self._number, Prompt(group, "served", "", group=group), done, seed)
+        group = group_of(job.group or job.ids)
+        episode = episode_row(self._number, Prompt(group, "served", "", group=group), done, job.settings)
         if not self._with_text:
             episode |= {"prompt_tokens": [], "output_tokens": []}
             rows |= dict.fromkeys(("draft_token", "target_token"), [-1] * len(rows["step"]))

@@ -149,4 +149,5 @@ class Worker:
         finish = "stop_string" if until.ended else str(decoding.finish)
         spent = time.perf_counter() - began, prefill
         del job.said[len(tokens) :]
-        return Generation(tuple(job.ids), tuple(tokens), "", finish, *spent, tuple(job.rounds), source.reused)
+        kept = source.reused, source.choose.seed
+        return Generation(tuple(job.ids), tuple(tokens), "", finish, *spent, tuple(job.rounds), *kept)

@@ -38,7 +38,8 @@ def load(source: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL | N
     A file in the cache is named after what it was compiled from and for, and after its content, so that one cut short
     is not loaded (which can end the process). One that does not load here is compiled anew.
     """
-    folder, prefix = cache_folder(), cache_name(source.stem, source.read_text(), compiler, flags, cpu_features())
+    texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+    folder, prefix = cache_folder(), cache_name(source.stem, texts, compiler, flags, cpu_features())
     for kept in folder.glob(f"{prefix}-*.so") if folder is not None else ():
         with contextlib.suppress(OSError):
             if kept.name == f"{prefix}-{digest(kept.read_bytes())}.so":

@@ -57,10 +57,17 @@ def collect(
     policy: Annotated[Path | None, Option(help="The policy to explore around.")] = None,
     epsilon: Annotated[float, Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
     sweep: Annotated[
-        bool, Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token (if greedy).")
+        bool, Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token.")
     ] = True,
     temperature: Annotated[
         float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
+    ] = None,
+    top_k: Annotated[
+        int | None, Option(min=0, help="Sample from the k most likely tokens. [dim]Default: as in lede generate[/]")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        Option(min=0.0, max=1.0, help="Sample from the fewest tokens that have this share. [dim]Default: likewise[/]"),
     ] = None,
     seed: Annotated[int, Option(min=0)] = 0,
     workers: Annotated[
@@ -116,6 +123,7 @@ def collect(
     [dim]lede collect --episodes 200[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --episodes 500[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --prompts my.jsonl[/]
+    [dim]lede collect --temperature 0.8 --new-run[/]
     [dim]lede collect --model smollm2 --workers 4[/]
     [dim]lede collect --model facebook/layerskip-llama2-7B --ray ray://head:10001 --workers 16[/]
     [dim]lede collect --shard $SLURM_ARRAY_TASK_ID/8[/]
@@ -166,7 +174,8 @@ def collect(
         warn(f"draft vocabulary: {len(drafted):,} tokens, {covered:.1%} of what the model wrote there", "dim")
     tokens = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
     heat = usual.temperature if temperature is None else temperature
-    config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, heat, seed, sweep)
+    drawn = {"temperature": heat, "top_k": top_k, "top_p": top_p, "seed": seed}
+    config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, **drawn, sweep=sweep)
 
     def loader(device: str, threads: int) -> Callable[[], "Model"]:
         return partial(_load, learned, model, dtype, device, threads, exits, drafted)
