@@ -46,7 +46,7 @@ class CollectConfig:
     epsilon: float = 0.2  # of `explore="epsilon"`
     max_drafts: int | None = None  # a round; None: as many as there are costs for, the paper's 12, or the policy's
     max_new_tokens: int = 256
-    temperature: float = 0.0
+    temperature: float | None = 0.0  # None: that of prompts which were served, with all that they were sampled with
     top_k: int | None = None  # of sampled text; None: as the checkpoint or the library has it, as in `lede generate`
     top_p: float | None = None  # likewise
     seed: int = 0
@@ -266,10 +266,10 @@ def decode(model: Model, behaviour: Behaviour, talk: Talk) -> Iterator[Episode]:
 def settings_of(model: Model, config: CollectConfig, prompt: Prompt, length: int, seed: int) -> Settings:
     """How the text behind a prompt of `length` tokens is decoded: as `lede generate` would.
 
-    A prompt that was served comes with settings and a seed of its own, unless the run's are others.
+    A prompt that was served may have settings and a seed of its own.
     """
-    given: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    if prompt.sampling is not None and not config.temperature:
+    given: dict[str, Any] = {"temperature": config.temperature or 0.0, "top_k": config.top_k, "top_p": config.top_p}
+    if prompt.sampling is not None and config.temperature is None:
         given, seed = dict(prompt.sampling.options), prompt.sampling.seed
     given["max_new_tokens"] = config.max_new_tokens
     return request(model, length, {name: value for name, value in given.items() if value is not None}, seed)

@@ -7,16 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lede.collect import stdlib
 from lede.collect.errors import PromptError
-from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of, stable_hash
+from lede.replay.split import SHARES, SPLITS, Split, fingerprint, group_of, split_of, stable_hash
 
 AnySplit = Split | Literal["all"]
 LINES_BEFORE = 20  # of the module, above a function's head
 PER_MODULE = 50  # prompts at most, so that one long module does not fill a split
 MAX_CHARACTERS = 1200  # of a function-head prompt; longer ones lose their first lines
+
+
+class Sampling(NamedTuple):
+    """How a text was sampled when it was served, so that it can be written again."""
+
+    seed: int
+    options: Mapping[str, Any]  # temperature, top_k, … by names of a GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Prompt:
     is what a person wrote there, where that is known; `tokens`, where given, are used instead of encoding `text`.
     `group` is what it shares with prompts that must be on the same side of the split (module, article, conversation),
     by default only itself; `split` is the side, by default the group's. `messages` are a conversation's so far, {role,
-    content} each, and `turns` what its user says to the answers; `text` is then what the user said first.
+    content} each, and `turns` what its user says to the answers; `text` is then what the user said first. `sampling` is
+    how its answer was sampled, where it was.
     """
 
     id: str
@@ -39,6 +47,7 @@ class Prompt:
     split: Split = ""  # type: ignore[assignment]  # never empty once it is made
     messages: tuple[dict[str, str], ...] = ()
     turns: tuple[str, ...] = ()
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -97,15 +106,24 @@ def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
 
 
 def recorded(path: Path) -> list[Prompt]:
-    """The prompts of a dataset's episodes, each once. Raises PromptError where their tokens are not there."""
+    """The prompts of a dataset's episodes, each once; sampled ones once for each seed and settings.
+
+    Raises PromptError where their tokens are not there.
+    """
     from lede.replay.reader import open_dataset  # pyarrow, which other prompts do without
 
-    rows, _ = open_dataset(path).read("episodes", ["prompt_tokens", "task", "split", "group"])
-    found: dict[tuple[int, ...], Prompt] = {}
-    for ids, task, side, group in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        prompt = Prompt(group_of(ids), task, "", tokens=tuple(ids), group=group, split=side)
-        found.setdefault(tuple(ids), prompt)
-    found.pop((), None)
+    names = ["prompt_tokens", "task", "split", "group", "seed", "temperature", "top_k", "top_p", "options"]
+    rows, _ = open_dataset(path).read("episodes", names)
+    found: dict[str, Prompt] = {}
+    for row in rows.to_pylist():
+        ids, name, sampling = tuple(row["prompt_tokens"]), group_of(row["prompt_tokens"]), None
+        if row["temperature"]:
+            options = {key: row[key] for key in ("temperature", "top_k", "top_p")}
+            sampling = Sampling(row["seed"], options | json.loads(row["options"] or "{}"))
+            name = f"{name}/{fingerprint(repr(sampling))}"
+        prompt = Prompt(name, row["task"], "", None, ids, row["group"], row["split"], sampling=sampling)
+        if ids:
+            found.setdefault(name, prompt)
     if not found:
         raise PromptError(f"{path} has no prompts: it was recorded without their tokens (lede serve --record-text)")
     return list(found.values())

@@ -5,6 +5,7 @@ Drafts go through the same processing, each with the prefix that it really has, 
 where it is the token that the full model's logits give, in greedy and in sampled text alike.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -177,6 +178,17 @@ def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
         )
     made = processors(settings, model, prompt, temperature > 0)
     return ByLibrary(made, model, temperature, seed)
+
+
+def sampling_columns(settings: Settings) -> dict[str, Any]:
+    """What shapes a text, as the episodes table has it: temperature, top_k, top_p, and the other options as JSON."""
+    sampled = settings.temperature > COLDEST
+    top_k = (USUAL_TOP_K if settings.top_k is None else settings.top_k) if sampled else 0
+    top_p = settings.top_p if sampled and settings.top_p is not None else 1.0
+    names = (set(settings.options) - WITHOUT_PROCESSOR) | ({"min_p"} & set(settings.options) if sampled else set())
+    options = {name: settings.options[name] for name in sorted(names)}
+    columns = {"temperature": settings.temperature if sampled else 0.0, "top_k": top_k, "top_p": top_p}
+    return columns | {"options": json.dumps(options, default=str) if options else ""}
 
 
 def _compiles(model: Model) -> bool:

@@ -173,8 +173,10 @@ def collect(
         drafted, covered = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
         warn(f"draft vocabulary: {len(drafted):,} tokens, {covered:.1%} of what the model wrote there", "dim")
     tokens = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
-    heat = usual.temperature if temperature is None else temperature
-    drawn = {"temperature": heat, "top_k": top_k, "top_p": top_p, "seed": seed}
+    heat: float | None = usual.temperature if temperature is None else temperature
+    if temperature is None and any(prompt.sampling for prompt in chosen):
+        heat = None
+    drawn: dict[str, Any] = {"temperature": heat, "top_k": top_k, "top_p": top_p, "seed": seed}
     config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, **drawn, sweep=sweep)
 
     def loader(device: str, threads: int) -> Callable[[], "Model"]:
