@@ -14,7 +14,7 @@ from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode, generate
 from lede.decode.model import Model
-from lede.decode.sampling import Settings
+from lede.decode.sampling import Settings, sampling_columns
 from lede.replay.split import fingerprint
 from lede.serve.policy import Policy, check_fits, load_policy
 
@@ -40,6 +40,11 @@ class Job:
     def rows(self) -> list[str]:
         """The methods in the order of the table, the baseline always among them."""
         return [name for name in dict.fromkeys((*KNOWN, *self.policies)) if name in {*self.methods, BASELINE}]
+
+    @property
+    def greedy(self) -> bool:
+        """Whether no text is sampled."""
+        return not sampling(self.settings)["temperature"]
 
     def load_policies(self, model: Model) -> dict[str, Policy]:
         """By name. Raises PolicyError for one of another model."""
@@ -72,10 +77,10 @@ def spoken(model: Model, prompts: Sequence[Prompt], settings: Settings) -> list[
 
 
 def sampling(settings: Settings) -> dict[str, Any]:
-    """What decides how a text is chosen, ready for JSON: of greedy text only that it is, as nothing else counts."""
-    if not settings.temperature:
-        return {"temperature": 0.0, "top_k": None, "top_p": None, "seed": None}
-    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    """What decides which tokens are chosen, ready for JSON: temperature, top_k, top_p and seed (None: greedy)."""
+    columns = sampling_columns(settings)
+    chosen = {name: columns[name] for name in ("temperature", "top_k", "top_p")}
+    return chosen | {"seed": settings.seed if columns["temperature"] else None}
 
 
 def question(model: Model, job: Job) -> dict[str, Any]:

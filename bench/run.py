@@ -62,7 +62,7 @@ class Report:
         temperature, top_k, top_p, seed = (self.facts[name] for name in ("temperature", "top_k", "top_p", "seed"))
         if not temperature:
             return "greedy"
-        cuts = [f"top-k {top_k}"] * bool(top_k) + [f"top-p {top_p:g}"] * (top_p is not None and top_p < 1)
+        cuts = [f"top-k {top_k}"] * bool(top_k) + [f"top-p {top_p:g}"] * (top_p < 1)
         return ", ".join([f"temperature {temperature:g}", *cuts, f"seed {seed}"])
 
     def paper(self, method: str) -> PaperRow | None:
@@ -89,7 +89,7 @@ def bench(
     `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
     that are not a bench's, PolicyError for a policy of another model.
     """
-    greedy, settings = job.settings.temperature == 0, job.settings
+    greedy, settings = job.greedy, job.settings
     job = replace(job, prompts=spoken(model, job.prompts, settings), training=spoken(model, job.training, settings))
     chosen = tokenised(model, job.prompts)
     tokens = {prompt_id: ids for prompt_id, _, ids in chosen}

@@ -50,11 +50,12 @@ def sweep_texts(
     if outputs is None:
         outputs = (generate(model, ids, None, its).token_ids for ids, its in zip(prompts, own, strict=True))
     wanted, sweeps = tuple(sorted({0, *layers})), []
-    for number, (ids, output) in enumerate(zip(prompts, outputs, strict=True)):
-        sweeps.append(sweep(model, wanted, number, tuple(ids), output))
+    for number, (ids, output, its) in enumerate(zip(prompts, outputs, own, strict=True)):
+        sweeps.append(sweep(model, wanted, number, tuple(ids), output, its))
         progress(number + 1, len(prompts))
     limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
-    return texts_of(sweeps, prompts, wanted, limits, settings.stops(model))
+    seeds = [its.seed or 0 for its in own]
+    return texts_of(sweeps, prompts, wanted, limits, settings.stops(model), seeds)
 
 
 def tune(
