@@ -114,11 +114,6 @@ FEW = {*_FEW, *(f"next_{name}" for name in _FEW), "reward", "propensity"}
 DERIVED = ("reward", *NEXT_STATE)
 
 
-def sampling_seed(seed: int) -> int:
-    """The seed of `decode.sampling.Settings` with which an episode with this `seed` is sampled."""
-    return seed % 2**63
-
-
 def last_rows(*keys: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether the next row differs in any of the keys, as after the last row of a round."""
     last = np.zeros(len(keys[0]), bool)

@@ -2,8 +2,8 @@
 
 A round that starts at a position is laid out as a tree of decisions: the walk through C candidates, and behind each of
 them a chain of up to K drafts. Node c*K of a round is the walk's decision at candidate c; node c*K + k is the decision
-behind draft k + 1 at candidate c; END = C*K. In greedy decoding the text does not depend on the policy, so a sweep
-tells for each node its state, and for each action what it commits, what it costs and which node is next.
+behind draft k + 1 at candidate c; END = C*K. A text, greedy or sampled with a seed, does not depend on the policy, so a
+sweep tells for each node its state, and for each action what it commits, what it costs and which node is next.
 
 Exact but for the states of real layers behind a round's first wrong draft, which here are those of the true text: the
 cost of drafts that are lost anyway is off by a little. What layer 0 sees there is known (`simulate.rollouts`).
@@ -24,7 +24,7 @@ from lede.replay.reward import CONTINUE_PENALTY, REJECTED
 from lede.replay.schema import CONTINUE, EXIT
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.oracle import accepted_runs
-from lede.simulate.texts import LOOKUPS, SWEPT, Texts, Totals
+from lede.simulate.texts import COPIED, SWEPT, Texts, Totals
 
 LONGEST = MAX_ROWS - 1  # drafts per round that there are costs for
 Float = NDArray[np.float64]
@@ -33,28 +33,30 @@ Exits = Callable[[NDArray[np.float32]], NDArray[np.bool_]]  # rows (N, F) of raw
 
 @dataclass(frozen=True)
 class Prices:
-    """Milliseconds of what a network's actions run, for C candidates.
+    """Milliseconds of what a network's actions run, for C candidates; the first axis (2) is greedy, sampled text.
 
-    reach: (C,) to each candidate from the one before it, to the first from the round's start. draft: (C,) to the state
-    of a candidate's next draft. finish: (C, 32) verify 0…31 drafts; none: go on from the candidate to the full model.
-    plain: a round without a walk. lookup: one query of the prompt lookup. layers: L, of the model.
+    reach: (2, C) to each candidate from the one before it, to the first from the round's start. draft: (2, C) to the
+    state of a candidate's next draft. finish: (2, C, 32) verify 0…31 drafts; none: go on from the candidate to the full
+    model. plain: (2,) a round without a walk. lookup: one query of the prompt lookup. layers: L, of the model.
     """
 
     reach: Float
     draft: Float
     finish: Float
-    plain: float
+    plain: Float
     lookup: float
     layers: int
 
 
 def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) -> Prices:
     """What a network with these features and candidates pays for: what it uses."""
-    costs = costs.for_policy(features, layers)
-    reach = [costs.visit0 if layer == 0 else costs.step(before, layer) for before, layer in pairwise((0, *layers))]
-    finish = [[costs.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
-    draft = np.array([costs.draft(layer) for layer in layers])
-    return Prices(np.array(reach), draft, np.array(finish), costs.finish(0, 0), costs.lookup, costs.layers)
+    used = costs.for_policy(features, layers)
+    parts = []
+    for c in (used, used.sampled()):
+        reach = [c.visit0 if layer == 0 else c.step(before, layer) for before, layer in pairwise((0, *layers))]
+        finish = [[c.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
+        parts.append((reach, [c.draft(layer) for layer in layers], finish, c.finish(0, 0)))
+    return Prices(*map(np.array, zip(*parts, strict=True)), used.lookup, used.layers)
 
 
 class Starts(NamedTuple):
@@ -149,11 +151,14 @@ class Engine:
         self.texts, self.features, self.bypass, self.longest = texts, features, bypass, max_drafts
         self.prices = prices = prices_of(costs, features, texts.layers)
         self._reach, self._draft = torch.from_numpy(prices.reach), torch.from_numpy(prices.draft)
-        self._finish = torch.from_numpy(prices.finish[:, 1 : max_drafts + 1])
+        self._finish, self._plain = torch.from_numpy(prices.finish), torch.from_numpy(prices.plain)
+        self._sampled = torch.from_numpy(texts.temperatures > 0)
         self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
         self._errs = torch.from_numpy(texts.copies.number >= 0)  # whether layer 0 drafts a wrong token there
         self.runs, self._lengths = torch.from_numpy(accepted_runs(texts)), torch.from_numpy(texts.lengths)
         self._k = torch.arange(max_drafts)
+        #: Tokens per millisecond of plain decoding.
+        self.plain_rate = float(self._lengths.sum() / (self._lengths * self._plain[self._sampled.long()]).sum())
         text, position = torch.nonzero(torch.arange(self.runs.shape[1]) < self._lengths[:, None], as_tuple=True)
         #: Every text and position at which a round may start, as if nothing had been drafted before.
         self.everywhere = Starts(text, position, torch.full((len(text),), AcceptTrace().value))
@@ -172,10 +177,12 @@ class Engine:
         tokens = torch.stack((hit + 1, hit), -1)
         tokens[:, :, 0, CONTINUE] = 0.0
         tokens[:, :, 0, EXIT] += single[:, :, 0]
-        stop, on = self._finish.expand(shape).clone(), self._draft[:, None].expand(shape).clone()
-        stop[:, :-1, 0], stop[:, -1, 0] = self._reach[1:], self.prices.finish[-1, 0]
+        kind = self._sampled[text].long()
+        reach, draft, finish = self._reach[kind], self._draft[kind], self._finish[kind]
+        stop, on = finish[..., 1 : longest + 1].clone(), draft[..., None].expand(shape).clone()
+        stop[:, :-1, 0], stop[:, -1, 0] = reach[:, 1:], finish[:, -1, 0]
         tokens[:, -1, 0, CONTINUE] = 1.0
-        on[:, :, 0] = torch.where(single[:, :, 0], self._finish[:, 0], self._draft)
+        on[:, :, 0] = torch.where(single[:, :, 0], finish[..., 1], draft)
 
         goes_on = k + 1 < room  # whether there is a decision behind the next draft
         following = torch.full((*shape, 2), end)
@@ -188,11 +195,11 @@ class Engine:
         # a lookup without a guess is no candidate
         absent = ~self._found[text, position, 0]
         first = torch.where(absent, longest, 0)
-        spent = torch.where(absent, self.prices.lookup, self._reach[0])
+        spent = torch.where(absent, self.prices.lookup, reach[:, 0])
         if candidates > 1:
-            spent = torch.where(absent, spent + self._reach[1], spent)
+            spent = torch.where(absent, spent + reach[:, 1], spent)
         nothing = (most == 0) | (first == end)
-        spent = torch.where(nothing, torch.where(most == 0, 0.0, spent) + self.prices.plain, spent)
+        spent = torch.where(nothing, torch.where(most == 0, 0.0, spent) + self._plain[kind], spent)
         return Rounds(
             rows=self._rows(starts),
             tokens=tokens,
@@ -209,10 +216,12 @@ class Engine:
         text, start, accept = starts
         layers, k = self.texts.layers, self._k
         at = torch.minimum(start[:, None] + k, self._lengths[text][:, None] - 1)
-        seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 8)
+        seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 12)
         if layers[0] == 0:
             self._go_astray(seen[:, 0], text, start)
-        logp = seen[..., SWEPT.index("top1_logp")]
+        logp = torch.where(
+            self._sampled[text][:, None, None], seen[..., SWEPT.index("token_logp")], seen[..., SWEPT.index("top1_logp")]
+        )
         known = dict(zip(SWEPT, seen.unbind(-1), strict=True)) | {
             # over committed tokens: a round's drafts leave it as it was
             "conf_trace": self._states[text, start][..., SWEPT.index("conf_trace")][..., None],
@@ -230,13 +239,13 @@ class Engine:
         return out
 
     def _go_astray(self, seen: Tensor, text: Tensor, start: Tensor) -> None:
-        """Put into layer 0's states (B, K, 8) what it sees behind the first wrong draft of each round."""
+        """Put into layer 0's states (B, K, 12) what it sees behind the first wrong draft of each round."""
         good = self.runs[text, start, 0]
         wrong = torch.minimum(start + good, self._lengths[text] - 1)
         behind = self._k - good[:, None]
         row, k = torch.nonzero((behind > 0) & self._errs[text, wrong][:, None], as_tuple=True)
         copied = self.texts.copies.seen(text[row].numpy(), wrong[row].numpy(), behind[row, k].numpy())
-        seen[row, k, LOOKUPS] = torch.from_numpy(copied)
+        seen[row, k, COPIED] = torch.from_numpy(copied)
 
     def gains(self, rounds: Rounds) -> tuple[Tensor, Tensor]:
         """What a rollout adds up, for `Rounds.expected`: (B, C, K, 2, 5) and (B, 5).

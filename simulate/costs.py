@@ -50,6 +50,8 @@ class Costs:
     interrupted: float = 0.0  # share of the measured rounds during which another process took a core
     queries: float = 1.0  # of the lookup index for each state at a real layer
     speak: float = 0.0  # an exit layer's output to a draft: exit head, draft vocabulary; 0: as the head over one row
+    choose: float = 0.0  # of sampled text: a token of the full model's, from its logits
+    choose_draft: float = 0.0  # and a draft's, from those of a real layer
 
     def __post_init__(self) -> None:
         if not self.speak:
@@ -78,6 +80,17 @@ class Costs:
         """The costs of what this rule looks at. Its decisions cost those of a network, if it sees states."""
         states, copies = rule.needs_state, 0 in rule.layers
         return self._used(states=states, trace=states and rule.needs_trace, lookup=rule.needs_lookup, copies=copies)
+
+    def sampled(self) -> Costs:
+        """The costs in sampled text, where every token is also chosen by noise: with what makes its logits."""
+        return replace(
+            self,
+            head=tuple(head + rows * self.choose for rows, head in enumerate(self.head, 1)),
+            speak=self.speak + self.choose_draft,
+            autoregressive=self.autoregressive + self.choose,
+            choose=0.0,
+            choose_draft=0.0,
+        )
 
     def _used(self, *, states: bool, trace: bool, lookup: bool, copies: bool) -> Costs:
         """states: whether states are seen; trace, lookup: with conf_trace, with the lookup columns; copies: layer 0."""

@@ -81,7 +81,7 @@ class Sides(NamedTuple):
 
 
 def read_sides(dataset: Dataset) -> Sides:
-    """The sweeps to evaluate on and to tune on, of the episodes that have them, each prompt once.
+    """The sweeps to evaluate on and to tune on, of the episodes that have them, each greedy text once.
 
     Raises DatasetError where one of the sides has none.
     """
@@ -91,7 +91,7 @@ def read_sides(dataset: Dataset) -> Sides:
         if not len(texts.lengths):
             raise DatasetError(
                 f"{dataset.path} has no swept episodes on the {side} side of the split, which exact replay needs: "
-                "collect greedily, without --no-sweep, and with --split all"
+                "collect without --no-sweep, and with --split all"
             )
     return Sides(test, splits.group[np.searchsorted(splits.numbers, test.numbers)], training)
 
@@ -100,7 +100,9 @@ def _side(dataset: Dataset, splits: EpisodeSplits, side: str) -> Texts:
     layers = tuple(sorted({0, *dataset.layers}))  # lookups are compared with, also where none was collected
     texts = read_texts(dataset, splits.numbers[splits.split == side], layers)
     prompts = prompts_of(dataset, texts.numbers)
-    once = {tuple(prompt): number for number, prompt in reversed(list(enumerate(prompts)))}
+    heat, seeds = texts.temperatures.tolist(), np.where(texts.temperatures > 0, texts.seeds, 0).tolist()
+    keys = zip(map(tuple, prompts), heat, seeds, strict=True)
+    once = {key: number for number, key in reversed(list(enumerate(keys)))}
     return chosen(texts, sorted(once.values()))
 
 
@@ -108,6 +110,7 @@ def chosen(texts: Texts, numbers: Sequence[int]) -> Texts:
     """Some of the texts."""
     at = np.array(numbers, np.int64)
     names = ("states", "found", "right", "drafts", "targets", "lengths", "prompt_lengths", "limits", "numbers")
+    names += ("temperatures", "seeds")
     copies = Copies(texts.copies.number[at], texts.copies.tokens, texts.copies.states)
     return replace(texts, copies=copies, **{name: getattr(texts, name)[at] for name in names})
 
@@ -116,7 +119,8 @@ def tuned_baselines(
     training: Texts, costs: Costs, progress: Callable[[float, str], None] = lambda share, what: None
 ) -> list[Method]:
     """Every baseline with the best of its configurations on the training texts."""
-    training, methods = chosen(training, range(min(TUNING, len(training.lengths)))), []
+    every = np.linspace(0, len(training.lengths) - 1, min(TUNING, len(training.lengths))).astype(int)
+    training, methods = chosen(training, every.tolist()), []  # of all runs, in whose order the texts are
     for number, name in enumerate(BASELINES):
         progress(number / len(BASELINES), f"tuning {name}")
         space = drawn(BASELINES[name].space(training, costs.layers))

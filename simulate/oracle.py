@@ -1,8 +1,8 @@
 """The ceiling: the least time in which any policy could have written texts whose every draft is known.
 
-In greedy decoding the text does not depend on the policy, so a sweep tells for every position how many drafts of every
-candidate layer would be accepted, and dynamic programming from a text's end finds the rounds that take the least time
-together. Restricting the choice (one layer, one length, a given pair) gives what each decision is worth.
+A text, greedy or sampled with a seed, does not depend on the policy, so a sweep tells for every position how many drafts
+of every candidate layer would be accepted, and dynamic programming from a text's end finds the rounds that take the
+least time together. Restricting the choice (one layer, one length, a given pair) gives what each decision is worth.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,8 @@ def static_milliseconds(texts: Texts, costs: Costs, layer: int) -> Float:
         spent, committed = np.where(drafts, spent[:, :-1], spent[:, -1:]), np.where(drafts, committed[:, :-1], 1)
         ahead = np.take_along_axis(left, t + committed[:, None], 1)[:, 0]
         left[:, t] = np.where(t < texts.lengths[:, None], spent + ahead, 0.0)
-    return np.concatenate([texts.lengths[:, None] * costs.plain(), left[:, 0]], 1)
+    plain = np.where(texts.temperatures > 0, costs.sampled().plain(), costs.plain())
+    return np.concatenate([(texts.lengths * plain)[:, None], left[:, 0]], 1)
 
 
 class _Table:
@@ -128,13 +129,16 @@ class _Table:
         self.depths = np.append(np.repeat(layers, len(lengths)), 0)
         self._runs, self._found = accepted_runs(texts)[:, :, columns], texts.found[:, :, columns]
         self._texts, self._context = texts, costs.context
+        self._kind = (texts.temperatures > 0).astype(np.int64)
+        kinds = costs, costs.sampled()
         # costs are linear in the position: what they are at the context, and what each position more adds
-        self._prices = self._priced(costs, costs.context)
-        further = self._priced(costs, costs.context + 1) if positions else self._prices
-        self._rises = [there - here for here, there in zip(self._prices, further, strict=True)]
+        here = [self._priced(kind, costs.context) for kind in kinds]
+        there = [self._priced(kind, costs.context + 1) for kind in kinds] if positions else here
+        self._prices, further = ([np.stack(both) for both in zip(*at, strict=True)] for at in (here, there))
+        self._rises = [more - one for one, more in zip(self._prices, further, strict=True)]
 
     def _priced(self, costs: Costs, position: int) -> list[Float]:
-        """Milliseconds of rounds: with drafts, by (guess found, candidate, drafts); without, at a text's end, for want
+        """Milliseconds of one kind of text's rounds: with drafts, by (guess found, candidate, drafts); without, at a text's end, for want
         of a guess, and (2,) by choice, without and with a guess found."""
         kept = costs.trace + costs.index if self._decisions else 0.0  # what a round of a policy keeps for the next
         plain = np.array(costs.plain(position) + kept)
@@ -163,11 +167,11 @@ class _Table:
         found = self._found[:, t]
         guess = (found[:, 0] & (self._layers[0] == 0)).astype(np.int64)
         drafts = np.repeat(np.minimum(self._lengths, most[:, None])[:, None], candidates, 1)
-        at = (guess[:, None, None], np.arange(candidates)[:, None], drafts)
+        at = (self._kind[:, None, None], guess[:, None, None], np.arange(candidates)[:, None], drafts)
         further = (self._texts.prompt_lengths + t - 1 - self._context).astype(np.float64)
         spent = self._prices[0][at] + self._rises[0][at] * further[:, None, None]
-        plain, alone = (self._prices[i] + self._rises[i] * further for i in (1, 2))
-        skip = self._prices[3][guess] + self._rises[3][guess] * further
+        plain, alone = (self._prices[i][self._kind] + self._rises[i][self._kind] * further for i in (1, 2))
+        skip = self._prices[3][self._kind, guess] + self._rises[3][self._kind, guess] * further
         spent = np.where(found[:, :, None] & (drafts > 0), spent, np.inf)
         committed = np.minimum(drafts, self._runs[:, t][:, :, None]) + 1
         # nothing is drafted: by choice, or because the text ends, or because the lookup is alone and found nothing

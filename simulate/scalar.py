@@ -2,7 +2,7 @@
 
 The speculation loop itself runs (`decode.loop`), with the record of a text in place of a model: what a layer would have
 drafted, what the rule would have seen and what would have been accepted is in the sweeps (`simulate.texts`), and
-measured costs are the clock. Greedy decoding only. All is exact but what lies behind the first wrong draft of a real
+measured costs are the clock. All is exact but what lies behind the first wrong draft of a real
 layer, where the rule would see what the layer makes of that token, and here sees the true text. Those drafts are lost
 either way; what differs is how many there are. So such a round has three times: as replayed; `low`, where the rule
 stops as soon as it can after what it decided on the true text; and `high`, where it drafts up to its limit. A rule that
@@ -24,10 +24,12 @@ from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import DEPTH, State
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import LOOKUPS, SWEPT, Texts, Totals
+from lede.simulate.texts import COPIED, LOOKUPS, SWEPT, Texts, Totals
 
 TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
+NOISE = slice(SWEPT.index("token_logp"), SWEPT.index("noise_margin") + 1)
 UNKNOWN = -1  # a token that nobody knows
+BEYOND = -2  # the full model's behind the end of a text
 CALLS = 50  # of a rule, to time its decisions
 
 
@@ -47,10 +49,11 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
     """
     rule.start()
     own = costs.for_rule(rule)
+    of_kind = own, own.sampled()
     calls = deciding(rule, own)
     exits, sums = Counter[int](), []
     for number in range(len(texts.lengths)):
-        record = Record(texts, number, own, calls)
+        record = Record(texts, number, of_kind[int(texts.temperatures[number] > 0)], calls)
         rounds = record.rounds(rule)
         layers = [round_.exit_layer for round_ in rounds if round_.exit_layer is not None]
         exits.update(layers)
@@ -64,13 +67,14 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
 class Record:
     """One text as the source of a speculation loop. See `decode.loop.Source`.
 
-    costs: of the rule (`Costs.for_rule`); decisions: milliseconds of one in the walk, and of one in the draft phase.
+    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is); decisions: milliseconds of one in the walk, and of one in the draft phase.
     """
 
     def __init__(self, texts: Texts, number: int, costs: Costs, decisions: tuple[float, float]):
         self.texts, self.number, self.costs = texts, number, costs
         self.walk_decision, self.draft_decision = decisions
         self.layer_count, self.stops = costs.layers, texts.stops
+        self.temperature = float(texts.temperatures[number])
         self.length, self.prompt = int(texts.lengths[number]), int(texts.prompt_lengths[number])
         self.limit, self.finish_at_limit = self.prompt + int(texts.limits[number]), "length"
         self.targets = texts.targets[number, : self.length].tolist()
@@ -130,7 +134,7 @@ class RecordedAttempt(Attempt):
         source.spent += self._looking(layer)
         token, row = self._read(layer)
         lookups = row[LOOKUPS] if layer == 0 or self._rule.needs_lookup else (0.0, 0.0, 0.0)
-        return token, row[0], row[1], row[3], row[4], *lookups
+        return Look(token, row[0], row[1], row[3], row[4], *lookups, *row[NOISE])
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         source, column, at = self._source, self._column, self._at + len(self.drafts)
@@ -141,13 +145,13 @@ class RecordedAttempt(Attempt):
             token = self._read(layer)[0]
         if not self.wrong and not (at < source.length and column.right[source.number][at]):
             self.wrong = len(self.drafts) + 1
-        return token, state.top1_logp
+        return token, state.token_logp if state.temperature else state.top1_logp
 
     def extend(self, layer: int) -> None:
         source = self._source
         source.spent += layer * (source.again + source.rise * (self.position + len(self.drafts)))
 
-    def verify(self) -> tuple[int, list[int]]:
+    def verify(self) -> list[int]:
         """See Attempt. Behind the first wrong draft the targets are the true text's."""
         source, count = self._source, len(self.drafts)
         if count:
@@ -157,7 +161,8 @@ class RecordedAttempt(Attempt):
             source.spent += source.costs.plain(self.position)
             source.spent -= self._layer * (source.first + source.rise * self.position)
         source.spent += source.costs.trace + source.costs.index
-        return self.wrong - 1 if self.wrong else count, source.targets[self._at : self._at + count + 1]
+        targets = source.targets[self._at : self._at + count + 1]
+        return targets + [BEYOND] * (count + 1 - len(targets))
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         source, number = self._source, self._source.number
@@ -179,7 +184,9 @@ class RecordedAttempt(Attempt):
         if layer == 0 and self.wrong:
             copies = source.texts.copies
             where = copies.number[source.number, self._at + self.wrong - 1], len(self.drafts) - self.wrong
-            return int(copies.tokens[where]), [0.0] * LOOKUPS.start + copies.states[where].tolist()
+            row = [0.0] * len(SWEPT)
+            row[COPIED] = copies.states[where].tolist()
+            return int(copies.tokens[where]), row
         token, row = UNKNOWN, column.states[source.number][min(at, source.length - 1)]
         if at < source.length:
             token = column.drafts[source.number][at]
