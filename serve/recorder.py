@@ -98,7 +98,7 @@ class Recorder:
         if self._full:  # what could not be written must not grow
             self._writer.flush()
             self._full = False
-        group, seed = group_of(job.group or job.ids), (job.settings.seed or 0) % 2**64
+        group, seed = group_of(job.group or job.ids), (job.settings.seed or 0) % 2**64  # greedy text has none
         episode = episode_row(self._number, Prompt(group, "served", "", group=group), done, seed)
         if not self._with_text:
             episode |= {"prompt_tokens": [], "output_tokens": []}

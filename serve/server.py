@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ def app(
             given |= {"top_p": asked.top_p, "top_k": asked.top_k}
             given = {name: value for name, value in given.items() if value is not None}
             settings = settings_for(model, len(ids), given, asked.seed)
+            if settings.seed is None and settings.temperature > 0:  # one to be recorded with the text
+                settings = replace(settings, seed=random.getrandbits(63))
         except (ModelError, UnicodeEncodeError) as error:
             raise ApiError(400, str(error)) from None
         rule, alternatives = policies.rule(asked.lede, steer), asked.alternatives
