@@ -156,9 +156,7 @@ def _rope_parameters(name: str, given: dict[str, Any], head_dim: int) -> dict[st
         raise ModelError(f"{name} has rotary embeddings of the kind {kind!r}: supported are {', '.join(ROTARY)}")
     if kind in HAVE_ORIGINAL:
         original, length = "original_max_position_embeddings", Config.max_position_embeddings
-        rope[original] = _first(
-            given.get(original), rope.get(original), given.get("max_position_embeddings"), length
-        )
+        rope[original] = _first(given.get(original), rope.get(original), given.get("max_position_embeddings"), length)
     if missing := [key for key in ROTARY[kind] if rope.get(key) is None]:
         raise ModelError(f"{name} has {kind!r} rotary embeddings without {' and '.join(missing)}")
     for key in ("rope_theta", "factor", "original_max_position_embeddings"):
