@@ -6,7 +6,9 @@ wrong with a request is said at once.
 """
 
 import json
+import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -153,18 +155,31 @@ def _rope_parameters(name: str, given: dict[str, Any], head_dim: int) -> dict[st
     if kind not in ROTARY:
         raise ModelError(f"{name} has rotary embeddings of the kind {kind!r}: supported are {', '.join(ROTARY)}")
     if kind in HAVE_ORIGINAL:
-        length = given.get("max_position_embeddings") or Config.max_position_embeddings
-        rope["original_max_position_embeddings"] = (
-            given.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or length
-        )
+        original, length = "original_max_position_embeddings", Config.max_position_embeddings
+        rope[original] = _first(given.get(original), rope.get(original), given.get("max_position_embeddings"), length)
     if missing := [key for key in ROTARY[kind] if rope.get(key) is None]:
         raise ModelError(f"{name} has {kind!r} rotary embeddings without {' and '.join(missing)}")
+    for key in ("rope_theta", "factor", "original_max_position_embeddings"):
+        if (value := rope.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
+            raise ModelError(f"{name} has rotary embeddings with {key} {value!r}: it must be a number above 0")
     if kind == "longrope" and {len(rope["long_factor"]), len(rope["short_factor"])} != {head_dim // 2}:
         raise ModelError(f"{name} has 'longrope' factors for another head size: they should be {head_dim // 2}")
-    share = rope.get("partial_rotary_factor") or given.get("partial_rotary_factor") or 1
+    share = _first(rope.get("partial_rotary_factor"), given.get("partial_rotary_factor"), 1)
     if kind != "default" and share != 1:  # with the default kind `transformers` rotates whole heads all the same
         raise ModelError(f"{name} has partial_rotary_factor {share} with {kind!r} rotary embeddings: not supported")
     return rope
+
+
+def _first(*values: Any) -> Any:
+    """The first that is given, if only 0."""
+    return next(value for value in values if value is not None)
+
+
+def token_ids(given: Any) -> frozenset[int]:
+    """The tokens that an option such as eos_token_id names: None, one id or several. TypeError for what are no ids."""
+    values = given.tolist() if hasattr(given, "tolist") else given
+    values = () if values is None else values if isinstance(values, Iterable) else (values,)
+    return frozenset(operator.index(value) for value in values)
 
 
 def layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lede.decode.config import token_ids
 from lede.decode.errors import ModelError
 from lede.decode.model import Model
 from lede.decode.sampling import WITHOUT_PROCESSOR, Settings
@@ -41,7 +42,7 @@ def request(
                 f"the prompt has {prompt_length} tokens, and max_length, of the generation config, is {limit}: "
                 "give max_new_tokens"
             )
-        strings, stops = asked.get("stop_strings", ()), given.get("eos_token_id") or ()
+        strings = asked.get("stop_strings", ())
         return Settings(
             max_new_tokens=most,
             temperature=asked.get("temperature", 1.0) if asked.get("do_sample") else 0.0,
@@ -49,7 +50,7 @@ def request(
             top_p=asked.get("top_p"),
             seed=seed,
             stop_strings=(strings,) if isinstance(strings, str) else tuple(strings),
-            stop_tokens=frozenset([stops] if isinstance(stops, int) else stops) if "eos_token_id" in given else None,
+            stop_tokens=token_ids(given["eos_token_id"]) if "eos_token_id" in given else None,
             logits_processor=logits_processor,
             options=asked,
         )

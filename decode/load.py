@@ -25,6 +25,7 @@ from lede.decode.errors import ModelError
 from lede.decode.exits import Exits
 from lede.decode.gguf import convert
 from lede.decode.model import Model
+from lede.decode.plain import check_rotary, plain_weights
 from lede.decode.tokenizer import folder_tokenizer, library_tokenizer
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def load_model(
     cuda, cuda:N or auto. `exits` and `draft_vocabulary` (ascending token ids) are what early layers draft with. Raises
     ModelError for whatever cannot be loaded, with what to do about it.
     """
+    if not isinstance(path, str | os.PathLike):
+        what = f"not a {type(path).__name__}: a loaded model of transformers goes through decode.load.from_transformers"
+        raise ModelError(f"load_model takes a folder, a .gguf file or a name on the hub, and {what}")
     asked = str(dtype).removeprefix("torch.")
     folder = check_request(path, asked, device)
     where = choose_device(device)
@@ -126,12 +130,19 @@ def from_transformers(
     exits: Exits | None = None,
     draft_vocabulary: Sequence[int] | None = None,
 ) -> Model:
-    """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only."""
-    theirs, given = model.config, model.generation_config
+    """A `Model` over the weights of a loaded `transformers` Llama. `native` False: torch operations only.
+
+    Raises ModelError for one that is not plain (`decode.plain`).
+    """
+    theirs, given = model.config, getattr(model, "generation_config", None)
     config = replace(llama_config(name, theirs.to_dict()), revision=getattr(theirs, "_commit_hash", None))
     generation = {"eos_token_id": config.eos_token_id} if given is None else given.to_diff_dict()
+    weights = {key: weight.detach() for key, weight in plain_weights(model, config).items()}
+    check_rotary(model, config)
+    for key, shape in weight_shapes(config).items():
+        if (found := tuple(weights[key].shape)) != shape:
+            raise ModelError(f"{key} of {name} has the shape {found}, where the model's config gives {shape}")
     with torch.no_grad():
-        weights = {key: value.detach() for key, value in model.state_dict().items()}
         where, drafting = torch.device(device), (exits, draft_vocabulary)
         return Model(name, config, tokenizer, weights, dtype, where, generation, native, *drafting)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lede.decode.backends.eager import MASKED_ROWS, Eager, head_weight
 from lede.decode.backends.native import Native, supports
-from lede.decode.config import Config
+from lede.decode.config import Config, token_ids
 from lede.decode.exits import Exits, check_vocabulary
 from lede.decode.facts import weights_hash
 from lede.decode.prefix import Prefixes
@@ -89,8 +89,7 @@ class Model:
     ):
         self.name, self.config, self.tokenizer, self.generation_config = name, config, tokenizer, generation_config
         self.dtype, self.device, self.weights_hash = dtype, device, weights_hash(weights)
-        stop = generation_config.get("eos_token_id")
-        self.stop_tokens = frozenset([stop] if isinstance(stop, int) else stop or ())
+        self.stop_tokens = token_ids(generation_config.get("eos_token_id"))
         self.layer_count: int = config.num_hidden_layers
         self.vocabulary: int = config.vocab_size
         self.context: int = config.context

@@ -94,7 +94,7 @@ class Completion(Asked):
 
     @property
     def prompt_(self) -> Any:
-        first = self.prompt[0] if self.prompt else ""
+        first = self.prompt[0] if self.prompt else None
         return first if isinstance(first, str | list) and not isinstance(self.prompt, str) else self.prompt
 
 

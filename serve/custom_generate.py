@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from lede.decode.backends.checksum import checksums
+from lede.decode.config import llama_config
 from lede.decode.errors import ModelError
 from lede.decode.exits import load_exits
 from lede.decode.generate import encode
@@ -18,6 +20,7 @@ from lede.decode.generate import generate as decode
 from lede.decode.generation_config import request
 from lede.decode.load import from_transformers
 from lede.decode.model import Model
+from lede.decode.plain import plain_weights, rotary_buffer
 from lede.decode.round import Round
 from lede.serve.generate import policy_rule
 from lede.serve.policy import FACTS, WEIGHTS, Policy, load_policy
@@ -112,7 +115,9 @@ def generate(
     decoder = decoder_of(model, policy, exits)
     decoder.tokenizer = tokenizer
     ids = encode(decoder, {"input_ids": input_ids, "attention_mask": [] if mask is None else mask})
-    most = asked.max_new_tokens or asked.max_length - (len(ids) if long else 0)
+    most = asked.max_new_tokens
+    if most is None:
+        most = asked.max_length - (len(ids) if long else 0)
     options = {option: getattr(asked, option, None) for option in vars(GenerationConfig()) if option != "max_length"}
     settings = request(decoder, len(ids), options | {"max_new_tokens": most}, None, logits_processor or None)
     if stopping_criteria:
@@ -141,17 +146,24 @@ def unpacked(files: Mapping[str, str]) -> Policy:
 
 
 def decoder_of(model: "PreTrainedModel", policy: Policy | None, exits: str | Path | None) -> Model:
-    """The decoder over a model's weights: made once, and again when they or what drafts have changed."""
-    weights = list(model.parameters())
-    if len(devices := {weight.device for weight in weights}) > 1:
-        raise ModelError(f"the model lies on several devices ({', '.join(map(str, devices))}): put it on one")
+    """The decoder over a model's weights: made once, and again when they, the config or what drafts have changed.
+
+    Raises ModelError for a model with anything put into it or around it, by the name of that.
+    """
+    name = model.name_or_path or "model"
+    config = llama_config(name, model.config.to_dict())
+    weights = plain_weights(model, config)
+    for kind, there in (
+        ("devices", places := {str(weight.device) for weight in weights.values()}),
+        ("dtypes", {str(weight.dtype) for weight in weights.values()}),
+    ):
+        if len(there) > 1:
+            raise ModelError(f"the model's weights are of several {kind} ({', '.join(sorted(there))}): put all on one")
     drafted = None if policy is None else policy.draft_vocabulary or ()
-    state = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
-    key = state, exits and str(exits), drafted
+    sums = checksums([*{id(weight): weight for weight in weights.values()}.values(), rotary_buffer(model)])
+    key = sums, config, *places, model.dtype, exits and str(exits), drafted
     if model not in _decoders or _decoders[model][0] != key:
         heads = load_exits(exits) if exits is not None else None
-        made = from_transformers(
-            model, model.dtype, model.device, None, model.name_or_path or "model", True, heads, drafted
-        )
+        made = from_transformers(model, model.dtype, model.device, None, name, True, heads, drafted)
         _decoders[model] = key, made
     return _decoders[model][1]

@@ -78,6 +78,13 @@ def llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return model
 
 
+def with_zero_for(model: LlamaForCausalLM, token: int) -> LlamaForCausalLM:
+    """The model with tokens 0 and `token` in each other's place."""
+    for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
+        weight[[0, token]] = weight[[token, 0]]
+    return model
+
+
 @functools.cache
 def variant(name: str, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """One of VARIANTS."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Greedy, chooser
 from lede.serve.generate import generate
 from tests.decode.test_sampling import DOUBTFUL, LENGTH, VOCABULARY, p_value
-from tests.models import FIXED, byte_llama, byte_tokenizer, llama
+from tests.models import FIXED, byte_llama, byte_tokenizer, llama, with_zero_for
 from tests.rules import RandomRule
 
 TOKENS = 24
@@ -186,6 +187,30 @@ REFUSED = {
     "cache_implementation": "quantized",
     "watermarking_config": {"ngram_len": 5, "keys": [1, 2, 3]},
 }
+
+
+@pytest.mark.parametrize("end", [0, [0], (0,), np.int64(0), torch.tensor([0])], ids=str)
+def test_token_0_ends_a_text_as_any_other(end):
+    library = with_zero_for(llama(seed=1), END)
+    prompt = tuple({0: END, END: 0}.get(token, token) for token in PROMPTS[1])
+    model = from_transformers(library, torch.float32)
+    cut = PLAIN[1].index(END)
+    expected = (*PLAIN[1][:cut], 0)
+    assert tuple(library.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, eos_token_id=0)[0, 6:]) == expected
+    for options in ({}, {"repetition_penalty": 1.0, "min_new_tokens": cut}):
+        done = generate(model, prompt, eos_token_id=end, max_new_tokens=TOKENS, **options)
+        assert (done.token_ids, done.finish) == (expected, "stop")
+    library.generation_config.eos_token_id = end
+    model = from_transformers(library, torch.float32)
+    assert model.stop_tokens == {0}
+    assert generate(model, prompt, max_new_tokens=TOKENS).token_ids == expected
+    assert len(generate(model, prompt, max_new_tokens=TOKENS, eos_token_id=None).token_ids) == TOKENS
+
+
+def test_what_is_no_token_id_is_refused():
+    for end in ("0", ["0"], 1.5):
+        with pytest.raises(ModelError, match="of the wrong type"):
+            generate(MODEL, PROMPTS[1], eos_token_id=end)
 
 
 @pytest.mark.parametrize("name", REFUSED)

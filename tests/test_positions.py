@@ -120,6 +120,10 @@ def test_old_spellings_mean_the_same():
         ({"rope_type": "llama3", "factor": 8.0}, "without low_freq_factor and high_freq_factor"),
         (LONG | {"long_factor": [1.0]} | THEN, "another head size: they should be 64"),
         ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0}, "partial_rotary_factor 0 "),
+        ({"rope_type": "linear", "factor": 0}, "factor 0: it must be a number above 0"),
+        ({"rope_theta": 0.0}, "rope_theta 0.0"),
+        (LLAMA3 | {"original_max_position_embeddings": 0}, "original_max_position_embeddings 0"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(rope, match):

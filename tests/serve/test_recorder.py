@@ -109,6 +109,19 @@ def test_sampled_answers_are_collected_again_exactly(model, policy, tmp_path, mo
     assert replay.verify(out) == replay.verify(again) == []
 
 
+def test_sampled_text_is_recorded_with_the_seed_that_it_was_drawn_with(model, policy, tmp_path, monkeypatch):
+    def sample(served, **seed):
+        (text,) = texts(served, PROMPTS[:1], temperature=1.5, **seed)
+        return text
+
+    with recording(model, policy, tmp_path / "served", monkeypatch) as served:
+        first = [sample(served), sample(served, seed=0), sample(served, seed=7)]
+    seeds = replay.open_dataset(tmp_path / "served").episodes.collect().sort("episode")["seed"].to_list()
+    assert seeds[0] > 0 and seeds[1:] == [0, 7]
+    with serving(model, {"lede": policy}) as served:
+        assert [sample(served, seed=seed) for seed in seeds] == first
+
+
 def test_without_its_text_there_are_no_prompts_to_collect_again_from(model, policy, tmp_path, monkeypatch):
     with recording(model, policy, tmp_path / "served", monkeypatch) as served:
         texts(served, PROMPTS[:2])

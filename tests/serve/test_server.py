@@ -194,6 +194,7 @@ def test_models_are_listed(client):
         ({"prompt": 3}, 400, "prompt"),
         ({"prompt": ["a", "b"]}, 400, "prompt"),
         ({"prompt": ""}, 400, "the prompt is empty"),
+        ({"prompt": []}, 400, "the prompt is empty"),
         ({"prompt": [-1]}, 400, "token ids outside"),
         ({"prompt": "x" * 300}, 400, "the prompt has 300 tokens"),
         ({"prompt": PROMPT, "temperature": -1}, 400, "temperature: "),
