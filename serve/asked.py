@@ -1,6 +1,7 @@
 """What is asked: requests in the form of OpenAI's API, and what they ask of the decoder. See `serve.fields`."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -10,7 +11,7 @@ from lede.decode.chat import MessageError, chat_text
 from lede.decode.generate import encode
 from lede.decode.model import Model
 from lede.serve.api import ApiError
-from lede.serve.fields import CHAT, FIELDS, REFUSED, TEXT
+from lede.serve.fields import BOTH, CHAT, DONE, FIELDS, REFUSED, TEXT
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "transformers_version"}
@@ -27,6 +28,18 @@ def one_of(what: str, **kinds: type) -> Discriminator:
         return next((f"<{name}>" for name, one in kinds.items() if isinstance(value, one)), None)
 
     return Discriminator(kind, "type", f"Input should be {what}")
+
+
+def described(kind: str) -> Callable[[dict[str, Any]], None]:
+    """Puts into the OpenAPI document of a request what `Asked.check` takes of fields that are not done."""
+
+    def add(schema: dict[str, Any]) -> None:
+        schema["additionalProperties"] = False
+        for name, field in FIELDS.items():
+            if field.of in (BOTH, kind) and field.what != DONE:
+                schema["properties"][name] = {"enum": [None, *field.off]} if field.what == REFUSED else {}
+
+    return add
 
 
 def text_alone(kind: Any) -> Any:
@@ -157,6 +170,7 @@ class Asked(BaseModel):
 class Completion(Asked):
     """A request to go on from a text, or from token ids."""
 
+    model_config = ConfigDict(json_schema_extra=described(TEXT))
     prompt: Annotated[
         Annotated[str, Tag("<str>")]
         | Annotated[list[int], Tag("<ids>")]
@@ -221,6 +235,7 @@ class Message(BaseModel):
 class Chat(Asked):
     """A request to answer a conversation."""
 
+    model_config = ConfigDict(json_schema_extra=described(CHAT))
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
