@@ -15,7 +15,7 @@ from lede.serve.fields import BOTH, CHAT, DONE, FIELDS, REFUSED, TEXT
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "transformers_version"}
-PLAIN |= {"_from_model_config"}
+PLAIN |= {"_from_model_config", "use_cache", "output_attentions", "output_hidden_states"}
 NOTHING = {"min_new_tokens": 0, "repetition_penalty": 1, "min_p": 0}  # options with values that change nothing
 
 

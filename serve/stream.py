@@ -1,5 +1,6 @@
 """Text as it is written: tokens in, whole characters out."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -110,8 +111,10 @@ class Answer:
     ):
         self._tokenizer, self._least, self._located = model.tokenizer, least, located
         self._decoder, self._until = Decoder(model.tokenizer, skip_special_tokens=not special), Until(stops, keep)
-        self._stops = StopStrings(model, stops) if stops else None
-        self._length = 0  # characters that are whole, those of a stop string included
+        self._stops = StopStrings(model, stops) if stops or located else None
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = self._waiting = 0  # characters of the text, and of its tokens that may still change
+        self._between: list[tuple[int, str]] = []  # what is not shown, and the character before which it is
         self.tokens: list[int] = []
         self.offsets: list[int] = []  # for each token the character, counted from 0, that it begins or is a part of
         self.ended = False
@@ -119,31 +122,44 @@ class Answer:
     def add(self, token: int) -> str:
         """What can be given out after a token."""
         if self._located:
-            self.offsets.append(self._length + len(self._decoder.peek().rstrip("\N{REPLACEMENT CHARACTER}")))
+            self.offsets.append(self._length + self._waiting)
         self.tokens.append(token)
-        text, until = self._decoder.add([token]), self._until
-        searched, given = len(self.tokens) > self._least, ""
+        text, searched = self._decoder.add([token]), len(self.tokens) > self._least
         if self._stops is not None:
-            given = until.add(self._hidden(token, text), shown=False, searched=searched)
-        if not until.ended:
-            given += until.add(text, searched=searched)
-        self._length += len(text)
-        if self._stops is not None and searched and not until.ended and self._stops(self.tokens):
+            hidden = self._hidden(token, text)
+            if hidden:
+                self._between.append((self._length + self._waiting, hidden))
+            waiting = self._waiting + len(self._utf8.decode(b"" if hidden and not text else self._stops.piece(token)))
+            self._waiting = 0 if text else waiting
+        given = self._feed(text, searched) if text or not self._waiting else ""
+        if self._stops is not None and searched and not self._until.ended and self._stops(self.tokens):
             self.ended = True
-            given += until.add(self._decoder.peek())  # bytes that more of them could have followed
-        self.ended = self.ended or until.ended
+            given += self._feed(self._decoder.peek())  # bytes that more of them could have followed
+        self.ended = self.ended or self._until.ended
         return given
 
     def rest(self) -> str:
         """What is left to give out, as the text has ended."""
-        if self.ended:
-            return self._until.rest()
-        return self._until.add(self._decoder.peek(), searched=len(self.tokens) > self._least) + self._until.rest()
+        given = "" if self.ended else self._feed(self._decoder.peek(), len(self.tokens) > self._least)
+        return given + self._until.rest()
+
+    def _feed(self, text: str, searched: bool = True) -> str:
+        """What can be given out after `text`, and what is hidden between its characters."""
+        given, until, done = "", self._until, 0
+        for at, hidden in [*self._between, (self._length + len(text), "")]:
+            part = text[done : max(done, at - self._length)]
+            done += len(part)
+            for piece, shown in ((part, True), (hidden, False)):
+                given += "" if until.ended else until.add(piece, shown, searched)
+        self._between.clear()
+        self._length += len(text)
+        return given
 
     def _hidden(self, token: int, text: str) -> str:
         """What a token adds to a text before what is shown of it: a special token's text, the first space of all."""
         assert self._stops is not None
-        if not text:
-            special = self._tokenizer.decode([token]) != self._tokenizer.decode([token], skip_special_tokens=True) == ""
-            return self._stops.piece(token).decode(errors="replace") if special else ""
-        return " " if self._length == 0 and self._stops.piece(token).startswith(b" ") and text[0] != " " else ""
+        piece, first = self._stops.piece(token), self._length == 0
+        if text:
+            return " " if first and piece.startswith(b" ") and text[0] != " " else ""
+        special = self._tokenizer.decode([token]) != self._tokenizer.decode([token], skip_special_tokens=True) == ""
+        return piece.decode(errors="replace") if special or (first and piece == b" ") else ""

@@ -64,6 +64,12 @@ def said(answer) -> dict:
     return choice | {"text": choice["message"]["content"] if "message" in choice else choice["text"]}
 
 
+@pytest.fixture(scope="module")
+def without(server):
+    """What is said where a field is not given, by the kind of request."""
+    return {kind: said(server.post(PATHS[kind], **BASE[kind])) for kind in PATHS}
+
+
 def kinds(name):
     return [kind for kind in (CHAT, TEXT) if FIELDS[name].of in (kind, "both")]
 
@@ -164,9 +170,8 @@ def test_the_table_has_what_openai_s_client_and_vllm_s_server_have():
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in FIELDS for kind in kinds(name)])
-def test_every_field_is_what_the_table_says(model, server, name, kind):
-    field, path, base = FIELDS[name], PATHS[kind], BASE[kind]
-    before = said(server.post(path, **base))
+def test_every_field_is_what_the_table_says(model, server, without, name, kind):
+    field, path, base, before = FIELDS[name], PATHS[kind], BASE[kind], without[kind]
     if field.what == REFUSED:
         for value in (one for one in ODD if (type(one), one) not in [(type(off), off) for off in field.off]):
             answer = server.post(path, **base, **{name: value})
@@ -174,7 +179,7 @@ def test_every_field_is_what_the_table_says(model, server, name, kind):
             assert answer.json()["error"]["message"] == f"{name} is not supported here: leave it out"
             assert answer.json()["error"]["param"] == name
     if field.what != DONE:
-        for value in (None, *(ODD if field.what == PASSED else field.off)):
+        for value in (None, *(ODD[-2:] if field.what == PASSED else field.off)):
             assert said(server.post(path, **base, **{name: value})) == before
     elif name in GIVEN:
         body, options = GIVEN[name]
