@@ -1,156 +1,25 @@
-"""What goes over the wire, in the form of OpenAI's API: requests, answers whole or in pieces, and errors."""
+"""What goes over the wire, in the form of OpenAI's API: answers whole or in pieces, and errors."""
 
 import json
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-# Parameters that are not honoured, with the values that ask for nothing; other unknown ones change no text.
-OFF: dict[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",), "logit_bias": ({},)}
-OFF |= dict.fromkeys(("n", "best_of"), (1,)) | dict.fromkeys(("frequency_penalty", "presence_penalty"), (0,))
-OFF |= dict.fromkeys(("tools", "functions"), ([],)) | {"response_format": ({"type": "text"},), "audio": ()}
-OFF |= {"tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "modalities": (["text"],)}
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 408: "timeout_error"}
-
-Stop = Annotated[str, Field(min_length=1)]
-
-
-class StreamOptions(BaseModel):
-    """How an answer is streamed."""
-
-    model_config = ConfigDict(strict=True)
-    include_usage: bool | None = None
-
-
-class Own(BaseModel):
-    """What only this server understands. policy: one of those loaded, null for plain decoding."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    policy: str | None = None
-
-
-class Asked(BaseModel):
-    """What requests of both kinds have; what is not given is as `lede generate` has it."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
-    seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    lede: Own | None = None
-
-    @property
-    def prompt_(self) -> Any:
-        """What `decode.generate.encode` takes."""
-        raise NotImplementedError
-
-    @property
-    def group(self) -> str:
-        """What this request shares with others of its conversation; empty: nothing."""
-        return ""
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def alternatives(self) -> int | None:
-        """How many of the likeliest tokens are asked for with the log p of each; None: not even that."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Raise ApiError for a parameter that is not honoured."""
-        if self.stream and self.alternatives is not None:
-            raise ApiError(400, "logprobs are given with whole answers: leave out stream", "logprobs")
-        for name, value in (self.model_extra or {}).items():
-            off = [one for one in OFF.get(name, (value,)) if isinstance(one, bool) == isinstance(value, bool)]
-            if value is not None and value not in off:
-                raise ApiError(400, f"{name} is not supported here: leave it out", name, "unsupported_parameter")
-
-
-class Completion(Asked):
-    """A request to go on from a text, or from token ids."""
-
-    prompt: str | list[int] | Annotated[list[str] | list[list[int]], Field(min_length=1, max_length=1)]
-    logprobs: int | None = Field(None, ge=0, le=5)
-
-    @property
-    def alternatives(self) -> int | None:
-        return self.logprobs
-
-    @property
-    def prompt_(self) -> Any:
-        first = self.prompt[0] if self.prompt else None
-        return first if isinstance(first, str | list) and not isinstance(self.prompt, str) else self.prompt
-
-
-class Part(BaseModel):
-    """A part of a message; text alone is understood."""
-
-    model_config = ConfigDict(strict=True)
-    type: Annotated[str, Field(pattern="^text$")]
-    text: str
-
-
-class Message(BaseModel):
-    """A message of a conversation."""
-
-    model_config = ConfigDict(strict=True)
-    role: str
-    content: str | list[Part]
-
-
-class Chat(Asked):
-    """A request to answer a conversation."""
-
-    messages: list[Message] = Field(min_length=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-
-    @property
-    def alternatives(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def prompt_(self) -> Any:
-        texts = [m.content if isinstance(m.content, str) else "".join(p.text for p in m.content) for m in self.messages]
-        return [{"role": m.role, "content": text} for m, text in zip(self.messages, texts, strict=True)]
-
-    @property
-    def group(self) -> str:
-        """All up to what its user says first."""
-        said = self.prompt_
-        first = next((i for i, message in enumerate(said) if message["role"] == "user"), 0)
-        return json.dumps(said[: first + 1])
-
-
-class Swap(BaseModel):
-    """A folder to load a policy from, in place of the one of that name (of the first); neither: read all anew."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    policy: str | None = None
-    folder: str | None = None
 
 
 class ApiError(HTTPException):
     """An error that a client is told, with the name of the parameter that it is about and a code, where there are."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
-        super().__init__(status, message)
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, again: bool | None = None
+    ):  # again: whether the client's own library should try again, if not as it would
+        super().__init__(status, message, None if again is None else {"x-should-retry": str(again).lower()})
         self.param, self.code = param, code
 
 
@@ -182,21 +51,22 @@ class Form:
         said |= {"finish_reason": finish, "logprobs": logprobs}
         return self._object("chat.completion", [said]) | {"usage": usage}
 
-    def logprobs(self, piece: Callable[[int], bytes], said: list[list[tuple[int, float]]]) -> dict[str, Any]:
-        """`Job.said`; `piece` gives the bytes of a token."""
+    def logprobs(
+        self, piece: Callable[[int], bytes], said: list[list[tuple[int, float]]], offsets: list[int]
+    ) -> dict[str, Any]:
+        """`Job.said`; `piece` gives the bytes of a token, `offsets` are where in the text each token begins."""
 
         def told(token: int, logp: float) -> dict[str, Any]:
-            return {"token": piece(token).decode(errors="replace"), "logprob": logp, "bytes": [*piece(token)]}
+            return {"token": spelled(piece(token)), "logprob": logp, "bytes": [*piece(token)]}
 
         tokens = [[told(*one) for one in ones] for ones in said]
         if self.chat:
             return {"content": [first | {"top_logprobs": rest} for first, *rest in tokens], "refusal": None}
-        texts = [first["token"] for first, *_ in tokens]
         return {
-            "tokens": texts,
+            "tokens": [first["token"] for first, *_ in tokens],
             "token_logprobs": [first["logprob"] for first, *_ in tokens],
             "top_logprobs": [{one["token"]: one["logprob"] for one in reversed(rest)} for _, *rest in tokens],
-            "text_offset": [*accumulate(map(len, texts[:-1]), initial=0)],
+            "text_offset": offsets,
         }
 
     def piece(self, text: str, finish: str | None = None, first: bool = False) -> dict[str, Any]:
@@ -213,6 +83,14 @@ class Form:
         prefix, kind = ("chatcmpl", kind) if self.chat else ("cmpl", "text_completion")
         about = {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
         return about | {"choices": [{"index": 0, "logprobs": None} | choice for choice in choices]}
+
+
+def spelled(piece: bytes) -> str:
+    """A token's text; its bytes, as OpenAI spells them, where it begins or ends inside a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def event(content: Any) -> str:

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,19 @@ from starlette.types import Receive, Scope, Send
 
 from lede.decode.errors import ModelError
 from lede.decode.facts import model_facts
-from lede.decode.generate import encode
 from lede.decode.generation_config import request as settings_for
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
 from lede.decode.stops import StopStrings
 from lede.serve import api, live
+from lede.serve.adjust import adjusting
 from lede.serve.api import ApiError
+from lede.serve.asked import Asked, Chat, Completion, Own, StreamOptions, Swap
 from lede.serve.errors import PolicyError
 from lede.serve.guard import Guard
 from lede.serve.policy import Policy, check_fits, load_policy
+from lede.serve.stream import Answer
 from lede.serve.worker import Job, Worker
 
 CHAT_TOKENS = 1024  # of an answer at most, where nobody says how many: most end by themselves
@@ -61,7 +62,7 @@ class Policies:
         """The one of requests that name none."""
         return next(iter(self._loaded.values()), None)
 
-    def rule(self, own: api.Own | None, steer: Callable[[Policy], ExitRule] = QPolicy) -> ExitRule:
+    def rule(self, own: Own | None, steer: Callable[[Policy], ExitRule] = QPolicy) -> ExitRule:
         """The exit rule of one request. Raises ApiError where there is no such policy."""
         loaded = self._loaded
         name = own.policy if own is not None and "policy" in own.model_fields_set else next(iter(loaded), None)
@@ -75,11 +76,16 @@ class Policies:
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: from a request to the end of its answer. prompt: tokens. key: None where none is needed."""
+    """Who may ask, and for what.
+
+    seconds: from a request to the end of its answer. prompt: tokens. key: None where none is needed. origins: whose
+    pages may ask, beside this machine's, as https://example.org; *: any.
+    """
 
     seconds: float = 600
     prompt: int | None = None
     key: str | None = None
+    origins: tuple[str, ...] = ()
 
 
 def app(
@@ -93,46 +99,46 @@ def app(
     from importlib.metadata import version
 
     made = FastAPI(title="lede", version=version("lede"), docs_url=None, redoc_url=None, responses=ERRORS)
-    made.add_middleware(Guard, key=limits.key, requests=worker.metrics.requests)
+    made.add_middleware(Guard, key=limits.key, origins=limits.origins, requests=worker.metrics.requests)
     made.add_exception_handler(HTTPException, _told)
     made.add_exception_handler(RequestValidationError, _told)
     card = {"id": model.name, "object": "model", "created": 0, "owned_by": "lede"}
 
-    def prepared(asked: api.Asked, tell: Callable[[Any], None]) -> Job:
+    def prepared(asked: Asked, tell: Callable[[Any], None]) -> Job:
         """The job of a request. Raises ApiError for one that cannot work."""
         asked.check()
         if asked.model not in (None, model.name):
             raise ApiError(404, f"there is no model {asked.model!r}: this is {model.name}", "model", "model_not_found")
         try:
-            prompt = asked.prompt_
-            json.dumps(prompt, ensure_ascii=False).encode()
-            ids = encode(model, prompt)
+            ids = asked.ids(model)
             longest = min(limits.prompt or model.context, model.context - 1)
             if len(ids) > longest:
                 what = f"the prompt has {len(ids)} tokens, and {longest} is the most here: shorten it"
                 raise ApiError(400, what, code="context_length_exceeded")
-            most = asked.max_completion_tokens or asked.max_tokens
-            if isinstance(asked, api.Chat) and not {"max_new_tokens", "max_length"} & model.generation_config.keys():
+            most, given = asked.most, asked.options(model)
+            if isinstance(asked, Chat) and not {"max_new_tokens", "max_length"} & model.generation_config.keys():
                 most = most or CHAT_TOKENS
-            given = {"max_new_tokens": most and min(most, model.context), "temperature": asked.temperature}
-            given |= {"top_p": asked.top_p, "top_k": asked.top_k}
-            given = {name: value for name, value in given.items() if value is not None}
-            settings = settings_for(model, len(ids), given, asked.seed)
+            if most is not None:
+                given["max_new_tokens"] = min(most, model.context)
+            settings = settings_for(model, len(ids), given, asked.seed, adjusting(model, asked, len(ids)))
+            keep, special = bool(asked.include_stop_str_in_output), asked.skip_special_tokens is False
+            text = Answer(model, asked.stops, keep, special, asked.min_tokens or 0, asked.alternatives is not None)
         except (ModelError, UnicodeEncodeError) as error:
             raise ApiError(400, str(error)) from None
-        rule, alternatives = policies.rule(asked.lede, steer), asked.alternatives
-        return Job(ids, settings, rule, asked.stops, asked.group, tell, alternatives)
+        return Job(ids, settings, policies.rule(asked.lede, steer), text, asked.group, tell, asked.alternatives)
 
-    async def answer(request: Request, asked: api.Asked) -> Response:
+    async def answer(request: Request, asked: Asked) -> Response:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def tell(what: Any) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(events.put_nowait, what)
 
+        if worker.imports.is_alive() and not asked.plain(model):
+            await asyncio.to_thread(worker.imports.join)
         deadline = loop.time() + limits.seconds
         job = await asyncio.to_thread(prepared, asked, tell)
-        form = api.Form(isinstance(asked, api.Chat), model.name)
+        form = api.Form(isinstance(asked, Chat), model.name, *filter(None, [asked.request_id]))
         told = _until(events, deadline)
         if asked.stream:
             first = await _unless_gone(request, lambda: anext(told), job, worker)
@@ -142,16 +148,20 @@ def app(
             return [what async for what in told]
 
         *texts, done = await _unless_gone(request, whole, job, worker)
-        said = None if asked.alternatives is None else form.logprobs(StopStrings(model, ()).piece, job.said)
+        said = (
+            None
+            if asked.alternatives is None
+            else form.logprobs(StopStrings(model, ()).piece, job.said, job.answer.offsets)
+        )
         return api.response(form.whole("".join(texts), _finish(done), _usage(done), said))
 
     @made.post("/v1/completions", responses=STREAM)
-    async def completions(request: Request, asked: api.Completion) -> Response:
+    async def completions(request: Request, asked: Completion) -> Response:
         """Go on from a prompt."""
         return await answer(request, asked)
 
     @made.post("/v1/chat/completions", responses=STREAM)
-    async def chat(request: Request, asked: api.Chat) -> Response:
+    async def chat(request: Request, asked: Chat) -> Response:
         """Answer a conversation."""
         return await answer(request, asked)
 
@@ -190,9 +200,9 @@ def app(
         return Response(generate_latest(worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @made.post("/admin/policy")
-    async def swap(asked: api.Swap | None = None) -> dict[str, Any]:
+    async def swap(asked: Swap | None = None) -> dict[str, Any]:
         """Load policies anew, for the requests from here on."""
-        asked = asked or api.Swap()
+        asked = asked or Swap()
         try:
             await asyncio.to_thread(policies.swap, asked.policy, asked.folder)
         except (PolicyError, OSError, ValueError) as error:
@@ -209,7 +219,8 @@ async def _until(events: asyncio.Queue[Any], deadline: float) -> AsyncIterator[A
             async with asyncio.timeout_at(deadline):
                 what = await events.get()
         except TimeoutError:
-            raise ApiError(408, "the answer took too long: ask for less, or later", code="timeout") from None
+            what = "the answer took too long: ask for less, or later"
+            raise ApiError(408, what, code="timeout", again=False) from None
         if isinstance(what, ApiError):
             raise what
         yield what
@@ -255,7 +266,7 @@ class _Stream(StreamingResponse):
 
 
 async def _pieces(
-    form: api.Form, options: api.StreamOptions | None, first: Any, rest: AsyncIterator[Any]
+    form: api.Form, options: StreamOptions | None, first: Any, rest: AsyncIterator[Any]
 ) -> AsyncIterator[str]:
     """An answer as server-sent events."""
     with_usage = options is not None and options.include_usage
@@ -290,7 +301,18 @@ async def _told(request: Request, error: Exception) -> Response:
     """An error as a response."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if not str(part).isdigit())
+        where = "" if first["type"] == "json_invalid" else _place(first["loc"][1:])
         error = ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None)
     assert isinstance(error, HTTPException)
     return api.response(api.error_body(error), error.status_code, error.headers)
+
+
+def _place(parts: Sequence[Any]) -> str:
+    """Where in a request something is, as messages[0].content; what is in <> names a member of a union."""
+    where = ""
+    for part in parts:
+        if not isinstance(part, str):
+            where += f"[{part}]"
+        elif not part.startswith("<"):
+            where += f".{part}" if where else part
+    return where

@@ -19,7 +19,7 @@ from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from lede.serve.api import ApiError
 from lede.serve.metrics import Metrics
-from lede.serve.stream import Decoder, Until
+from lede.serve.stream import Answer
 
 log = logging.getLogger("lede")
 
@@ -37,7 +37,7 @@ class Job:
     ids: list[int]
     settings: Settings
     rule: ExitRule
-    stops: tuple[str, ...]
+    answer: Answer
     group: str
     tell: Callable[[str | Generation | ApiError], None]
     alternatives: int | None = None
@@ -45,6 +45,13 @@ class Job:
     asked: float = field(default_factory=time.perf_counter)
     rounds: list[Round] = field(default_factory=list)
     cancelled: bool = False
+
+
+def _imports() -> None:
+    """Import what would take a second or two of a request's time: the library's logits processors."""
+    import transformers.generation.utils
+
+    _ = transformers.GenerationConfig, transformers.LlamaConfig, transformers.LogitsProcessorList
 
 
 class Worker:
@@ -62,6 +69,9 @@ class Worker:
         self._changed = threading.Condition()
         self._threads = torch.get_num_threads()  # OpenMP keeps the number for each thread
         metrics.queue.set_function(lambda: len(self._jobs))
+        # of what some requests need and others do not; who asks waits for it before the time of an answer begins
+        self.imports = threading.Thread(target=_imports, name="lede-imports")
+        self.imports.start()
         threading.Thread(target=self._work, name="lede-decode", daemon=True).start()
 
     def submit(self, job: Job) -> None:
@@ -125,8 +135,7 @@ class Worker:
         source.on_logits = None if job.alternatives is None else hear
         decoding = Decoding(source, job.ids, job.rule)
         prefill = time.perf_counter() - began
-        written, until = Decoder(self.model.tokenizer), Until(job.stops)
-        tokens: list[int] = []
+        answer = job.answer
         for round_ in decoding.rounds():
             if job.cancelled:
                 return None
@@ -136,17 +145,17 @@ class Worker:
             self._watched(job)
             piece = ""
             for token in round_.committed:
-                tokens.append(token)
-                piece += until.add(written.add([token]))
-                if until.ended:
+                piece += answer.add(token)
+                if answer.ended:
                     break
             if piece:
                 job.tell(piece)
-            if until.ended:
+            if answer.ended:
                 break
-        if rest := "" if until.ended else until.add(written.peek()) + until.rest():
+        if rest := answer.rest():
             job.tell(rest)
-        finish = "stop_string" if until.ended else str(decoding.finish)
+        tokens = answer.tokens
+        finish = "stop_string" if answer.ended else str(decoding.finish)
         spent = time.perf_counter() - began, prefill
         del job.said[len(tokens) :]
         kept = source.reused, source.choose.seed

@@ -32,6 +32,13 @@ def serve(
     api_key: Annotated[
         str | None, Option(envvar="LEDE_API_KEY", help="What clients must give as their API key.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        Option(
+            help="Pages from there may ask too, as https://example.org, or * for any; may be repeated. "
+            "[dim]This machine's own always may[/]"
+        ),
+    ] = None,
     queue: Annotated[int, Option(min=1, help="Requests that may wait; more are refused.")] = 16,
     timeout: Annotated[float, Option(min=0.1, help="Seconds from a request to the end of its answer.")] = 600,
     max_prompt: Annotated[
@@ -67,7 +74,7 @@ def serve(
     from lede.decode.prefix import Prefixes
     from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
-    from lede.serve.guard import is_loopback
+    from lede.serve.guard import is_loopback, is_origin
     from lede.serve.metrics import Metrics
     from lede.serve.policy import load_policy
     from lede.serve.server import Limits, Policies, app
@@ -76,6 +83,9 @@ def serve(
 
     if not (api_key or is_loopback(host)):
         raise BadParameter(f"--host {host}: other machines can reach this address, so give --api-key (or LEDE_API_KEY)")
+    for origin in allow_origin or ():
+        if not is_origin(origin):
+            raise BadParameter(f"--allow-origin {origin}: give a scheme and a host, as https://example.org, or *")
     if record is None and (record_text or epsilon):
         raise BadParameter("--record-text and --epsilon go with --record")
     check_model(model, dtype, device, exits)
@@ -113,9 +123,8 @@ def serve(
                 worker.closing = True
                 super().handle_exit(*signals)
 
-        served = app(
-            loaded, policies, worker, Limits(timeout, max_prompt, api_key), recorder.rule if recorder else QPolicy
-        )
+        limits = Limits(timeout, max_prompt, api_key, tuple(allow_origin or ()))
+        served = app(loaded, policies, worker, limits, recorder.rule if recorder else QPolicy)
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # clients that leave are no news
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=swap).start())
         named = f"[{host}]" if ":" in host else host

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lede.decode.chat import chat_text
+from lede.decode.chat import MessageError, chat_text
 from lede.decode.errors import ModelError
 from lede.decode.generate import encode
 from lede.decode.load import from_transformers
@@ -19,7 +19,7 @@ TEMPLATES = {
     "all that templates use": (
         "{%- set ns = namespace(turns=0) -%}\n"
         "{% for m in messages %}\n"
-        "    {% if m.role == 'system' %}{% continue %}{% endif %}\n"
+        "    {% if not m.content %}{% continue %}{% endif %}\n"
         "    {% set ns.turns = ns.turns + 1 %}\n"
         "    {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}\n"
         "    {{ m | tojson }} {{ strftime_now('%Y') }}{% endif %}\n"
@@ -43,6 +43,21 @@ def saved(folder, template):
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+TOOLS = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}{% if m.name %} {{ m['name'] }}{% endif %}>{{ m.content }}"
+    "{% if 'tool_calls' in m %}{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments | tojson"
+    " }}){% endfor %}{% endif %}{% if m.role == 'tool' %}#{{ m.get('tool_call_id') }}{% endif %}\n{% endfor %}"
+    "{% if documents %}{{ documents | tojson }}{% endif %}{% if loud is defined %}!{% endif %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+USED = (
+    {"role": "user", "content": "1 + 1?", "name": "Ann"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "2", "tool_call_id": "1"},
+)
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
@@ -70,3 +85,66 @@ def test_what_a_template_refuses_is_said(tmp_path):
     saved(tmp_path, "{{ messages.append(1) }}")
     with pytest.raises(ModelError, match="takes no such conversation"):
         chat_text("m", folder_tokenizer(tmp_path), CONVERSATION)
+
+
+@pytest.mark.parametrize("messages", [CONVERSATION, CONVERSATION[:3], USED, USED[:1]])
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_what_else_a_template_reads_is_given_to_it_as_the_library_does(tmp_path, messages, trimmed):
+    theirs = saved(tmp_path, TOOLS.replace("{{ m.content }}", "{{ m.content | trim }}") if trimmed else TOOLS)
+    tokenizer = folder_tokenizer(tmp_path)
+    for options in (
+        {},
+        {"add_generation_prompt": False},
+        {"continue_final_message": True},
+        {"variables": {"documents": [{"title": "sums", "text": "1 + 1 = 2"}], "loud": True}},
+    ):
+        given = {"add_generation_prompt": "continue_final_message" not in options} | options
+        given |= given.pop("variables", {})
+        text = theirs.apply_chat_template(list(messages), tokenize=False, **given)
+        assert chat_text("m", tokenizer, messages, **options) == text
+    assert "add(" not in text or "Ann" in text
+
+
+def test_a_message_that_goes_on_keeps_the_space_at_its_end(tmp_path):
+    tokenizer = saved(tmp_path, TOOLS)
+    text = chat_text("m", tokenizer, [{"role": "assistant", "content": "so: "}], continue_final_message=True)
+    assert text == "<s><assistant>so: "
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    with pytest.raises(ModelError, match="does not write the last message as it is"):
+        chat_text("m", tokenizer, CONVERSATION[:1], continue_final_message=True)
+    with pytest.raises(ModelError, match=r"messages\[1\]: it has no content that an answer could go on from"):
+        chat_text("m", tokenizer, USED[:2], continue_final_message=True)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "options", "place", "said"),
+    [
+        ("without a beginning", USED, {}, "messages[0].name", "in a message of the role 'user': leave it out"),
+        ("without a beginning", USED[1:], {}, "messages[0].tool_calls", "does not read it"),
+        ("without a beginning", USED[2:], {}, "messages[0].tool_call_id", "does not read it"),
+        ("without a beginning", CONVERSATION, {"variables": {"documents": []}}, "documents", "does not read it"),
+        ("without a beginning", CONVERSATION, {"add_generation_prompt": False}, "add_generation_prompt", "not read it"),
+        ("llama 3's", CONVERSATION, {"variables": {"messages": []}}, "messages", "does not read it"),
+        ("llama 3's", CONVERSATION, {"variables": {"raise_exception": 1}}, "raise_exception", "does not read it"),
+        ("users alone", CONVERSATION, {}, "messages[0]", "no message of the role 'system' here"),
+        ("users alone", CONVERSATION[1:], {}, "messages[1]", "no message of the role 'assistant' here"),
+    ],
+)
+def test_what_a_template_would_pass_over_is_refused(tmp_path, template, messages, options, place, said):
+    users = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    tokenizer = saved(tmp_path, TEMPLATES.get(template, users))
+    with pytest.raises(MessageError, match=said) as caught:
+        chat_text("m", tokenizer, messages, **options)
+    assert caught.value.place == place and str(caught.value).startswith(f"{place}: the chat template of m ")
+
+
+def test_faults_of_a_template_are_no_crash(tmp_path):
+    for fault in (
+        "{{ 1 / 0 }}",
+        "{{ 'a' + messages }}",
+        "{{ messages[9]['role'].x }}",
+        "{{ {}['a'].b }}",
+        "{{ ''.join(1) }}",
+    ):
+        with pytest.raises(ModelError, match="takes no such conversation"):
+            chat_text("m", saved(tmp_path, fault), CONVERSATION)

@@ -430,6 +430,8 @@ def test_the_server_s_own_description_holds(server):
             def ask(case):
                 if mode is GenerationMode.POSITIVE and case.path.startswith("/v1/c"):  # noqa: B023
                     case.body |= {"model": "tiny", "lede": {"policy": "one"}}  # no other names work
+                    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias", "min_tokens", "max_tokens"):
+                        case.body.pop(name, None)  # token ids, and numbers that go with each other
                 answer = case.call_and_validate(checks=checks, timeout=30)
                 statuses.add((case.path, answer.status_code))
 

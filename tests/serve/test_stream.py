@@ -1,10 +1,13 @@
 """A streamed text is the tokenizer's decode of the whole, in pieces, whatever the rounds are."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lede.serve.stream import Decoder
+from lede.decode.stops import StopStrings
+from lede.serve.stream import Answer, Decoder
 from tests.models import FIXED, bpe_tokenizer, byte_tokenizer, sentencepiece_tokenizer
 
 TOKENIZERS = {"bytes": byte_tokenizer(), "bpe": bpe_tokenizer(), "sentencepiece": sentencepiece_tokenizer()}
@@ -83,3 +86,87 @@ def test_tokens_decoded_grow_with_the_text_and_not_with_its_square(name):
     tokens = TOKENIZERS[name]("the stop, naïve 日本\n" * 60)["input_ids"]
     streamed(tokenizer, tokens, [3] * (len(tokens) // 3))
     assert tokenizer.decoded < 12 * len(tokens)
+
+
+def answer(name, tokens, stops=(), **options):
+    """(text, tokens that it took, whether a stop string ended it, offsets)"""
+    made = Answer(SimpleNamespace(tokenizer=TOKENIZERS[name]), tuple(stops), located=True, **options)
+    text = ""
+    for token in tokens:
+        text += made.add(token)
+        if made.ended:
+            break
+    return text + made.rest(), len(made.tokens), made.ended, made.offsets
+
+
+def ids(name, *parts):
+    tokenizer, tokens = TOKENIZERS[name], []
+    for part in parts:
+        tokens += [part] if isinstance(part, int) else tokenizer(part, add_special_tokens=False)["input_ids"]
+    return tokens
+
+
+@settings(FIXED, max_examples=200)
+@given(
+    st.sampled_from(sorted(TOKENIZERS)),
+    st.lists(st.sampled_from(TEXTS), min_size=1, max_size=10),
+    st.lists(
+        st.sampled_from(["the", "a", "<end>", "<s><end>", "p<end>", "<end> a", "日", "🎈\n", "st", " "]), max_size=3
+    ),
+)
+@example("sentencepiece", ["日本", "a"], ["日"])
+@example("sentencepiece", ["the stop", "a"], [" the"])
+@example("bytes", ["a", "<end>", "a"], ["a<end>a"])
+@example("bpe", ["top", "<end>", "<s>", " at the"], ["p<end><s> a"])
+def test_an_answer_ends_at_the_token_at_which_generate_ends_it(name, parts, stops):
+    """And its text is the tokenizer's of what is before the stop string, special tokens not shown."""
+    tokens, tokenizer = ids(name, *parts), TOKENIZERS[name]
+    ends = StopStrings(SimpleNamespace(tokenizer=tokenizer), tuple(stops))
+    ended = next((n for n in range(1, len(tokens) + 1) if ends(tokens[:n])), None)
+    text, taken, found, _ = answer(name, tokens, stops)
+    assert (taken, found) == (ended or len(tokens), ended is not None)
+    if ended is None:
+        assert text == tokenizer.decode(tokens, skip_special_tokens=True)
+    else:
+        assert tokenizer.decode(tokens[:ended], skip_special_tokens=True).startswith(text)
+        shown = answer(name, tokens, stops, special=True)[0]
+        assert not any(stop in shown for stop in stops)
+        assert shown.replace("<s>", "").replace("<end>", "").replace("<unk>", "").strip() == text.strip()
+        kept = answer(name, tokens, stops, special=True, keep=True)[0]
+        assert any(kept.lstrip().endswith(stop.lstrip()) for stop in stops)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_special_token_is_a_stop_string_and_part_of_one(name):
+    for stop, text, taken in (("<end>", "top", 1), ("top<end>", "", 1), ("p<end>", "to", 1), ("<end>a", "top", 2)):
+        tokens = ids(name, "top", "<end>", *TOKENIZERS[name].convert_tokens_to_ids(["a", "b"]))
+        plain = len(ids(name, "top"))
+        found = answer(name, tokens, [stop])
+        assert found[:3] == (text, plain + taken, True), stop
+
+
+def test_no_stop_string_ends_within_the_tokens_that_are_asked_for_at_least():
+    tokens = ids("bytes", "abab")
+    for least, taken, text in ((0, 2, ""), (1, 2, ""), (2, 4, "ab"), (3, 4, "ab"), (4, 4, "abab")):
+        assert answer("bytes", tokens, ["ab"], least=least)[:2] == (text, taken)
+    assert answer("bytes", ids("bytes", "abc"), ["abc", "ab"], least=2)[:2] == ("", 3)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_offsets_are_the_characters_that_tokens_begin_in(name):
+    text = "naïve the 日本 🎈!"
+    tokens = ids(name, text)
+    pieces = StopStrings(SimpleNamespace(tokenizer=TOKENIZERS[name]), ())
+    written, offsets = answer(name, tokens)[0], answer(name, tokens)[3]
+    assert written == text
+    place, starts = 0, []  # in bytes; and where each character begins
+    for character in text:
+        starts.append(place)
+        place += len(character.encode())
+    place = -1 if name == "sentencepiece" else 0  # whose first token has a space that the text has not
+    for token, offset in zip(tokens, offsets, strict=True):
+        assert offset == max(i for i, start in enumerate(starts) if start <= max(place, 0))
+        place += len(pieces.piece(token))
+    assert answer(name, [*ids(name, "ab", "<end>"), *ids(name, "a")])[3][-1] == len(
+        TOKENIZERS[name].decode(ids(name, "ab", "<end>"), skip_special_tokens=True)
+    )
