@@ -37,7 +37,7 @@ def chat(
     if plain and policy is not None:
         raise BadParameter("--plain and --policy exclude each other")
 
-    from lede.commands.loading import check_model, chosen_policy, load
+    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
     from lede.decode.config import chat_template
     from lede.decode.errors import ModelError
     from lede.serve.errors import ChatError, PolicyError
@@ -50,6 +50,7 @@ def chat(
     learned = None if plain else chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()
     loaded = load(model, dtype, device, threads, exits, drafted)
+    warn_of_costs(loaded, learned)
     if not getattr(loaded.tokenizer, "chat_template", None):
         raise BadParameter(refusal)
 

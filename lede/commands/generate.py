@@ -64,7 +64,7 @@ def generate(
     options = dict(generation_option(given) for given in option or ())
     text = shared.parse_text(prompt)
 
-    from lede.commands.loading import check_model, chosen_policy, load
+    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
     from lede.terminal import console, print_json, warn
 
     check_model(model, dtype, device, exits)
@@ -73,6 +73,7 @@ def generate(
     learned = None if plain else chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
     loaded = load(model, dtype, device, threads, exits, drafted)
+    warn_of_costs(loaded, learned)
 
     from lede.decode.generate import encode
     from lede.serve.generate import generate as run
