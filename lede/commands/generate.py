@@ -66,6 +66,7 @@ def generate(
 
     from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
     from lede.terminal import console, print_json, warn
+    from lede.terminal import show as show_text
 
     check_model(model, dtype, device, exits)
     for name in PARAMETERS & options.keys():
@@ -88,7 +89,7 @@ def generate(
         if trace:
             console.print(tracer.round(round_), end="", soft_wrap=True)
         elif not json:
-            print(written.add(round_.committed), end="", flush=True)
+            show_text(written.add(round_.committed))
 
     if trace:
         if learned is not None:
@@ -99,7 +100,7 @@ def generate(
     if json:
         print_json({name: getattr(done, name) for name in JSON_FIELDS} | {"rounds": len(done.rounds)})
         return
-    print(written.peek(), flush=True)
+    show_text(written.peek(), end="\n")
     warn(f"\n{closing_line(done)}", "dim")
 
 
