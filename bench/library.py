@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from lede.bench.measure import Method
+from lede.decode.device import cores
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.sampling import Settings, sampling_columns
@@ -119,7 +120,7 @@ def drafting(theirs: Any, drafts: int) -> Iterator[None]:
 
 def best_threads(work: Callable[[], object], ours: int) -> int:
     """The faster of the decoder's number of threads and every core, on `work`."""
-    choices = sorted({ours, torch.multiprocessing.cpu_count()})
+    choices = sorted({ours, cores()})
     seconds = dict.fromkeys(choices, float("inf"))
     for threads in choices * 3:
         torch.set_num_threads(threads)

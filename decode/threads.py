@@ -1,66 +1,98 @@
-"""How many CPU threads decode a model fastest: for small layers one, as handing work over costs more than it saves."""
+"""How many CPU threads decode a model: as many as there are cores, or fewer where that is clearly faster.
+
+For small layers it can be, as handing work over costs more than it saves. But what is chosen decides what a policy's
+costs are, and other work makes more threads look slow for a moment: so only a trial on a calm machine counts, in which
+fewer win again and again, by a clear margin.
+"""
 
 import contextlib
 import os
 import time
-from pathlib import Path
+from statistics import median
 
 import torch
 
 from lede.decode.backends.compile import FOLDER, cache_folder, cache_name
-from lede.decode.device import cpu_features
+from lede.decode.device import cores, cpu_features, spent_by_all
 from lede.decode.facts import config_hash_v2
 from lede.decode.model import Model
 
-SECONDS = 0.3  # of trying
-PASS = 0.05  # seconds of a pass; of models that take longer only some layers are tried, still more than caches hold
+SECONDS = 0.6  # of trying
+TURNS = 8  # of all choices, at least
+PASS = 0.02  # seconds of a pass; of models that take longer only some layers are tried, still more than caches hold
 DRAFTS = 4  # of the round that is timed: a pass over one row, and one over the drafts and the token before them
 BEFORE = 32  # positions in the cache
+MARGIN, AGREE = 0.9, 0.8  # fewer threads take at most so much of the time, and less in so many of the turns
+OTHERS = 0.15  # cores that other work may take during a trial
 
 
 def use_threads(model: Model, threads: int = 0) -> int:
-    """Set torch's threads to `threads`, or for 0 to the fastest of 1, 2, 4 … up to the default. Returns the number.
+    """Set torch's threads to `threads`, or for 0 to those that suit the model. Returns the number.
 
-    The fastest is kept in the user's cache folder, unless other work ran beside the trial, and tried anew for another
-    machine, model, dtype or version.
+    1, 2, 4 … up to the number of cores are tried, once for each machine, shape of model, dtype and version: what a
+    trial without other work found is kept in the user's cache folder. Beside other work it is as many as cores.
     """
     if threads == 0 and model.device.type == "cpu":
-        most = torch.get_num_threads()
-        choices = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
-        threads = kept(model, choices) if len(choices) > 1 else choices[0]
+        choices, shape = _choices(), (config_hash_v2(model.config), str(model.dtype), model.native)
+        threads = _kept(choices, *shape) or _tried(model, choices, *shape)
     if threads:
         model.use_threads(threads)
     return torch.get_num_threads()
 
 
-def kept(model: Model, choices: list[int]) -> int:
-    """`fastest`, from the cache folder where it was tried before."""
+def usual_threads(config_hash: str, dtype: str) -> int:
+    """The number that `use_threads` gives a model on a CPU, by its `config_hash_v2` and dtype's name; tries none."""
+    choices = _choices()
+    kept = (_kept(choices, config_hash, f"torch.{dtype}", native) for native in (True, False))
+    return next(filter(None, kept), choices[-1])
+
+
+def _choices() -> list[int]:
+    most = min(torch.get_num_threads(), cores())
+    return sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
+
+
+def _name(choices: list[int], config_hash: str, dtype: str, native: bool) -> str:
     machine = cpu_features(), os.cpu_count(), torch.__version__, (FOLDER / "native.c").read_text()
-    computed = config_hash_v2(model.config), model.weights_hash, str(model.dtype), model.native
-    name = cache_name("threads", choices, *machine, *computed)
+    return cache_name("threads", choices, *machine, config_hash, dtype, native)
+
+
+def _kept(choices: list[int], *shape: str | bool) -> int | None:
+    """What an earlier trial found."""
     folder = cache_folder()
     with contextlib.suppress(OSError, ValueError):
-        if folder is not None and (threads := int((folder / name).read_text())) in choices:
+        if folder is not None and (threads := int((folder / _name(choices, *shape)).read_text())) in choices:
             return threads
-    others = running()  # beside them more threads seem slower than they are: not to be kept
-    threads = fastest(model, choices)
+    return None
+
+
+def _tried(model: Model, choices: list[int], *shape: str | bool) -> int:
+    """What a trial finds, which is kept; as many as there are where other work disturbs it."""
+    if len(choices) == 1:
+        return choices[0]
+    seconds = timed(model, choices)
+    if seconds is None:
+        return choices[-1]
+    threads, folder = clearly_fastest(seconds), cache_folder()
     with contextlib.suppress(OSError):
-        if folder is not None and not others:
-            (folder / name).write_text(str(threads))
+        if folder is not None:
+            (folder / _name(choices, *shape)).write_text(str(threads))
     return threads
 
 
-def running() -> int:
-    """How many other threads run on this machine at this moment; 0 where that cannot be known."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1
-    except (OSError, ValueError, IndexError):
-        return 0
+def clearly_fastest(seconds: dict[int, list[float]]) -> int:
+    """The most threads that no fewer ones clearly beat; `seconds` of each number's turns, taken one after the other."""
+    best, *fewer = sorted(seconds, reverse=True)
+    for threads in fewer:
+        ratios = [a / b for a, b in zip(seconds[threads], seconds[best], strict=True)]
+        if median(ratios) <= MARGIN and sum(ratio < 1 for ratio in ratios) >= AGREE * len(ratios):
+            best = threads
+    return best
 
 
 @torch.inference_mode()
-def fastest(model: Model, choices: list[int]) -> int:
-    """The number of threads with the shortest round; they take turns."""
+def timed(model: Model, choices: list[int]) -> dict[int, list[float]] | None:
+    """Seconds of rounds with each number of threads, which take turns; None where other work takes a core meanwhile."""
     x, cache = model.embed([0] * (BEFORE + 1 + DRAFTS)), model.cache(BEFORE + 1 + DRAFTS)
     layers = model.layer_count
     model.read(x[:BEFORE], 0, cache)
@@ -76,11 +108,19 @@ def fastest(model: Model, choices: list[int]) -> int:
     model.use_threads(choices[-1])
     round_seconds()
     layers = min(layers, max(1, int(layers * PASS / round_seconds())))
-    seconds = dict.fromkeys(choices, float("inf"))
-    until = time.perf_counter() + SECONDS
-    while time.perf_counter() < until:
+    seconds: dict[int, list[float]] = {n: [] for n in choices}
+    others, began = _others(), time.perf_counter()
+    while (spent := time.perf_counter() - began) < SECONDS or len(seconds[choices[0]]) < TURNS:
+        if spent > SECONDS / 3 and _others() - others > OTHERS * spent + 0.03:  # what is counted is counted in 10 ms
+            return None
         for n in choices:
             model.use_threads(n)
             round_seconds()  # the first has to wake the threads
-            seconds[n] = min(seconds[n], round_seconds())
-    return min(choices, key=seconds.__getitem__)
+            seconds[n].append(min(round_seconds() for _ in range(2)))
+    return seconds
+
+
+def _others() -> float:
+    """Seconds that cores were busy with other work than this process; always 0 where it is not told."""
+    everyone = spent_by_all()
+    return 0.0 if everyone is None else everyone - time.process_time()

@@ -20,6 +20,7 @@ from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
 from lede.replay.reader import Dataset, open_dataset
 from lede.serve.policy import Policy
+from lede.simulate.costs import costs_device
 
 Progress = Callable[[Snapshot, Score], None]
 
@@ -101,6 +102,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         "max_drafts": data.limit,
         "hyperparameters": config.to_dict(),
         "lede": version("lede"),
+        "device": costs_device(dataset),
         "training": training,
     }
     policy = replace(kept.policy, info=info, draft_vocabulary=dataset.draft_vocabulary)

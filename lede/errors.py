@@ -114,5 +114,10 @@ def _explain(error: Exception) -> str | None:
 
 
 def _stop(message: str, code: int) -> None:
-    typer.secho(f"lede: {' '.join(message.split())}", fg=typer.colors.RED if code == 2 else None, err=True)
+    message = " ".join(message.split())
+    if sys.stderr.isatty():
+        from lede.terminal import visible
+
+        message = visible(message)
+    typer.secho(f"lede: {message}", fg=typer.colors.RED if code == 2 else None, err=True)
     raise typer.Exit(code) from None

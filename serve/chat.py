@@ -60,11 +60,18 @@ class Chat:
     def answer(self, message: str, write: Callable[[str | Text], None]) -> str:
         """Answer a message, giving each piece of text to `write`; a line about speed.
 
-        On a KeyboardInterrupt what is written by then stays as the answer. Raises ModelError, and then the message was
-        not said.
+        On a KeyboardInterrupt what is written by then stays as the answer. Raises ChatError for a conversation that has
+        filled the context, ModelError; then the message was not said.
         """
         asked = [*self.messages, {"role": "user", "content": message}]
         ids, tokens = encode(self.model, asked), list[int]()
+        if len(ids) >= (most := self.model.context):
+            if len(asked) > len(self._first) + 1:
+                raise ChatError(
+                    f"the conversation has {len(ids)} tokens with this message, and the model's context is {most}: "
+                    "/reset forgets it, and /save FILE keeps a copy before"
+                )
+            raise ChatError(f"the message has {len(ids)} tokens, and the model's context is {most}: shorten it")
         written = Decoder(self.model.tokenizer, ids if self.trace else (), skip_special_tokens=not self.trace)
         tracer = Tracer(written, self.model.layer_count, self._marks)
 
@@ -107,7 +114,8 @@ class Chat:
                 file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
             return f"saved {len(self.messages)} messages in {argument}"
         elif name != "/policy":
-            raise ChatError("/save: give a file" if name == "/save" else f"{name} is no command: /help names them")
+            unknown = f"{name} is no command: /help names them, and a space before it makes it a message"
+            raise ChatError("/save: give a file" if name == "/save" else unknown)
         return f"policy: {'none (plain decoding)' if self.plain else self._named}"
 
     def _saved(self, done: Generation) -> float:
@@ -123,6 +131,8 @@ class Chat:
             parts.append(f"acceptance {done.acceptance:.0%}")
         if saved is not None:
             parts.append(f"{saved:.1f} s saved" if saved >= 0 else f"{-saved:.1f} s lost")
-        if done.finish != "stop":
+        if done.finish == "context":
+            parts.append(f"the context of {self.model.context} tokens is full: /reset forgets the conversation")
+        elif done.finish != "stop":
             parts.append(f"ended by {done.finish.replace('_', ' ')}")
         return " · ".join(parts)

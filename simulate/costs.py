@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lede.replay.reader import Dataset
 
 MAX_ROWS = 32  # the last committed token and up to 31 drafts
-TRUSTED, INTERRUPTED = 0.15, 0.2  # the largest error, and share of rounds, with which costs are taken at their word
+TRUSTED = 0.15  # the largest error of predicted speedups with which costs are taken at their word
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Costs:
     error: float = 0.0  # of predicted speedups of rounds held out of the fit; 0: not known
     interrupted: float = 0.0  # share of the measured rounds during which another process took a core
     queries: float = 1.0  # of the lookup index for each state at a real layer
+    moved: float = 0.0  # by how much what processes took from rounds changed speedups, over all of them; 0: not known
     speak: float = 0.0  # an exit layer's output to a draft: exit head, draft vocabulary; 0: as the head over one row
     choose: float = 0.0  # of sampled text: a token of the full model's, from its logits
     choose_draft: float = 0.0  # and a draft's, from those of a real layer
@@ -65,8 +66,9 @@ class Costs:
         reasons = []
         if self.error > TRUSTED:
             reasons.append(f"they are off by {self.error:.0%} for rounds held out of their fit")
-        if self.interrupted > INTERRUPTED:
-            reasons.append(f"other work interrupted {self.interrupted:.0%} of the rounds")
+        if self.moved > TRUSTED:
+            words = f"other work, which interrupted {self.interrupted:.0%} of the rounds, changed speedups"
+            reasons.append(f"{words} by {self.moved:.0%}")
         if not reasons:
             return None
         return f"these costs cannot be trusted: {' and '.join(reasons)}; measure again when the machine is idle"
@@ -191,8 +193,9 @@ class Costs:
         return cls(**values)
 
 
-def dataset_costs(dataset: Dataset) -> tuple[Costs, str]:
-    """Costs that runs of the dataset measured on this device, else the newest run's; and whose they are, in a line.
+def costs_run(dataset: Dataset) -> dict[str, Any]:
+    """The newest run with costs that were measured on this device with as many threads as decode the model here, else
+    with others, else of another device.
 
     Raises DatasetError where no run has costs.
     """
@@ -201,19 +204,38 @@ def dataset_costs(dataset: Dataset) -> tuple[Costs, str]:
         raise DatasetError(
             f"{dataset.path} has no measured costs: measure its model's with `lede calibrate`, or collect again"
         )
-    here = device_facts()
+    return max(runs, key=lambda run: _alike(run, dataset))  # the newest of the most alike
 
-    def alike(run: Mapping[str, Any]) -> int:
-        """0: another device; 1: this one, with another number of threads; 2: the same."""
-        same = [run.get("device", {}).get(name) == here[name] for name in ("type", "name", "threads")]
-        return all(same[:2]) + all(same)
 
-    run = max(runs, key=alike)  # the newest of the most alike
+def costs_device(dataset: Dataset) -> dict[str, Any] | None:
+    """{type, name, threads} of the run whose costs `dataset_costs` has; None where there is none, or none is told."""
+    try:
+        return costs_run(dataset).get("device")
+    except DatasetError:
+        return None
+
+
+def _alike(run: Mapping[str, Any], dataset: Dataset) -> int:
+    """0: another device; 1: this one, with another number of threads than decode the model; 2: the same."""
+    here, there = dict(device_facts()), run.get("device", {})
+    same = all(there.get(name) == here[name] for name in ("type", "name"))
+    if same and here["type"] == "cpu":
+        from lede.decode.threads import usual_threads
+
+        here["threads"] = usual_threads(
+            dataset.header["model"].get("config_hash_v2", ""), run["arguments"].get("dtype", "")
+        )
+    return same + (same and there.get("threads") == here["threads"])
+
+
+def dataset_costs(dataset: Dataset) -> tuple[Costs, str]:
+    """The costs of `costs_run`, and whose they are, in a line. Raises DatasetError where no run has costs."""
+    run = costs_run(dataset)
     there = run.get("device", {})
     words = (
         f"costs: run {run['id']}, {there.get('name', 'an unknown device')}, {there.get('threads', '?')} threads, "
         f"{run['arguments'].get('dtype', 'unknown dtype')}, {run.get('started', 'at an unknown time')} "
-        f"({('another device', 'this device, with other threads', 'this device')[alike(run)]})"
+        f"({('another device', 'this device, with other threads', 'this device')[_alike(run, dataset)]})"
     )
     return Costs.from_json(run["costs"]), words
 

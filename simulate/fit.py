@@ -60,10 +60,12 @@ def fit(
     """
     undisturbed = [s for s in samples if not s.interrupted]
     used = undisturbed if len(undisturbed) >= FEWEST * len(samples) else samples
+    costs = _typical(used, prompts, layer_count)
     costs = replace(
-        _typical(used, prompts, layer_count),
+        costs,
         error=_held_out_error(used, layer_count),
         interrupted=1 - len(undisturbed) / len(samples),
+        moved=_moved(costs, samples),
     )
     return _averages(costs, samples, prompts) if average else costs
 
@@ -159,6 +161,23 @@ def _held_out_error(samples: Sequence[Sample], layer_count: int) -> float:
     plain = np.median(off.pop((0, 0), [1.0]))
     errors = [abs(float(np.median(ratios) / plain) - 1) for ratios in off.values() if len(ratios) >= 4]
     return float(np.quantile(errors, 0.75)) if errors else 0.0
+
+
+def _moved(costs: Costs, samples: Sequence[Sample]) -> float:
+    """By how much what interruptions did to rounds' times moves the speedup of all rounds over plain decoding.
+
+    Of rounds' sums over their predictions', with the interrupted ones over without: that of drafting over that of plain
+    decoding. An interruption that takes no time moves nothing, however many rounds have one.
+    """
+
+    def lengthened(drafting: bool) -> float:
+        mine = [s for s in samples if _bare(s) and bool(s.drafts) == drafting]
+        rates = []
+        for some in (mine, [s for s in mine if not s.interrupted]):
+            rates.append(sum(s.whole for s in some) / max(sum(_predicted(s, costs) for s in some), 1e-9))
+        return rates[0] / rates[1] if rates[1] else 1.0
+
+    return abs(lengthened(True) / lengthened(False) - 1)
 
 
 def _drafting(s: Sample, context: int, lengths: list[int]) -> Float:

@@ -17,6 +17,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#include <time.h>
 #ifdef __linux__
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -218,11 +219,49 @@ PRODUCT(bf16)
 
 /* Threads that share a call. They wait for each other every few microseconds, so one that waits spins; but not for long,
  * since who is waited for may have lost its core to another process, or be waiting for this one's. */
-typedef struct { int32_t arrived, meeting, asleep; } Team;
+typedef struct {
+    int32_t arrived, meeting, asleep;
+    int64_t began, lost; /* nanoseconds: when the call began; how long its first thread slept */
+} Team;
 
 #ifdef _OPENMP
 #define SPINS 5000 /* about 0.2 ms */
 #define FEW_SPINS 100 /* where there are more threads than cores */
+
+/* Beside other processes a team of as many threads as cores may take many times as long as a single thread, as some member
+ * is always off its core. So after a call whose first thread slept, the next ones are its alone: for twice the time that it
+ * lost, and for twice as long as before where the team lost time again as soon as it was back. The bits are the same. */
+#define LEAST_REST 1000000 /* nanoseconds */
+#define MOST_REST 250000000 /* a trial of the team costs a time slice or two, a few per cent of this */
+static __thread int64_t rest, resting_until;
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
+}
+
+/* How many of the `threads` that a call may have it shall have. */
+static int call_up(Team *team, int threads) {
+    if (threads == 1) return 1;
+    team->began = nanoseconds();
+    return team->began < resting_until ? 1 : threads;
+}
+
+/* A call that had so many threads is done. */
+static void dismiss(const Team *team, int threads) {
+    if (threads == 1) return;
+    const int64_t now = nanoseconds();
+    if (team->lost) {
+        rest = 2 * (team->lost > rest ? team->lost : rest);
+        rest = rest < LEAST_REST ? LEAST_REST : rest > MOST_REST ? MOST_REST : rest;
+        resting_until = now + rest;
+    } else {
+        rest -= now - team->began; /* what the team did undisturbed */
+        if (rest < 0) rest = 0;
+    }
+}
+
 static void announce(Team *team, int32_t *counter, int32_t value) {
     __atomic_store_n(counter, value, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST)) wake(counter);
@@ -235,9 +274,11 @@ static void await(Team *team, int32_t *counter, int32_t value, int threads) {
         __builtin_ia32_pause();
 #endif
         if (spins == FEW_SPINS ? threads <= omp_get_num_procs() : spins < SPINS) continue;
+        const int64_t before = nanoseconds();
         __atomic_add_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
         sleep_while(counter, seen);
         __atomic_sub_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
+        if (omp_get_thread_num() == 0) team->lost += nanoseconds() - before;
     }
 }
 
@@ -259,6 +300,8 @@ static void await(Team *team, int32_t *counter, int32_t value, int threads) {
     (void)team, (void)counter, (void)value, (void)threads;
 }
 static void meet(Team *team, int threads) { (void)team, (void)threads; }
+static int call_up(Team *team, int threads) { (void)team, (void)threads; return 1; }
+static void dismiss(const Team *team, int threads) { (void)team, (void)threads; }
 #define THREAD 0
 #define THREADS 1
 #endif
@@ -532,7 +575,8 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
     const int64_t planes = (int64_t)m->key_heads * capacity * m->head_size;
     int32_t projected[m->threads * LINE];
     memset(projected, 0, sizeof projected);
-#pragma omp parallel num_threads(m->threads) if (m->threads > 1)
+    const int threads = call_up(&team, m->threads);
+#pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const int apart = rows >= APART_ROWS * THREADS, abreast = apart ? THREADS : 1;
         const int parts = ceiling(rows, CHUNK_ROWS * abreast) * abreast;
@@ -551,13 +595,17 @@ void lede_run(const Model *m, int32_t lo, int32_t hi, float *x, int32_t rows, in
                 else run_layer(&k, number - lo, layer, next);
             }
         }
+        meet(&team, THREADS); /* OpenMP's own way of waiting for all is to spin, for long */
     }
+    dismiss(&team, threads);
 }
 
 /* Final norm and head: logits (rows, ld), ld being the vocabulary rounded up to a block. */
 void lede_head(const Model *m, const float *x, int32_t rows, float *logits, int32_t ld, void *scratch) {
     const int chunk = ceiling(rows, ceiling(rows, CHUNK_ROWS));
-#pragma omp parallel num_threads(m->threads) if (m->threads > 1)
+    Team team = {0};
+    const int threads = call_up(&team, m->threads);
+#pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Work k = {.m = m, .thread = THREAD, .threads = THREADS};
         lay_out(&k, THREAD, scratch);
@@ -567,7 +615,9 @@ void lede_head(const Model *m, const float *x, int32_t rows, float *logits, int3
             rms_norm(m, x + (int64_t)row * m->hidden, m->norm, k.normed, k.rows, k.normed_pitch);
             product(&k, m->head, k.normed, k.normed_pitch, m->hidden, share(&k, ld / BLOCK), m->head);
         }
+        meet(&team, THREADS);
     }
+    dismiss(&team, threads);
 }
 
 /* For each row of logits (rows, ld): most likely token, its log p, the second's, the sum of the k best logits less the

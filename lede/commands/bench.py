@@ -75,7 +75,7 @@ def bench(
     if plot is not None and plot.suffix and len(task or ()) > 1:
         raise BadParameter(f"--plot {plot} can show one table: name a folder")
 
-    from lede.commands.loading import check_model, checkpoint, load, usual_task, usual_vocabulary
+    from lede.commands.loading import check_model, checkpoint, load, other_costs, usual_task, usual_vocabulary
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
@@ -120,6 +120,11 @@ def bench(
                 advance(round(100 * (before + share) / len(works)), which + note)
 
             reports.append(run(loaded, checkpoint(model), job, out / loaded.name / title, fresh, report))
+    measured_on = {"type": loaded.device.type, "name": reports[0].facts["device"]}
+    measured_on["threads"] = reports[0].facts["threads"]
+    for name, folder in policies.items():
+        if (line := other_costs(load_policy(folder), measured_on)) is not None:
+            warn(f"{name}: {line}")
     drawn = draw(plot, reports) if plot is not None else []
     if json:
         contents = [report.to_json() for report in reports]

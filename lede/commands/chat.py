@@ -37,64 +37,64 @@ def chat(
     if plain and policy is not None:
         raise BadParameter("--plain and --policy exclude each other")
 
-    from lede.commands.loading import check_model, chosen_policy, load
+    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
     from lede.decode.config import chat_template
     from lede.decode.errors import ModelError
+    from lede.messages import messages
     from lede.serve.errors import ChatError, PolicyError
-    from lede.terminal import console, warn
+    from lede.terminal import console, show, warn
 
     folder = check_model(model, dtype, device, exits)
     refusal = f"the model {model or 'lede-tiny'} has no chat template: talk to one that has, as with --model smollm2"
     if folder is not None and folder.is_dir() and not chat_template(folder):
         raise BadParameter(refusal)
     learned = None if plain else chosen_policy(model, policy)
-    drafted = None if learned is None else learned.draft_vocabulary or ()
-    loaded = load(model, dtype, device, threads, exits, drafted)
-    if not getattr(loaded.tokenizer, "chat_template", None):
-        raise BadParameter(refusal)
+    with messages() as next_message:  # at once, so that what is typed while the model is read arrives too
+        drafted = None if learned is None else learned.draft_vocabulary or ()
+        loaded = load(model, dtype, device, threads, exits, drafted)
+        warn_of_costs(loaded, learned)
+        if not getattr(loaded.tokenizer, "chat_template", None):
+            raise BadParameter(refusal)
 
-    from rich.text import Text
+        from rich.text import Text
 
-    from lede.serve.chat import Chat
+        from lede.serve.chat import Chat
 
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    talk = Chat(loaded, learned, trace, console.color_system is None, system, **options)
-    at_terminal = sys.stdin.isatty()
-    sys.stdin.reconfigure(encoding=None if at_terminal else "utf-8")  # type: ignore[union-attr]
-    if at_terminal:
-        import readline  # noqa: F401, lets `input` edit its line
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        talk = Chat(loaded, learned, trace, console.color_system is None, system, **options)
+        at_terminal = sys.stdin.isatty()
+        if at_terminal:
+            warn(f"{loaded.name}: /help for help, Ctrl-D to end", "dim")
+            if trace:
+                console.print(talk.legend())
 
-        warn(f"{loaded.name}: /help for help, Ctrl-D to end", "dim")
-        if trace:
-            console.print(talk.legend())
-
-    def write(piece: str | Text) -> None:
-        if isinstance(piece, str):  # rich would widen tabs
-            print(piece, end="", flush=True)
-        else:
-            console.print(piece, end="", soft_wrap=True)
-
-    while True:
-        try:
-            line = input("> " if at_terminal else "")
-            if line.startswith("/"):
-                if (said := talk.command(line)) is None:
-                    return
-            elif line.strip():
-                said = talk.answer(line, write)
-                print(flush=True)
+        def write(piece: str | Text) -> None:
+            if isinstance(piece, str):
+                show(piece)
             else:
-                continue
-            warn(said, "dim")
-        except EOFError:
-            return
-        except UnicodeDecodeError:
-            raise BadParameter(shared.NOT_UTF8) from None
-        except KeyboardInterrupt as stop:
-            if not at_terminal or isinstance(stop, Stopped):
-                raise
-            warn("\nstopped: Ctrl-D or /quit ends", "dim")
-        except (ChatError, ModelError, PolicyError, OSError) as error:
-            if not at_terminal or isinstance(error, BrokenPipeError):
-                raise
-            warn(str(error))
+                console.print(piece, end="", soft_wrap=True)
+
+        while True:
+            try:
+                line = next_message()
+                if line.startswith("/") and "\n" not in line:
+                    if (said := talk.command(line)) is None:
+                        return
+                elif line.strip():
+                    said = talk.answer(line, write)
+                    print(flush=True)
+                else:
+                    continue
+                warn(said, "dim")
+            except EOFError:
+                return
+            except UnicodeDecodeError:
+                raise BadParameter(shared.NOT_UTF8) from None
+            except KeyboardInterrupt as stop:
+                if not at_terminal or isinstance(stop, Stopped):
+                    raise
+                warn("\nstopped: Ctrl-D or /quit ends", "dim")
+            except (ChatError, ModelError, PolicyError, OSError) as error:
+                if not at_terminal or isinstance(error, BrokenPipeError):
+                    raise
+                warn(str(error))

@@ -1,6 +1,5 @@
 """`lede collect`."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -194,8 +193,9 @@ def collect(
                 stack.enter_context(engine).about()
         elif workers is not None and workers > 1:
             from lede.collect.workers import Workers
+            from lede.decode.device import cores
 
-            each = threads or max(1, (os.cpu_count() or 1) // workers)
+            each = threads or max(1, cores() // workers)
             engine = stack.enter_context(Workers([loader(one, each) for one in shared_out(device, workers)]))
             with errors.status("loading torch and the model"):
                 engine.about()

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -35,6 +35,7 @@ def evaluate(
     [dim]lede evaluate --dataset data/llama2-7b --policy policies/llama2-7b[/]
     [dim]lede evaluate --calibration laptop.json --plot evaluation.png[/]
     """
+    from lede.commands.loading import other_costs
     from lede.paths import usual_policies
     from lede.replay.pictures import check_format
     from lede.terminal import bar, console, errors, print_json, say, warn, wide
@@ -47,7 +48,7 @@ def evaluate(
         from lede.serve.policy import load_policy
 
         opened = open_dataset(dataset)
-        costs, whose = _costs(opened, calibration)
+        costs, whose, device = _costs(opened, calibration)
         usual = usual_policies(dataset)
         folders = given or {name: folder for name, folder in usual.items() if folder.is_dir()}
         loaded = {name: load_policy(folder) for name, folder in folders.items()}
@@ -59,6 +60,9 @@ def evaluate(
         sides = read_sides(opened)
     if not policies:
         warn(f"without a policy: there is none at {usual['lede']}; lede learn --dataset {dataset} makes one")
+    for name, one in loaded.items():
+        if device and (line := other_costs(one, device)) is not None:
+            warn(f"{name}: {line}")
     with bar("evaluating", 1000, quiet=json) as advance:
         baselines = []
         if rivals:
@@ -99,16 +103,17 @@ def evaluate(
         say(f"drawn in {plot}")
 
 
-def _costs(dataset: "Dataset", calibration: Path | None) -> "tuple[Costs, str]":
-    """What to charge, and whose costs these are."""
+def _costs(dataset: "Dataset", calibration: Path | None) -> "tuple[Costs, str, dict[str, Any] | None]":
+    """What to charge, whose costs these are in a line, and their device."""
     if calibration is None:
-        from lede.simulate.costs import dataset_costs
+        from lede.simulate.costs import costs_device, dataset_costs
 
-        return dataset_costs(dataset)
+        return *dataset_costs(dataset), costs_device(dataset)
     from lede.simulate.calibration import load_calibration
 
     measured = load_calibration(calibration, dataset.header["model"])
-    return measured.costs, f"costs: {calibration}, {measured.device.get('name')}, {measured.dtype}, {measured.measured}"
+    words = f"costs: {calibration}, {measured.device.get('name')}, {measured.dtype}, {measured.measured}"
+    return measured.costs, words, measured.device
 
 
 def policy_methods(dataset: "Dataset", policies: "dict[str, Policy]") -> "list[Method]":

@@ -64,8 +64,9 @@ def generate(
     options = dict(generation_option(given) for given in option or ())
     text = shared.parse_text(prompt)
 
-    from lede.commands.loading import check_model, chosen_policy, load
+    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
     from lede.terminal import console, print_json, warn
+    from lede.terminal import show as show_text
 
     check_model(model, dtype, device, exits)
     for name in PARAMETERS & options.keys():
@@ -73,6 +74,7 @@ def generate(
     learned = None if plain else chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
     loaded = load(model, dtype, device, threads, exits, drafted)
+    warn_of_costs(loaded, learned)
 
     from lede.decode.generate import encode
     from lede.serve.generate import generate as run
@@ -87,7 +89,7 @@ def generate(
         if trace:
             console.print(tracer.round(round_), end="", soft_wrap=True)
         elif not json:
-            print(written.add(round_.committed), end="", flush=True)
+            show_text(written.add(round_.committed))
 
     if trace:
         if learned is not None:
@@ -98,7 +100,7 @@ def generate(
     if json:
         print_json({name: getattr(done, name) for name in JSON_FIELDS} | {"rounds": len(done.rounds)})
         return
-    print(written.peek(), flush=True)
+    show_text(written.peek(), end="\n")
     warn(f"\n{closing_line(done)}", "dim")
 
 

@@ -1,9 +1,9 @@
 """Loading a model for a command: with something to look at while it takes its time."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lede.errors import expanded
 from lede.paths import dataset_path, model_path, policy_path, usual_exits, usual_policy
@@ -33,6 +33,31 @@ def chosen_policy(model: str | None, folder: Path | None) -> "Policy | None":
         warn(f"no policy at {usual}: plain decoding (lede collect and lede learn make one)", "dim")
         return None
     return load_policy(folder)
+
+
+def other_costs(policy: "Policy", here: Mapping[str, Any]) -> str | None:
+    """That a policy was learned with another device's costs, or another number of threads', in a line; else None.
+
+    here: `device_facts` of what it is used on. Policies of before, and those in the package, do not tell.
+    """
+    there = policy.info.get("device") or {}
+    names = [name for name in ("type", "name", "threads") if name in there and there[name] != here.get(name)]
+    if not names or (names == ["threads"] and here["type"] != "cpu"):
+        return None
+    told = [f"{one.get('name')}, {one.get('threads')} threads" for one in (there, here)]
+    if names == ["threads"]:
+        told = [f"{one['threads']} threads" for one in (there, here)]
+    return f"the policy was learned with the costs of {told[0]}, not of {told[1]}: learned with these it may be faster"
+
+
+def warn_of_costs(model: "Model", *policies: "Policy | None") -> None:
+    """`other_costs` of the policies that a model decodes with, once."""
+    from lede.decode.device import device_facts
+
+    here = device_facts(model)
+    for line in dict.fromkeys(other_costs(policy, here) for policy in policies if policy is not None):
+        if line is not None:
+            warn(line, "dim")
 
 
 def exits_folder(model: str | None, exits: str | None) -> Path | None:

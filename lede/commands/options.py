@@ -76,7 +76,7 @@ def parse_text(argument: str | None) -> str:
     """A text from the command line; of - or nothing, from stdin, which is UTF-8 whatever the terminal's encoding is."""
     try:
         if argument is None or argument == "-":
-            sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # type: ignore[union-attr]
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="")  # type: ignore[union-attr]
             return sys.stdin.read()
         if any("\ud800" <= c <= "\udfff" for c in argument):  # bytes that the locale's encoding lacks
             return os.fsencode(argument).decode()

@@ -70,7 +70,7 @@ def serve(
 
     import uvicorn
 
-    from lede.commands.loading import check_model, load
+    from lede.commands.loading import check_model, load, warn_of_costs
     from lede.decode.prefix import Prefixes
     from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
@@ -103,6 +103,7 @@ def serve(
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else answers wait 40 ms for an ACK
         loaded = load(model, dtype, device, threads, exits, drafted)
         policies = Policies(loaded, folders)
+        warn_of_costs(loaded, *map(load_policy, folders.values()))
         recorder = None
         if record is not None and first is not None:
             from lede.serve.recorder import Recorder

@@ -5,12 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 
-from lede.decode import threads
 from lede.decode.backends.compile import FLAGS, FOLDER, cache_folder, digest, load
-from lede.decode.load import from_transformers
-from tests.models import llama
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or ""
 
@@ -85,44 +81,3 @@ def test_processes_may_compile_at_once(cache):
     with ThreadPoolExecutor() as pool:
         assert all(pool.map(lambda _: works(), range(3)))
     assert all(path.suffix == ".so" for path in cache.iterdir())
-
-
-def test_the_number_of_threads_is_tried_once_for_a_machine_and_a_model(cache, monkeypatch):
-    tried: list[list[int]] = []
-
-    def fastest(model, choices):
-        tried.append(choices)
-        return 2
-
-    monkeypatch.setattr(threads, "fastest", fastest)
-    monkeypatch.setattr(threads, "running", lambda: 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    models = [from_transformers(llama(seed), torch.float32) for seed in (0, 0, 1)]
-    for model, tries in zip(models, (1, 1, 2), strict=True):
-        threads.use_threads(model)
-        assert len(tried) == tries
-        assert model.backend._models[0].threads == 2
-    assert tried[0] == [1, 2, 4]
-    threads.use_threads(models[0], 3)  # as asked for
-    assert models[0].backend._models[0].threads == 3
-    monkeypatch.setattr(threads, "cpu_features", lambda: "another processor")
-    threads.use_threads(models[0])
-    assert len(tried) == 3
-    for path in cache.glob("threads-*"):
-        path.write_text("torn")
-    threads.use_threads(models[0])
-    assert len(tried) == 4
-    monkeypatch.setattr(threads, "running", lambda: 1)
-    monkeypatch.setattr(threads, "cpu_features", lambda: "a busy processor")
-    for _ in range(2):
-        threads.use_threads(models[0])
-    assert len(tried) == 6
-
-
-def test_the_fastest_number_of_threads_is_one_of_those_to_choose_from():
-    for native in (True, False):
-        model = from_transformers(llama(), torch.float32, native=native)
-        before = torch.get_num_threads()
-        assert threads.fastest(model, [1, 2]) in (1, 2)
-        torch.set_num_threads(before)

@@ -19,6 +19,7 @@ from lede.learn.train import learn, train
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.serve.policy import check_fits, load_policy
+from lede.simulate.costs import costs_device
 from lede.simulate.oracle import best_static, ceiling
 from tests.learn.swept import made_up
 from tests.learn.toy import KNOWN_COSTS, write_known
@@ -71,6 +72,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert not {"conf_trace", "accept_trace"} & {*policy.features} or name == "paper"
     check_fits(policy, header(LAYERS)["model"])
     dataset = open_dataset(synthetic)
+    assert policy.info["device"] == costs_device(dataset)
     assert policy.info["dataset"] == {"name": "data", "runs": [run["id"] for run in dataset.runs]}
     assert policy.info["hyperparameters"] == replace(config, source=source, bypass=source == "sweeps").to_dict()
     told = json.loads(json.dumps(result.summary()))

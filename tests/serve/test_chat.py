@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,18 +143,26 @@ def test_a_model_without_a_chat_template_is_named(checkpoint):
 class Terminal:
     """A chat at a terminal of 60 columns."""
 
-    def __init__(self, *arguments: object, **environment: str):
+    def __init__(self, *arguments: object, stdout: Any = None, **environment: str):
         self.main, side = pty.openpty()
         termios.tcsetwinsize(side, (24, 60))
         environment = os.environ | {"TERM": "xterm-256color"} | environment
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), side) | ({"stdout": stdout} if stdout else {})
         own = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(side, termios.TIOCSCTTY, 0)}
         self.process = subprocess.Popen(command(*arguments), **streams, env=environment, **own)
         os.close(side)
         self.text = b""
 
     def type(self, keys: str) -> None:
-        os.write(self.main, keys.encode())
+        """Type it, reading meanwhile what is shown: a terminal that nobody reads takes no more keys."""
+        left = keys.encode()
+        while left:
+            readable, writable, _ = select.select([self.main], [self.main], [], 60)
+            assert readable or writable, self.text
+            if readable:
+                self.text += os.read(self.main, 4096)
+            if writable:
+                left = left[os.write(self.main, left[:512]) :]
 
     def wait(self, pattern: str, again: str = "") -> str:
         """Read until it matches, typing `again` every other second; what came by then, which is forgotten."""
@@ -187,4 +196,87 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_the_program(folder, tmp
     assert json.loads((tmp_path / "talk.jsonl").read_text())["messages"][1]["content"]
     terminal.type("\x04")
     assert terminal.process.wait(60) == 0
+    os.close(terminal.main)
+
+
+def test_a_conversation_that_has_filled_the_context_says_what_to_do(folder):
+    model = from_transformers(byte_llama(max_position_embeddings=80, eos_token_id=None), torch.float32)
+    model.tokenizer = byte_tokenizer()
+    model.tokenizer.chat_template = TEMPLATE
+    chat = Chat(model, None, max_new_tokens=200)
+    with pytest.raises(ChatError, match=r"^the message has \d+ tokens, and the model's context is 80: shorten it"):
+        said(chat, "long " * 20)
+    assert chat.messages == []
+    assert said(chat, "Hi")[1].endswith("the context of 80 tokens is full: /reset forgets the conversation")
+    before = [*chat.messages]
+    with pytest.raises(
+        ChatError, match=r"^the conversation has \d+ .* is 80: /reset forgets it, and /save"
+    ):
+        said(chat, "And?")
+    assert chat.messages == before
+    chat.command("/reset")
+    assert said(chat, "Hi")[0]
+
+
+def saved(path: Path, terminal: "Terminal") -> list[str]:
+    """What a user has said, by /save."""
+    terminal.type(f"/save {path}\r")
+    terminal.wait("saved .*> ")
+    return [m["content"] for m in json.loads(path.read_text("utf-8"))["messages"] if m["role"] == "user"]
+
+
+LONG = "long lines " * 900  # 9,900 bytes; a terminal's own line editing keeps 4,095
+
+
+def test_what_is_piped_arrives_whole(folder, tmp_path):
+    stdin = f"\ufeffOne\r\nTwo\rhalves\r\n{LONG}\n\ufeffFour\n/save {tmp_path / 'talk.jsonl'}\n/nonsense\n"
+    done = run(stdin.encode(), "--model", folder, "--plain", "--max-new-tokens", 2, code=2)
+    assert b"a space before it makes it a message" in done.stderr
+    messages = json.loads((tmp_path / "talk.jsonl").read_text("utf-8"))["messages"]
+    assert [m["content"] for m in messages[::2]] == ["One", "Two\rhalves", LONG, "Four"]
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_what_is_typed_or_pasted_arrives_whole(folder, tmp_path, to_file):
+    arguments = ("--model", folder, "--plain", "--max-new-tokens", 3)
+    out = (tmp_path / "answers.txt").open("wb") if to_file else None
+    terminal = Terminal(*arguments, stdout=out)
+    assert "/help" in terminal.wait("> ")
+    wanted = []
+    for keys, message in (
+        (f"{LONG}\r", LONG),
+        ("\x1b[200~def f():\r\treturn 1\r\x1b[201~\r", "def f():\n\treturn 1\n"),
+        ("\x1b[200~/not a command,\rbut text\x1b[201~\r", "/not a command,\nbut text"),
+        ("at once\rwithout brackets\r", "at once\nwithout brackets"),
+        (f"\x1b[200~{LONG}\r{LONG}\x1b[201~\r", f"{LONG}\n{LONG}"),
+    ):
+        terminal.type(keys)
+        terminal.wait("3 tokens.*> ")
+        wanted.append(message)
+    assert saved(tmp_path / "talk.jsonl", terminal) == wanted
+    terminal.type("\x04")
+    assert terminal.process.wait(60) == 0
+    os.close(terminal.main)
+    if out is not None:
+        model = load_model(folder, "float32")
+        assert (
+            (tmp_path / "answers.txt").read_text("utf-8").startswith(said(Chat(model, None, max_new_tokens=3), LONG)[0])
+        )
+        assert b"> " not in (tmp_path / "answers.txt").read_bytes()[:2]
+
+
+def test_what_is_typed_or_pasted_while_an_answer_is_written_arrives_whole(folder, tmp_path):
+    terminal = Terminal("--model", folder, "--plain", "--max-new-tokens", 400)
+    terminal.wait("> ")
+    terminal.type("First\r")
+    terminal.wait("First\r\n.{20}")
+    terminal.type(f"{LONG}\r")
+    terminal.type("\x1b[200~a paste\rof two lines\x1b[201~\r")
+    for _ in range(3):
+        terminal.wait("400 tokens.*> ")
+    assert saved(tmp_path / "talk.jsonl", terminal) == ["First", LONG, "a paste\nof two lines"]
+    flags = termios.tcgetattr(terminal.main)[3]
+    terminal.type("/quit\r")
+    assert terminal.process.wait(60) == 0
+    assert not flags & termios.ICANON
     os.close(terminal.main)

@@ -12,7 +12,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.replay.schema import STATE
 from lede.replay.writer import start_run
-from lede.simulate.costs import MAX_ROWS, Costs, dataset_costs
+from lede.simulate.costs import MAX_ROWS, Costs, costs_device, dataset_costs
 from tests.models import FIXED
 from tests.replay.synthetic import write_dataset
 
@@ -133,7 +133,8 @@ HERE = {"type": "cpu", "name": "this processor", "threads": 2}
     ],
 )
 def test_the_costs_of_this_device_are_chosen_else_the_newest(tmp_path, monkeypatch, runs, chosen, words):
-    monkeypatch.setattr("lede.simulate.costs.device_facts", lambda: HERE)
+    monkeypatch.setattr("lede.simulate.costs.device_facts", lambda: HERE | {"threads": 1})
+    monkeypatch.setattr("lede.decode.threads.usual_threads", lambda *shape: HERE["threads"])  # what decoding uses
     write_dataset(tmp_path / "d", episodes=1, seed=0)
     for path in (tmp_path / "d" / "runs").glob("*.json"):
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "costs"}))
@@ -152,3 +153,4 @@ def test_the_costs_of_this_device_are_chosen_else_the_newest(tmp_path, monkeypat
     costs, told = dataset_costs(open_dataset(tmp_path / "d"))
     assert costs.round == chosen
     assert words in told
+    assert costs_device(open_dataset(tmp_path / "d")) == dict(type="cpu", name=runs[chosen][0], threads=runs[chosen][1])
