@@ -22,11 +22,11 @@ from lede.bench.measure import measure, rule_method
 from lede.bench.summary import summarise
 from lede.collect.collector import CollectConfig, collect
 from lede.collect.prompts import Prompt, stdlib_prompts
-from lede.decode.config import Config
+from lede.decode.config import Config, weight_shapes
 from lede.decode.device import device_facts
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate
-from lede.decode.load import choose_device, load_model, weight_shapes
+from lede.decode.load import choose_device, load_model
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, ExitRule
 from lede.decode.sampling import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lede.decode.errors import ModelError
-from lede.decode.gguf import check_gguf
+from lede.decode.gguf import check_gguf, is_gguf
 
 DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES |= {name: name for name in DTYPES.values()}
@@ -67,21 +67,17 @@ def check_request(path: str | Path, dtype: str, device: str) -> Path | None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ModelError(f"the device {device!r} is not supported: give cpu, cuda, cuda:0 … or auto")
     name, folder = str(path), Path(path).expanduser()
-    if folder.is_file() and folder.suffix == ".gguf":
+    if folder.is_file() and is_gguf(folder):
         folder = check_gguf(folder)
         if folder.is_file():
             return folder
     if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or folder.suffix == ".gguf":
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or is_gguf(folder):
             known = "a folder with config.json, a .gguf file, or a name on the hub"
             raise ModelError(f"there is no model folder {name}: give {known}")
         return None
     folder_config(folder)
-    if not any((folder / f"{name}{index}").exists() for name in (SAFETENSORS, BIN) for index in ("", ".index.json")):
-        raise ModelError(f"cannot load the model {folder}: there is no {SAFETENSORS} in it")
-    for file in set(weight_files(folder).values()):
-        if not file.exists():
-            raise ModelError(f"cannot load the model {folder}: its index names {file.name}, which is missing")
+    weight_files(folder)
     return folder
 
 
@@ -99,13 +95,20 @@ def chat_template(folder: Path) -> Any:
     return {one["name"]: one["template"] for one in given} if isinstance(given, list) else given
 
 
-def weight_files(folder: Path) -> dict[str, Path]:
-    """The safetensors files of a folder: {name of a weight, or "" for all: its file}; none where there are no such."""
-    if (folder / SAFETENSORS).exists():
-        return {"": folder / SAFETENSORS}
-    index = folder / f"{SAFETENSORS}.index.json"
-    places = read_json(index).get("weight_map", {}) if index.exists() else {}
-    return {name: folder / file for name, file in places.items()}
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a checkpoint's weights, all of one form. Raises ModelError where one is missing."""
+    for form in (SAFETENSORS, BIN):
+        if (folder / form).exists():
+            return [folder / form]
+        index = folder / f"{form}.index.json"
+        if index.exists():
+            places = read_json(index).get("weight_map")
+            files = sorted({folder / file for file in places.values()} if isinstance(places, dict) else ())
+            for file in files:
+                if not file.exists():
+                    raise ModelError(f"cannot load the model {folder}: its index names {file.name}, which is missing")
+            return files
+    raise ModelError(f"cannot load the model {folder}: there is no {SAFETENSORS} in it")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -190,3 +193,11 @@ def layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     shapes |= {"self_attn.q_proj": (queries, hidden), "self_attn.o_proj": (hidden, queries)}
     shapes |= dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (keys, hidden))
     return shapes | {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+
+
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """{name in a checkpoint: shape} of every weight."""
+    layers, each = range(config.num_hidden_layers), layer_shapes(config).items()
+    shapes = {f"model.layers.{i}.{name}.weight": shape for i in layers for name, shape in each}
+    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, config.hidden_size))
+    return shapes | ends | {"model.norm.weight": (config.hidden_size,)}

@@ -7,34 +7,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lede.decode.backends.compile import library
 from lede.decode.config import (
+    BIN,
     DTYPES,
+    SAFETENSORS,
     Config,
     check_request,
     folder_config,
-    layer_shapes,
     llama_config,
     read_json,
     weight_files,
+    weight_shapes,
 )
 from lede.decode.errors import ModelError
 from lede.decode.exits import Exits
 from lede.decode.gguf import convert
 from lede.decode.model import Model
 from lede.decode.plain import check_rotary, plain_weights
-from lede.decode.tokenizer import folder_tokenizer, library_tokenizer
+from lede.decode.tokenizer import folder_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights that are numbers as they are
-# What `transformers` reads a checkpoint in where that is not the dtype asked for: fp16 cannot hold all that a model is
-# identified by.
-LOADED_AS: dict[torch.dtype, torch.dtype | str] = {torch.float64: torch.float32, torch.float16: "auto"}
+DERIVED = "rotary_emb.inv_freq"  # in old checkpoints, and computed from the config, as `transformers` does
+SMALL = ["*.json", "*.jinja", "*.model", "*.txt"]  # a checkpoint's files beside its weights
 
 # Options of generation that config.json held before there was generation_config.json.
 LEGACY = {"bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "max_length"}
@@ -65,39 +66,79 @@ def load_model(
     folder = check_request(path, asked, device)
     where = choose_device(device)
     kind = choose_dtype(asked, where)
-    drafting = exits, draft_vocabulary
     try:
-        folder = convert(folder) if folder is not None and folder.is_file() else folder
-        if folder is not None and (weights := read_weights(folder, config := folder_config(folder))):
-            tokenizer, generation = folder_tokenizer(folder), generation_config(folder, config)
-            return Model(folder.name, config, tokenizer, weights, kind, where, generation, True, *drafting)
-        return from_library(str(folder or path), kind, where, revision, *drafting)
+        if folder is None:
+            folder = fetched(str(path), revision)
+            name, config = Path(path).name, replace(folder_config(folder), revision=folder.name)
+        else:
+            folder = convert(folder) if folder.is_file() else folder
+            name, config = folder.name, folder_config(folder)
+        weights, tokenizer = read_weights(folder, config), folder_tokenizer(folder)
+        generation = generation_config(folder, config)
+        return Model(name, config, tokenizer, weights, kind, where, generation, True, exits, draft_vocabulary)
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds for a missing, private, torn or foreign checkpoint
         raise ModelError(f"cannot load the model {folder or path}: {first_line(error)}") from error
 
 
-def read_weights(folder: Path, config: Config) -> dict[str, Tensor] | None:
-    """The weights of a folder, as they are stored; None where `transformers` is needed to make sense of its files."""
-    files, wanted, weights = weight_files(folder), weight_shapes(config), {}
-    for file in sorted(set(files.values())):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118, it is no mapping
-                if name in wanted:
-                    weights[name] = opened.get_tensor(name)
-    if config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
-        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    there = {name: tuple(weight.shape) for name, weight in weights.items() if weight.dtype in PLAIN}
-    return weights if there == wanted else None
+def read_weights(folder: Path, config: Config) -> dict[str, Tensor]:
+    """The weights of a folder, as they are stored. Raises ModelError unless they are a Llama's, all and no others."""
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        weights |= load_file(file) if file.suffix == ".safetensors" else read_bin(file)
+    head, embeddings = "lm_head.weight", "model.embed_tokens.weight"
+    if embeddings.removeprefix("model.") in weights:  # saved without its head
+        weights = {f"model.{name}": weight for name, weight in weights.items()}
+    if config.tie_word_embeddings:  # where both are there, both are used, as `transformers` does
+        for one, other in ((head, embeddings), (embeddings, head)):
+            if other in weights:
+                weights.setdefault(one, weights[other])
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(DERIVED)}
+    wanted = weight_shapes(config)
+    for name in [*wanted, *weights]:  # in this order, so that the first to be named tells most
+        if name not in weights:
+            wrong = f"{name} is missing"
+        elif name not in wanted:
+            wrong = f"{name} is in its files, and a Llama of its config has no such weight"
+        elif tuple(weights[name].shape) != wanted[name]:
+            wrong = f"{name} has the shape {tuple(weights[name].shape)}, by its config {wanted[name]}"
+        elif weights[name].dtype not in PLAIN:
+            kind = str(weights[name].dtype).removeprefix("torch.")
+            wrong = f"{name} is of the type {kind}: quantised weights are not supported"
+        else:
+            continue
+        raise ModelError(f"cannot load the model {folder}: {wrong}")
+    return weights
 
 
-def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """{name in a checkpoint: shape} of every weight."""
-    layers, each = range(config.num_hidden_layers), layer_shapes(config).items()
-    shapes = {f"model.layers.{i}.{name}.weight": shape for i in layers for name, shape in each}
-    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (config.vocab_size, config.hidden_size))
-    return shapes | ends | {"model.norm.weight": (config.hidden_size,)}
+def read_bin(file: Path) -> dict[str, Tensor]:
+    """The weights in a file of torch's own format. Raises ModelError where it holds anything else."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # the format of before torch 1.6 cannot be mapped
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not all(isinstance(weight, Tensor) for weight in content.values()):
+        raise ModelError(f"cannot load the model {file.parent}: {file.name} should hold weights by their names alone")
+    return content
+
+
+def fetched(name: str, revision: str | None) -> Path:
+    """The folder in the hub's cache with a checkpoint of the hub, fetched if need be."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=SMALL))
+    if not (folder / "config.json").exists():
+        raise ModelError(f"there is no config.json in {name} on the hub: give the name of a Llama checkpoint")
+    folder_config(folder)  # what is no Llama is not worth fetching
+    for form in (SAFETENSORS, BIN):
+        index = folder / f"{form}.index.json"
+        files = [*set(read_json(index)["weight_map"].values())] if index.exists() else [form]
+        # with one that is there, or the library says that there is none
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", *files]))
+        if all((folder / file).exists() for file in files):
+            break
+    return folder
 
 
 def generation_config(folder: Path, config: Config) -> dict[str, Any]:
@@ -107,17 +148,6 @@ def generation_config(folder: Path, config: Config) -> dict[str, Any]:
         return read_json(file)
     given = read_json(folder / "config.json")
     return {name: given[name] for name in LEGACY if name in given} | {"eos_token_id": config.eos_token_id}
-
-
-def from_library(name: str, dtype: torch.dtype, device: torch.device, revision: str | None, *drafting: Any) -> Model:
-    """A checkpoint as `transformers` loads it: from the hub, or in another form than safetensors."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    llama_config(name, config.to_dict())
-    loaded = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=LOADED_AS.get(dtype, dtype))
-    tokenizer = folder_tokenizer(Path(name)) if Path(name).is_dir() else library_tokenizer(name, revision)
-    return from_transformers(loaded, dtype, device, tokenizer, Path(name).name, True, *drafting)
 
 
 def from_transformers(

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -116,6 +117,29 @@ def test_a_dataset_becomes_a_dataset(hub, tmp_path):
     assert "decisions" in hub("inspect", "hf://me/data")
     assert [*hub.repos] == ["datasets/me/data"]
     assert "decisions" in hub("inspect", "hf://me/data", HF_HUB_OFFLINE="1")  # from the cache
+
+
+@pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
+def test_a_model_is_fetched_whole_by_its_name(hub, checkpoint, form):
+    files = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    if form != "model.safetensors":
+        import torch
+        from safetensors.torch import load_file
+
+        del files["model.safetensors"]
+        buffer = io.BytesIO()
+        torch.save(load_file(checkpoint / "model.safetensors"), buffer)
+        files[form] = buffer.getvalue()
+    hub.repos["me/llama"] = files
+    asked = ("--prompt", "def f(", "--max-new-tokens", 12, "--plain", "--json", "--dtype", "float32")
+    there, here, offline = (
+        json.loads(hub("generate", "--model", model, *asked, **more))
+        for model, more in (("me/llama", {}), (checkpoint, {}), ("me/llama", {"HF_HUB_OFFLINE": "1"}))
+    )
+    assert there["token_ids"] == here["token_ids"] == offline["token_ids"]
+    del files[form]
+    hub.repos["me/empty"] = files
+    assert "there is no model.safetensors in it" in hub("generate", "--model", "me/empty", *asked, code=2)
 
 
 def test_what_cannot_be_is_one_line(hub, tmp_path):

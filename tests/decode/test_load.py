@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, LlamaConfig
 
 from lede.decode.config import llama_config
@@ -18,6 +19,7 @@ from lede.decode.generate import generate
 from lede.decode.load import check_layers, from_transformers, load_model
 from lede.decode.rules import LayerSkip
 from lede.decode.sampling import Settings
+from lede.paths import default_model_path
 from tests.models import byte_llama, byte_tokenizer, library_text, llama
 
 
@@ -73,6 +75,74 @@ def test_a_torn_checkpoint_is_refused(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     refused("cannot load the model", copy)
+
+
+def rewrite(folder: Path, change, form: str = "safetensors") -> None:
+    """Save a checkpoint's weights anew, as `change` leaves them."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    (folder / "model.safetensors").unlink()
+    if form == "safetensors":
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    else:
+        torch.save(weights, folder / "pytorch_model.bin")
+
+
+UP = "model.layers.2.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda w: w.pop(UP), f"{UP} is missing"),
+        (lambda w: w.pop("lm_head.weight"), "lm_head.weight is missing"),  # and nothing says that it is the embeddings
+        (lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(128)}), "q_proj.bias is in its files"),
+        (lambda w: w.update({UP: w[UP][:-1].clone()}), rf"{UP} has the shape \(95, 64\), by its config \(96, 64\)"),
+        (lambda w: w.update({UP: w[UP].to(torch.int8)}), f"{UP} is of the type int8"),
+        (lambda w: w.update({UP: w[UP].to(torch.float8_e4m3fn)}), f"{UP} is of the type float8_e4m3fn"),
+        (lambda w: w[UP][3].fill_(float("nan")), f"numbers in {UP} that are NaN or too large for float32"),
+        (lambda w: w[UP][3].fill_(float("-inf")), f"numbers in {UP} that are NaN or too large for float32"),
+    ],
+)
+def test_weights_that_are_not_all_there_or_not_plain_are_named(copy, change, match, form):
+    rewrite(copy, change, form)
+    refused(match, copy, "fp32")
+
+
+def test_a_head_that_the_config_does_not_tie_is_missed(tmp_path):
+    copy = Path(shutil.copytree(default_model_path(), tmp_path / "lede-tiny"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    refused("lede-tiny: lm_head.weight is missing", copy)
+
+
+def test_what_transformers_computes_anew_may_lie_in_a_checkpoint(copy):
+    whole = load_model(copy, "fp32")
+    rewrite(copy, lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}))
+    assert load_model(copy, "fp32").weights_hash == whole.weights_hash
+
+
+def test_a_number_too_large_for_the_dtype_is_named(copy):
+    rewrite(copy, lambda w: w[UP][3].fill_(1e5))
+    assert load_model(copy, "fp32").dtype == torch.float32
+    refused(f"numbers in {UP} that are NaN or too large for float16", copy, "fp16")
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_said_and_do_not_end_the_text(native, temperature):
+    library = byte_llama()
+    library.model.layers[2].mlp.down_proj.weight.sign_().mul_(3e38)  # products of both signs overflow
+    model = from_transformers(library, torch.float32, native=native)
+    for rule in (None, LayerSkip(1, 3)):
+        refused("the logits of llama are NaN in float32", model, [1, 2, 3], rule, Settings(8, temperature), call=generate)
+
+
+def test_a_file_of_torch_that_holds_anything_else_is_refused(copy):
+    (copy / "model.safetensors").unlink()
+    torch.save({"state_dict": {}}, copy / "pytorch_model.bin")
+    refused("pytorch_model.bin should hold weights by their names alone", copy)
 
 
 def test_a_broken_config_is_refused(copy):
