@@ -1,12 +1,13 @@
 """The one source of randomness of sampled text: Gumbel noise as a pure function of (seed, position, token).
 
-Drafter-invariant sampling (Daliri, Musco, Suresh, arXiv 2408.07978): the token at a position is the one with the highest
-log p + noise, and a draft for that position is the one with the highest log q + the *same* noise. So whoever drafts, and
-whatever is drafted, a seed's text is one text, and verification asks what it asks in greedy decoding: are they equal?
+Drafter-invariant sampling (Daliri, Musco, Suresh, arXiv 2408.07978): the token at a position is the one with the
+highest log p + noise, and a draft for that position is the one with the highest log q + the *same* noise. So whoever
+drafts, and whatever is drafted, a seed's text is one text, and verification asks what it asks in greedy decoding: are
+they equal?
 
 The noise is counter-based: nothing is drawn in turn, so it is the same on every device, for any number of threads and
-in blocks of any shape. The generator is SplitMix64 (Steele, Lea, Flood 2014, as in Java's SplittableRandom), from a state
-of its own for each seed and position. `native.c` has the same few lines.
+in blocks of any shape. The generator is SplitMix64 (Steele, Lea, Flood 2014, as in Java's SplittableRandom), from a
+state of its own for each seed and position. `choose.c` has the same few lines.
 """
 
 import torch

@@ -6,7 +6,6 @@ next match would be short. A rule that is judged on the true text's states there
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
