@@ -24,7 +24,7 @@ def load_model(
 ) -> "Model":
     """The model that `lede generate --model` calls so: a folder, a GGUF file, a name on the hub, lede-tiny or smollm2.
 
-    None is lede-tiny. `exits` is a folder of exit heads, or what `decode.exits.load_exits` made of one, "none" for none,
+    None is lede-tiny. `exits` is a folder of exit heads, or what `decode.exits.load_exits` gave, "none" for none,
     or None for the usual ones: in `exits/<model name>`, or in the package. dtype, device and draft_vocabulary: see
     `decode.load.load_model`; revision: of a name on the hub. Raises ModelError for whatever cannot be loaded.
     """
