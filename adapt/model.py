@@ -49,7 +49,15 @@ def open_llama(model: str, context: int, dtype: torch.dtype) -> tuple[LlamaForCa
             raise AdaptError(f"{model} has {name} = {getattr(sizes, name)}, which no released Llama has: not supported")
     if context > sizes.max_position_embeddings:
         raise AdaptError(f"context is {context}, but {model} knows {sizes.max_position_embeddings} positions")
-    return opened(LlamaForCausalLM, model, dtype=dtype), sizes.dtype or torch.float32
+    llama, found = opened(LlamaForCausalLM, model, dtype=dtype, output_loading_info=True)
+    for words, kind in (
+        ("lacks", "missing_keys"),
+        ("has an unknown", "unexpected_keys"),
+        ("cannot take", "mismatched_keys"),
+    ):
+        if found[kind]:
+            raise AdaptError(f"cannot open the model {model}: it {words} {min(map(str, found[kind]))}")
+    return llama, sizes.dtype or torch.float32
 
 
 def opened(kind: Any, model: str, **settings: Any) -> Any:

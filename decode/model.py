@@ -202,4 +202,6 @@ def check_numbers(name: str, weights: dict[str, Tensor], dtype: torch.dtype) -> 
             low, high = map(float, torch.aminmax(weight))
             if not (-limit <= low and high <= limit):  # a NaN makes both of them NaN
                 kind = str(dtype).removeprefix("torch.")
-                raise ModelError(f"{name} has numbers in {key} that are NaN or too large for {kind}: is the file whole?")
+                raise ModelError(
+                    f"{name} has numbers in {key} that are NaN or too large for {kind}: is the file whole?"
+                )

@@ -2,8 +2,8 @@
 
     import lede
 
-    model = lede.load_model(lede.default_model_path())
-    policy = lede.load_policy(lede.default_policy_path())
+    model = lede.load_model("lede-tiny")
+    policy = lede.load_policy(lede.default_policy_path("lede-tiny"))
     print(lede.generate(model, "def mean(values):", policy=policy, max_new_tokens=64).text)
 
 Names are imported when they are first used, so that `import lede` costs nothing.
@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lede.decode.load import load_model as load_model
     from lede.decode.model import Model as Model
     from lede.decode.round import Generation as Generation
+    from lede.loading import load_model as load_model
     from lede.paths import default_model_path as default_model_path
     from lede.paths import default_policy_path as default_policy_path
     from lede.replay.reader import open_dataset as open_dataset
@@ -32,7 +32,7 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
 
 _HOME = {"Generation": "lede.decode.round", "Model": "lede.decode.model", "Policy": "lede.serve.policy"}
 _HOME |= dict.fromkeys(("default_model_path", "default_policy_path"), "lede.paths")
-_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.decode.load", "load_policy": "lede.serve.policy"}
+_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.loading", "load_policy": "lede.serve.policy"}
 _HOME |= {"open_dataset": "lede.replay.reader"}
 __all__ = sorted(_HOME)
 

@@ -14,15 +14,15 @@ def default_model_path() -> Path:
     return Path(__file__).parent / "models" / EMBEDDED
 
 
-def default_policy_path() -> Path:
-    """The folder of the policy for the embedded model that is in the package, learned with another machine's costs."""
-    return Path(__file__).parent / "policies" / EMBEDDED
+def default_policy_path(model: str | None = None) -> Path:
+    """The folder of the policy in the package for a model with a name, learned with another machine's costs."""
+    return Path(__file__).parent / "policies" / (model or EMBEDDED)
 
 
 def usual_policy(model: str | None) -> Path | None:
     """The policy that decodes a model when none is named: `policies/<model name>`, or the one in the package."""
     learned = policy_path(dataset_path(model))
-    shipped = default_policy_path().with_name(model_name(model)) if model in (None, EMBEDDED, SMOLLM2) else learned
+    shipped = default_policy_path(model) if model in (None, EMBEDDED, SMOLLM2) else learned
     return next((folder for folder in (learned, shipped) if folder.is_dir()), None)
 
 
@@ -30,6 +30,17 @@ def usual_exits(model: str | None) -> Path | None:
     """The exit heads of a model when none are named: `exits/<model name>`, or those in the package."""
     places = (home / "exits" / model_name(model) for home in (Path(), Path(__file__).parent))
     return next((folder for folder in places if (folder / "exits.json").is_file()), None)
+
+
+def exits_folder(model: str | None, exits: str | Path | None) -> Path | None:
+    """The exit heads to draft with: those in `exits`, the usual ones (None), or none ("none"). Raises ModelError."""
+    from lede.decode.exits import check_exits
+    from lede.errors import expanded
+
+    folder = usual_exits(model) if exits is None else None if exits == "none" else expanded(Path(exits))
+    if folder is not None:
+        check_exits(folder)
+    return folder
 
 
 def model_path(model: str | None) -> str:
@@ -58,7 +69,7 @@ def model_name(model: str | None) -> str:
     if model in (None, EMBEDDED, SMOLLM2):
         return model or EMBEDDED
     path = Path(os.path.abspath(os.path.expanduser(model)))
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         from lede.decode.gguf import gguf_name
 
         return gguf_name(path)

@@ -56,7 +56,7 @@ def package_files(folder: Path) -> set[str]:
 def test_scripts_may_be_called_like_rooms(tmp_path):
     for name in (*ROOMS, "data", "lede_bench", "tests"):
         (tmp_path / f"{name}.py").write_text(EVERYTHING)
-    assert python(tmp_path, ROOT, "serve.py").stdout == "lede.decode.load lede.replay.reader\n"
+    assert python(tmp_path, ROOT, "serve.py").stdout == "lede.loading lede.replay.reader\n"
 
 
 def test_links_that_were_checked_out_as_plain_files_are_named(source, tmp_path):

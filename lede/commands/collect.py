@@ -222,7 +222,7 @@ def collect(
 
 
 def _load(learned: "Policy | None", *arguments: Any) -> "Model":
-    """What `load` gives, as a worker calls it. Raises ServeError where the policy is another model's."""
+    """What `load` gives, as a worker calls it. Raises PolicyError where the policy is another model's."""
     from multiprocessing import parent_process
 
     from lede.commands.loading import load

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lede.errors import expanded
-from lede.paths import dataset_path, model_path, policy_path, usual_exits, usual_policy
+from lede.paths import dataset_path, exits_folder, model_path, policy_path, usual_policy
 from lede.terminal import errors, warn
 
 if TYPE_CHECKING:
@@ -60,22 +59,14 @@ def warn_of_costs(model: "Model", *policies: "Policy | None") -> None:
             warn(line, "dim")
 
 
-def exits_folder(model: str | None, exits: str | None) -> Path | None:
-    """The exit heads to draft with: those in `exits`, the usual ones (None), or none ("none"). Raises ModelError."""
-    from lede.decode.exits import check_exits
-
-    folder = usual_exits(model) if exits is None else None if exits == "none" else expanded(Path(exits))
-    if folder is not None:
-        check_exits(folder)
-    return folder
-
-
 def usual_task(model: str | None) -> str:
-    """The prompts for a model when none are named: chat where it has a chat template, or comes as a GGUF file."""
+    """The prompts for a model when none are named: chat where it has a chat template."""
     from lede.decode.config import chat_template
+    from lede.decode.gguf import has_chat_template
 
     folder = check_model(model)
-    return "chat" if folder is not None and (folder.is_file() or chat_template(folder)) else "stdlib"
+    chats = folder is not None and (has_chat_template(folder) if folder.is_file() else chat_template(folder))
+    return "chat" if chats else "stdlib"
 
 
 def checkpoint(model: str | None) -> str:
@@ -111,15 +102,13 @@ def load(
 
     draft_vocabulary: ascending token ids, empty for all; None: what the exit heads have.
     """
-    path, heads = check_model(model, dtype, device, exits), exits_folder(model, exits)
+    path = check_model(model, dtype, device, exits)
     once = f"converting {path.name} (once) and " if path is not None and path.is_file() else ""
     with errors.status(f"{once}loading torch and the model"):
-        from lede.decode.exits import load_exits
-        from lede.decode.load import load_model
         from lede.decode.threads import use_threads
+        from lede.loading import load_model
 
-        drafting = None if heads is None else load_exits(heads), draft_vocabulary
-        loaded = load_model(model_path(model), dtype, device, None, *drafting)
+        loaded = load_model(model, dtype, device, None, exits, draft_vocabulary)
         use_threads(loaded, threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import math
 import os
 import shutil
@@ -12,13 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lede.adapt import corpus, train
 from lede.adapt.config import CONTINUING, AdaptConfig
 from lede.adapt.errors import AdaptError
 from lede.adapt.forward import Forward, dropout_rate, exit_bands, step_loss
-from lede.adapt.model import new_model
+from lede.adapt.model import new_model, open_llama
 from lede.adapt.report import measure
 from lede.adapt.run import adapt
 
@@ -216,6 +218,20 @@ def test_the_training_forward_is_transformers_own(tied: bool) -> None:
     for mine, reference in zip(ours[:-1], theirs[1:-1], strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.model.norm(ours[-1]), theirs[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_llama_with_other_weights_than_its_config_says_is_refused(tmp_path: Path) -> None:
+    for tied, folder, complaint in ((True, "more", "lacks lm_head.weight"), (False, "less", "lacks model.layers.1")):
+        llama(tied).save_pretrained(tmp_path / folder)
+        file = tmp_path / folder / "config.json"
+        config = json.loads(file.read_text()) | {"tie_word_embeddings": False}
+        file.write_text(json.dumps(config))
+        if not tied:
+            weights = load_file(tmp_path / folder / "model.safetensors")
+            del weights["model.layers.1.mlp.up_proj.weight"]
+            save_file(weights, tmp_path / folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(AdaptError, match=complaint):
+            open_llama(str(tmp_path / folder), 16, torch.float32)
 
 
 @pytest.mark.parametrize("tied", [True, False])

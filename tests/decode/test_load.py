@@ -136,7 +136,9 @@ def test_logits_that_are_no_numbers_are_said_and_do_not_end_the_text(native, tem
     library.model.layers[2].mlp.down_proj.weight.sign_().mul_(3e38)  # products of both signs overflow
     model = from_transformers(library, torch.float32, native=native)
     for rule in (None, LayerSkip(1, 3)):
-        refused("the logits of llama are NaN in float32", model, [1, 2, 3], rule, Settings(8, temperature), call=generate)
+        refused(
+            "the logits of llama are NaN in float32", model, [1, 2, 3], rule, Settings(8, temperature), call=generate
+        )
 
 
 def test_a_file_of_torch_that_holds_anything_else_is_refused(copy):
