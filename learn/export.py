@@ -10,6 +10,7 @@ import numpy as np
 
 from lede.learn.library import d3rlpy, quiet
 from lede.replay.columns import Columns, take
+from lede.replay.errors import DatasetError
 from lede.replay.export import whole
 from lede.replay.reader import Dataset
 from lede.replay.split import SPLITS, Split, episode_splits
@@ -34,13 +35,18 @@ def replay_buffer(columns: Columns) -> Any:
 
 
 def sides(dataset: Dataset) -> Iterator[tuple[Split, Columns]]:
-    """All logged rounds, `extended` features, of each side that has any."""
+    """All logged rounds, `extended` features, of each side with a transition. Raises DatasetError where none is."""
     columns, splits = dataset.columns(horizon="round", features="extended"), episode_splits(dataset)
-    chains = columns.episodes[columns.chain_starts[:-1]]
+    chains, found = columns.episodes[columns.chain_starts[:-1]], False
     for side in SPLITS:
         marked = np.isin(chains, splits.numbers[splits.split == side])
         if marked.any():
-            yield side, take(columns, marked)
+            mine = take(columns, marked)
+            if (np.diff(mine.chain_starts) > mine.truncated).any():
+                found = True
+                yield side, mine
+    if not found:
+        raise DatasetError(f"{dataset.path} has no decision with a known outcome: collect longer texts (lede collect)")
 
 
 def to_d3rlpy(dataset: Dataset, out: str | os.PathLike[str]) -> None:

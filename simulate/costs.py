@@ -202,7 +202,8 @@ def costs_run(dataset: Dataset) -> dict[str, Any]:
     runs = [run for run in reversed(dataset.runs) if run.get("costs")]
     if not runs:
         raise DatasetError(
-            f"{dataset.path} has no measured costs: measure its model's with `lede calibrate`, or collect again"
+            f"{dataset.path} has no measured costs: measure its model's with `lede calibrate`, for lede evaluate "
+            "--calibration, or collect again"
         )
     return max(runs, key=lambda run: _alike(run, dataset))  # the newest of the most alike
 

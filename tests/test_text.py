@@ -1,7 +1,10 @@
 """Text from outside: whatever its encoding and whatever it looks like, it is printed as it is or refused in a line."""
 
+import contextlib
 import io
 import os
+import pty
+import re
 import subprocess
 import sys
 
@@ -115,3 +118,57 @@ def test_inspect_in_a_latin_1_terminal(tmp_path):
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=True)
     assert "???? · " in done.stdout.decode("latin-1")
     assert done.stderr == b""
+
+
+ESCAPES = "\x1b[35mred\x1b]0;title\x07\x9b2J\x7f"
+
+
+def at_terminal(*arguments: object) -> str:
+    """What a command prints on a terminal."""
+    main, side = pty.openpty()
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "300"}
+    command = [sys.executable, "-m", "lede", *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=side, stderr=side, env=environment)
+    os.close(side)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while part := os.read(main, 4096):
+            shown += part
+    os.close(main)
+    assert process.wait(60) in (0, 2)
+    # rich's own: lines, the cursor, bold and italics
+    return re.sub(r"\x1b\[(\?25[lh]|\d?[AK]|(0|1|2|3|31)?m)", "", shown.decode(errors="replace"))
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path):
+    path = tmp_path / "data\x1b[35m"
+    model = header()
+    model["model"]["name"] = f"model {ESCAPES}"
+    replay.open_for_writing(path, model)
+    run = replay.start_run(path, {"seed": 0}, facts())
+    with replay.EpisodeWriter(run) as writer:
+        episode, transitions, _ = make_episode(0)
+        writer.add({**episode, "task": f"task {ESCAPES}"}, transitions)
+    short = ("--plain", "--threads", 1, "--max-new-tokens", 2, "--prompt", f"{ESCAPES} def f(")
+    for arguments, words in (
+        (("inspect", path), "task \u241b[35mred"),
+        (("evaluate", "--dataset", path), "data\u241b[35m"),
+        (("generate", "--policy", path, "--prompt", "x"), "data\u241b[35m"),
+        (("generate", "--trace", *short), "\u241b[35mred"),
+    ):
+        shown = at_terminal(*arguments)
+        assert words in shown
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown), shown
+
+
+def test_a_model_s_text_is_shown_without_control_characters_and_written_with_them(monkeypatch, capsys):
+    terminal.show(ESCAPES + "\t\n")
+    assert capsys.readouterr().out == ESCAPES + "\t\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    terminal.show(ESCAPES + "\t\n")
+    assert capsys.readouterr().out == "\u241b[35mred\u241b]0;title\u2407\ufffd2J\u2421\t\n"
+
+
+def test_a_piped_prompt_keeps_its_ends_of_lines_and_loses_its_mark(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\r\nb\rc\n")))
+    assert parse_text("-") == "a\r\nb\rc\n"

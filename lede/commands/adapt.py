@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from typer import BadParameter, Option
@@ -114,7 +115,7 @@ def adapt(
         table = grid("agreement with the last layer", "layer", "held-out text", "own greedy output")
         for layer, shares in enumerate(zip(report.on_text, report.on_output, strict=True), 1):
             table.add_row(str(layer), *(f"{share:.1%}" for share in shares))
-        last = f"model in {out}; next: lede collect --model {out}"
+        last = f"model in {out}; next: lede collect --model {quote(str(out))}"
     else:
         table = grid("agreement with the model on its own greedy output", "layer", "held-out prompts")
         for layer, share in report.agreement.items():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
@@ -218,7 +219,9 @@ def collect(
     if collected.skipped:
         say(f"left out, longer than the model's context: {collected.skipped} of the prompts", "yellow")
     say(f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}")
-    say(f"next: lede inspect {out} or lede learn --dataset {out}")
+    there = quote(str(out))
+    learn = f" or lede learn --dataset {there}" if side == "all" else ""  # it needs two sides of the split
+    say(f"next: lede inspect {there}{learn}")
 
 
 def _load(learned: "Policy | None", *arguments: Any) -> "Model":

@@ -11,7 +11,7 @@ from lede.errors import said_plainly
 DATA = {  # forms of a dataset, and what reads them
     "csv": 'polars.read_csv("{out}/transitions.csv")',
     "hf": 'datasets.load_dataset("{out}", "transitions")',
-    "d3rlpy": 'd3rlpy.dataset.ReplayBuffer.load(open("{out}/train.h5", "rb"), d3rlpy.dataset.InfiniteBuffer())',
+    "d3rlpy": 'd3rlpy.dataset.ReplayBuffer.load(open("{out}/{side}.h5", "rb"), d3rlpy.dataset.InfiniteBuffer())',
     "minari": "MINARI_DATASETS_PATH={out} minari list local",
 }
 
@@ -60,6 +60,7 @@ def export(
 
 def _data(dataset: Path, form: str, out: Path) -> None:
     from lede.replay.reader import open_dataset
+    from lede.replay.split import SPLITS
     from lede.terminal import errors, say
 
     opened = open_dataset(dataset)
@@ -72,4 +73,5 @@ def _data(dataset: Path, form: str, out: Path) -> None:
             from lede.learn.export import to_d3rlpy, to_minari
 
             (to_d3rlpy if form == "d3rlpy" else to_minari)(opened, out)
-    say(f"{dataset} is in {out}: {DATA[form].format(out=out)}")
+    side = next((side for side in SPLITS if (out / f"{side}.h5").exists()), None)
+    say(f"{dataset} is in {out}: {DATA[form].format(out=out, side=side)}")

@@ -3,12 +3,17 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
 from lede.commands.options import JsonOption, parse_bytes, parse_layers
 from lede.errors import said_plainly
+from lede.paths import EMBEDDED, SMOLLM2
+
+if TYPE_CHECKING:
+    from lede.replay.reader import Dataset
 
 OPTIONS = (
     *("algorithm", "source", "reward", "features", "horizon", "candidates", "bypass", "max_drafts", "gamma"),
@@ -156,7 +161,16 @@ def _learn_one(datasets: list[Path], out: Path | None, preset: str | None, optio
             say(f"only {turns} had a turn: more --updates, or more --memory, learn from all", "yellow")
     if result.data.costs_from:
         say(result.data.costs_from)
-    say(f'policy in {out}; next: lede generate --policy {out} --prompt "def mean(values):" or lede bench')
+    say(f"policy in {out}; next: {_next(dataset, out)}")
+
+
+def _next(dataset: "Dataset", out: Path) -> str:
+    """Commands that take the policy, with the model that it is for."""
+    name, policy = dataset.header["model"]["name"], f"--policy {quote(str(out))}"
+    known = {EMBEDDED: "", SMOLLM2: f" --model {SMOLLM2}"}
+    model = known.get(name, known.get(dataset.name, " --model MODEL"))
+    where = f" (MODEL: the folder or name of {name})" if model.endswith("MODEL") else ""
+    return f'lede generate{model} {policy} --prompt "def mean(values):" or lede bench{model} {policy}{where}'
 
 
 def _recipe(preset: str | None, options: dict[str, Any]) -> str:

@@ -209,9 +209,7 @@ def test_a_conversation_that_has_filled_the_context_says_what_to_do(folder):
     assert chat.messages == []
     assert said(chat, "Hi")[1].endswith("the context of 80 tokens is full: /reset forgets the conversation")
     before = [*chat.messages]
-    with pytest.raises(
-        ChatError, match=r"^the conversation has \d+ .* is 80: /reset forgets it, and /save"
-    ):
+    with pytest.raises(ChatError, match=r"^the conversation has \d+ .* is 80: /reset forgets it, and /save"):
         said(chat, "And?")
     assert chat.messages == before
     chat.command("/reset")
