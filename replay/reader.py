@@ -30,7 +30,7 @@ from lede.replay.files import (
 from lede.replay.reward import paper_reward
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
 from lede.replay.split import Split, episode_splits
-from lede.replay.storage import ObjectPath, place, readable
+from lede.replay.storage import ObjectPath, place, readable, scan_options
 from lede.replay.writer import header_differences, load_header, load_runs
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class Dataset:
                 remote = isinstance(files[0], ObjectPath)
                 frame = pl.scan_parquet(
                     [str(file) for file in files],
-                    storage_options={"allow_http": "true"} if remote else None,
+                    storage_options=scan_options(files[0]) if remote else None,
+                    credential_provider=None if remote else "auto",  # the same as for all else
                     schema=empty.schema,
                     extra_columns="ignore",
                     missing_columns="insert",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,10 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from lede.replay.access import PREFIXES, settings
 from lede.replay.errors import DatasetError
 
-SCHEMES = ("s3:", "gs:", "az:", "abfss:")
+SCHEMES = tuple(PREFIXES)
 RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+# Of the first request, which shows whether there is a store and a key to it: an answer within 10 s, whatever it is.
+FIRST_RETRY: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=4)}
+FIRST_TIMEOUTS: Any = {"timeout": timedelta(seconds=4), "connect_timeout": timedelta(seconds=3)}
+# Addresses under which a cloud's machines get their keys: asked where there is nothing else.
+KEYLESS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|/latest/api/token|/metadata/identity")
 FOOTER = 1 << 16  # bytes: more than what a file of these tables says of itself
 
 
@@ -32,8 +39,13 @@ def place(path: str | os.PathLike[str]) -> Path:
     if scheme == "file:":
         return Path("/" + rest.lstrip("/"))
     if scheme in SCHEMES:
-        if not rest.strip("/"):
+        bucket, *names = rest.lstrip("/").split("/")
+        if not bucket or rest.startswith("//"):
             raise DatasetError(f"{text} names no bucket: give {scheme}//BUCKET/NAME")
+        if not re.fullmatch(r"[\w.-]+(@[\w.-]+)?" if scheme == "abfss:" else r"[\w.-]+", bucket) or ".." in bucket:
+            raise DatasetError(f"{text}: {bucket} is no name of a bucket: give {scheme}//BUCKET/NAME")
+        if wrong := [name for name in names if name in (".", "..") or not name.isprintable()]:
+            raise DatasetError(f"{text}: {wrong[0]!r} cannot be in an object's name, give the name itself")
         return ObjectPath(text)
     if rest.startswith("/") and scheme.endswith(":"):
         raise DatasetError(f"{text}: datasets are folders, or begin with {', '.join(f'{s}//' for s in SCHEMES)}")
@@ -42,11 +54,21 @@ def place(path: str | os.PathLike[str]) -> Path:
 
 @cache
 def _store(bucket: str) -> Any:
+    """The driver of a bucket, which has answered once. Raises `OSError` with its reason, and what `settings` raises."""
+    import obstore
+    from obstore.exceptions import BaseError, GenericError
     from obstore.store import from_url
 
+    found, plain = settings(bucket.partition("/")[0]), {"allow_http": True}
     with said(bucket):
-        # keys, region and address: the environment's
-        return from_url(bucket, client_options={"allow_http": True}, retry_config=RETRY)
+        first = from_url(bucket, config=found, client_options=plain | FIRST_TIMEOUTS, retry_config=FIRST_RETRY)
+        try:
+            obstore.head(first, "dataset.json")
+        except GenericError:  # no answer, or no key
+            raise
+        except (BaseError, FileNotFoundError):  # an answer; what is wrong is for the request that needs more to say
+            pass
+        return from_url(bucket, config=found, client_options=plain, retry_config=RETRY)
 
 
 @contextmanager
@@ -60,8 +82,29 @@ def said(name: object) -> Iterator[None]:
         raise FileExistsError(errno.EEXIST, "is there already", str(name)) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(name)) from error
-    except BaseError as error:
-        raise OSError(errno.EIO, str(error).strip().splitlines()[0], str(name)) from error
+    except (BaseError, ValueError) as error:
+        raise OSError(errno.EIO, reason(str(error)), str(name)) from error
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        # a panic, of which the driver has told on stderr
+        raise OSError(errno.EIO, f"the driver of object stores broke off: {error}", str(name)) from error
+
+
+def reason(told: str) -> str:
+    """What the driver and the store say in one line: without the driver's structs, the store's answer without tags."""
+    line, _, structs = told.strip().partition("\n\nDebug source:")
+    line, _, answer = line.partition("<")
+    tags = (re.search(f"<{key}>(.*?)</{key}>", answer, re.DOTALL) for key in ("Code", "Message"))
+    words = [found[1] for found in tags if found]
+    line = " ".join(f"{line} {': '.join(words)}".split()).strip(" :")
+    if cause := re.findall(
+        r'(?:message|error): "(.+?)",?\n|^\s+"(.+ error)",?$|source: (TimedOut)', structs, re.MULTILINE
+    ):
+        line += f" ({', '.join(dict.fromkeys(''.join(one) for one in cause))})"
+    if KEYLESS.search(line):
+        line = f"no keys to the store in the environment or a profile, and this machine gives none: {line}"
+    return line
 
 
 class ObjectPath(type(Path())):  # type: ignore[misc]
@@ -159,4 +202,13 @@ def readable(path: Path, whole: bool = True) -> Any:
     data = path.read_end() if not whole else b""
     if int.from_bytes(data[-8:-4], "little") + 8 > len(data):
         data = path.read_bytes()
-    return pa.BufferReader(data)
+    own = pa.allocate_buffer(
+        len(data)
+    )  # Python's bytes could only be freed by a thread of Arrow's that waits for Python
+    memoryview(own).cast("B")[:] = data
+    return pa.BufferReader(own)
+
+
+def scan_options(path: Path) -> dict[str, str]:
+    """What polars reaches the store of an object with."""
+    return {"allow_http": "true", **settings(path.parts[0])}
