@@ -220,7 +220,9 @@ class Engine:
         if layers[0] == 0:
             self._go_astray(seen[:, 0], text, start)
         logp = torch.where(
-            self._sampled[text][:, None, None], seen[..., SWEPT.index("token_logp")], seen[..., SWEPT.index("top1_logp")]
+            self._sampled[text][:, None, None],
+            seen[..., SWEPT.index("token_logp")],
+            seen[..., SWEPT.index("top1_logp")],
         )
         known = dict(zip(SWEPT, seen.unbind(-1), strict=True)) | {
             # over committed tokens: a round's drafts leave it as it was
