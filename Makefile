@@ -32,10 +32,10 @@ real: $(INSTALLED)
 
 # Spec-Bench's questions where LEDE_DATASETS names a folder with them, else held-out requests of the package.
 REAL_TASK := $(if $(and $(LEDE_DATASETS),$(wildcard $(LEDE_DATASETS)/spec_bench*)),spec_bench,chat)
-REAL_METHODS := autoregressive,prompt-lookup,adaptive-lookup,lede
+REAL_METHODS := autoregressive,prompt-lookup,adaptive-lookup,cascade,lede
 
 # `lede bench` alone runs all that it knows, a quarter of an hour.
-DEMO_METHODS := transformers,autoregressive,layerskip,draft-verify,prompt-lookup,lede,lede-paper
+DEMO_METHODS := transformers,autoregressive,layerskip,draft-verify,prompt-lookup,cascade,lede,lede-paper
 
 define DEMO_PROMPT
 class Stack:

@@ -91,7 +91,7 @@ def rules_of(model: Model) -> list[ExitRule]:
     """Plain decoding, and rules that nobody tuned, at a quarter of the layers."""
     early = {"exit_layer": max(model.layer_count // 4, 1)}
     given: dict[str, dict[str, Any]] = {"layerskip": early | {"draft_length": 5}, "prompt-lookup": {}}
-    given |= {"draft-verify": early, "kangaroo": early, "adaptive-lookup": {}, "tapout": early}
+    given |= {"draft-verify": early, "kangaroo": early, "adaptive-lookup": {}, "cascade": early, "tapout": early}
     given["ucb"] = {"layers": [0, *early.values()], "lengths": [2, 5]}
     given["del"] = {"layers": real_layers(model.layer_count), "layer_count": model.layer_count}
     rules = [Autoregressive(), *(make_rule(name, parameters) for name, parameters in given.items())]

@@ -30,6 +30,7 @@ ROW_KEYS = {
     "decision_share",
     "verify_share",
     "host_share",
+    "choose_share",
     "rouge_l",
     "parameters",
 }
@@ -195,6 +196,25 @@ def test_bench_reports_what_the_readme_promises(work):
     assert len(table) == len(rows)
     assert all(len(line) <= 100 for line in table)
     assert f"{rows['lede']['speedup']:.2f}× (" in again
+
+
+def test_bench_samples_as_it_is_asked_to_and_says_so(work):
+    texts = write_prompts(work["folder"] / "sampled.jsonl", ["def median(values):", "while True:"])
+    command = ["bench", "--model", work["model"], "--prompts", texts, "--training", work["prompts"], "--limit", 2]
+    command += ["--tuning", 1, "--max-new-tokens", 12, "--threads", 1, "--dtype", "float32", "--check"]
+    command += ["--out", work["folder"] / "sampled", "--methods", "transformers,prompt-lookup,lede"]
+    command += ["--policy", work["policy"], "--temperature", 0.8, "--top-p", 0.9, "--seed", 7]
+    report = json.loads(lede(*command, "--json").stdout)
+    asked = {name: report[name] for name in ("temperature", "top_k", "top_p", "seed")}
+    assert asked == {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 7}
+    same = {row["method"]: row["identical"] for row in report["rows"]}
+    assert same == {"transformers": None, "autoregressive": True, "prompt-lookup": True, "lede": True}
+    assert report["check"]["predictions"].keys() == same.keys() - {"transformers"}
+    again = lede(*command).stdout
+    assert "nothing left to measure" in again
+    assert "temperature 0.8, top-k 50, top-p 0.9, seed 7" in again
+    assert "which is timed and not compared" in " ".join(again.split())
+    assert "nothing left to measure" not in lede(*command, "--top-k", 5).stdout
 
 
 @pytest.mark.slow
@@ -419,6 +439,8 @@ def test_what_a_bench_cannot_measure_is_named(work, folder):
     assert "no task 'stdlip': choose one of stdlib," in complaint("bench", "--task", "stdlip", "--methods", "layerskip")
     assert "nowhere" in complaint("bench", "--policy", "nowhere")
     assert "nowhere" in complaint("bench", "--prompts", "nowhere", "--methods", "layerskip")
+    for option, value in (("--top-k", 5), ("--top-p", 0.9)):
+        assert f"{option} is for sampled texts" in complaint("bench", "--methods", "layerskip", option, value)
     from lede.commands.bench import plan
     from lede.paths import default_policy_path
 

@@ -156,21 +156,22 @@ def test_a_finished_run_can_be_checked_later(model, checkpoint, tmp_path, monkey
 
 def test_what_replay_says_of_sampled_texts_is_what_was_decoded(model, checkpoint, policies, tmp_path):
     methods = (BASELINE, "layerskip", "prompt-lookup", "cascade", "lede")
-    settings = Settings(32, temperature=0.8, top_k=50, seed=2)
+    settings = Settings(32, temperature=0.3, top_k=3, seed=2)
     job = Job("toy", PROMPTS, TRAINING, settings, methods, {"lede": policies["lede"]}, check=True)
     report = bench(model, str(checkpoint), job, tmp_path)
     assert all(row.identical for row in report.rows)
     assert report.check.predictions.keys() == {*methods}
+    accepted = 0
     for row in report.rows:  # rounds are what they were: rules of one fixed length, whose drafts replay knows all
         if row.method in ("layerskip", "prompt-lookup"):
             mine = [s for s in report.samples if s.method == row.method]
             rule, tokens = make_rule(row.method, row.parameters), {p.id: encode(model, p.content) for p in PROMPTS}
-            texts = sweep_texts(
-                model, [tokens[s.prompt_id] for s in mine], [s.token_ids for s in mine], settings, {*rule.layers}
-            )
-            replayed = replay_rule(rule, texts, COSTS)
-            assert replayed.accepted.sum() == sum(s.accepted for s in mine)
-            assert replayed.rounds.sum() == sum(s.rounds for s in mine)
+            prompts, outputs = [tokens[s.prompt_id] for s in mine], [s.token_ids for s in mine]
+            replayed = replay_rule(rule, sweep_texts(model, prompts, outputs, settings, {1, *rule.layers}), COSTS)
+            assert replayed.accepted.tolist() == [s.accepted for s in mine]
+            assert replayed.rounds.tolist() == [s.rounds for s in mine]
+            accepted += sum(s.accepted for s in mine)
+    assert accepted > 0
 
 
 def test_predictions_are_ratios_of_all_time_on_the_same_texts():
