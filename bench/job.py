@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lede.bench.measure import prompt_seed
 from lede.bench.names import BASELINE, KNOWN
 from lede.bench.store import code_hash
 from lede.collect.prompts import Prompt
@@ -13,7 +14,7 @@ from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.decode.generate import encode, generate
 from lede.decode.model import Model
-from lede.decode.sampling import Settings
+from lede.decode.sampling import Settings, sampling_columns
 from lede.replay.split import fingerprint
 from lede.serve.policy import Policy, check_fits, load_policy
 
@@ -40,6 +41,11 @@ class Job:
         """The methods in the order of the table, the baseline always among them."""
         return [name for name in dict.fromkeys((*KNOWN, *self.policies)) if name in {*self.methods, BASELINE}]
 
+    @property
+    def greedy(self) -> bool:
+        """Whether no text is sampled."""
+        return not sampling(self.settings)["temperature"]
+
     def load_policies(self, model: Model) -> dict[str, Policy]:
         """By name. Raises PolicyError for one of another model."""
         loaded = {name: load_policy(folder) for name, folder in self.policies.items()}
@@ -54,8 +60,8 @@ def tokenised(model: Model, prompts: Sequence[Prompt]) -> list[tuple[str, str, l
     return [(p.id, p.task, ids) for p, ids in every if len(ids) < model.context - 1]
 
 
-def spoken(model: Model, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]:
-    """The prompts, each turn of a conversation as one of its own behind plain decoding's answers of so many tokens."""
+def spoken(model: Model, prompts: Sequence[Prompt], settings: Settings) -> list[Prompt]:
+    """The prompts, each turn of a conversation as one of its own behind plain decoding's answers."""
     spoken = []
     for prompt in prompts:
         said: list[str] = []
@@ -64,9 +70,17 @@ def spoken(model: Model, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]
             ids = encode(model, spoken[-1].content)
             if len(ids) >= model.context - 1:
                 break
-            said.append(generate(model, ids, settings=Settings(tokens)).text)
+            own = replace(settings, seed=prompt_seed(settings.seed, ids))
+            said.append(generate(model, ids, settings=own).text)
             spoken.append(prompt.turn(said))
     return spoken
+
+
+def sampling(settings: Settings) -> dict[str, Any]:
+    """What decides which tokens are chosen, ready for JSON: temperature, top_k, top_p and seed (None: greedy)."""
+    columns = sampling_columns(settings)
+    chosen = {name: columns[name] for name in ("temperature", "top_k", "top_p")}
+    return chosen | {"seed": settings.seed if columns["temperature"] else None}
 
 
 def question(model: Model, job: Job) -> dict[str, Any]:
@@ -79,7 +93,8 @@ def question(model: Model, job: Job) -> dict[str, Any]:
         "policies": {name: fingerprint((folder / "policy.json").read_bytes()) for name, folder in job.policies.items()},
         "prompts": fingerprint(json.dumps([asdict(prompt) for prompt in job.prompts])),
         "training": fingerprint(json.dumps([asdict(prompt) for prompt in job.training])),
-        **{name: getattr(job.settings, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")},
+        "max_new_tokens": job.settings.max_new_tokens,
+        **sampling(job.settings),
         "device": device_facts(model)["name"],
         "dtype": str(model.dtype).removeprefix("torch."),
         "native": model.native,

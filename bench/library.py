@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from lede.bench.measure import Method
 from lede.decode.model import Model
 from lede.decode.round import Generation
-from lede.decode.sampling import Settings
+from lede.decode.sampling import Settings, sampling_columns
 
 LENGTHS = (2, 4, 8)  # values of num_assistant_tokens that are tried
 TRIED_ON = 3  # training prompts
@@ -51,10 +51,10 @@ class Library:
     def _write(self, ids: list[int], tokens: int, seed: int, **more: Any) -> tuple[int, ...]:
         inputs = torch.tensor([ids], device=self.model.device)
         how: dict[str, Any] = {"do_sample": False}
-        if self.settings.temperature > 0:
+        sampled = sampling_columns(self.settings)
+        if sampled["temperature"]:
             torch.manual_seed(seed)
-            how = {name: getattr(self.settings, name) for name in ("temperature", "top_k", "top_p")}
-            how["do_sample"] = True
+            how = {name: sampled[name] for name in ("temperature", "top_k", "top_p")} | {"do_sample": True}
         mask = torch.ones_like(inputs)
         out = self.theirs.generate(inputs, attention_mask=mask, max_new_tokens=tokens, pad_token_id=0, **how, **more)
         return tuple(out[0, len(ids) :].tolist())

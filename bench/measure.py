@@ -30,6 +30,7 @@ class Sample:
     draft_seconds: float = 0.0  # the walks and the drafts, decisions included
     decision_seconds: float = 0.0  # of which: inside the rule
     verify_seconds: float = 0.0
+    choose_seconds: float = 0.0  # of drafting and verifying: making tokens of logits
     exits: tuple[int | None, ...] = ()  # per round: the exit layer, None where nothing was drafted
     drafts: tuple[int, ...] = ()  # per round: tokens drafted
     accepts: tuple[int, ...] = ()  # per round: of those, accepted
@@ -70,6 +71,11 @@ class Method:
     run: Callable[[list[int], int], Generation]
 
 
+def prompt_seed(seed: int | None, ids: Sequence[int]) -> int:
+    """The seed of a prompt's sampled text: of the run's own and of the prompt, whatever is run beside it."""
+    return stable_hash(f"{seed}/{[*ids]}")
+
+
 def speed(samples: Sequence[Sample]) -> float:
     """Σtokens/Σseconds."""
     return sum(s.tokens for s in samples) / sum(s.seconds for s in samples)
@@ -84,12 +90,13 @@ def measure(
     model: Model,
     methods: Sequence[Method],
     prompts: Sequence[tuple[str, str, list[int]]],
+    seed: int | None = None,
     done: Container[tuple[str, str]] = (),
     starting: Callable[[str, int], None] = lambda method, number: None,
 ) -> Iterator[Sample]:
     """Yield a Sample for every prompt (id, task, token ids) and method; each prompt in an order of its own.
 
-    What is in `done`, as (method, prompt id), was measured before and is left out. `starting` is called before each
+    Every method samples a prompt with the same seed, which follows from `seed` (`prompt_seed`). What is in `done`, as (method, prompt id), was measured before and is left out. `starting` is called before each
     run with the method and the prompt's number (-1: warm-up).
     """
     due = {m.name for m in methods for p in prompts if (m.name, p[0]) not in done}
@@ -97,7 +104,7 @@ def measure(
         for method in methods:
             if method.name in due:
                 starting(method.name, -1)
-                method.run(ids, stable_hash(prompt_id))
+                method.run(ids, prompt_seed(seed, ids))
     gc.collect()
     gc.freeze()  # what is there by now is not looked through again: a collection takes 1 ms instead of 400
     for number, (prompt_id, task, ids) in enumerate(prompts):
@@ -108,7 +115,7 @@ def measure(
             gc.collect()  # or a run pays for what the one before it left
             synchronise(model)
             began = time.perf_counter()
-            result = method.run(ids, stable_hash(prompt_id))  # every method samples a prompt with the same seed
+            result = method.run(ids, prompt_seed(seed, ids))
             synchronise(model)
             seconds, rounds = time.perf_counter() - began, result.rounds
             yield Sample(
@@ -121,6 +128,7 @@ def measure(
                 draft_seconds=sum(r.draft_seconds for r in rounds),
                 decision_seconds=sum(r.decision_seconds for r in rounds),
                 verify_seconds=sum(r.verify_seconds for r in rounds),
+                choose_seconds=sum(r.choose_seconds for r in rounds),
                 exits=tuple(r.exit_layer for r in rounds),
                 drafts=tuple(len(r.drafts) for r in rounds),
                 accepts=tuple(r.accepted for r in rounds),

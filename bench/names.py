@@ -2,7 +2,7 @@
 
 LIBRARY, EARLY_EXIT, BASELINE = "transformers", "transformers-early-exit", "autoregressive"
 EXITS = ("layerskip", "lite", "draft-verify", "kangaroo", "length-heuristic", "del")
-FAMILIES = (*EXITS, "prompt-lookup", "adaptive-lookup", "ucb", "tapout")
+FAMILIES = (*EXITS, "prompt-lookup", "adaptive-lookup", "cascade", "ucb", "tapout")
 # The paper's Table 3: half of the policy, the other half fixed at what is fastest on the training prompts.
 ABLATIONS = ("lede-fixed-exit", "lede-fixed-length")
 # Method → the policy that it runs on; any other name is a policy's own.

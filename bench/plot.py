@@ -27,5 +27,5 @@ def _draw(path: Path, report: Report) -> Path:
         for row in report.rows
     ]
     title = " · ".join(str(report.facts[name]) for name in ("model", "task", "dtype", "device"))
-    about = f"speedup over {BASELINE} decoding on {report.facts['prompts']} prompts, 95 % interval"
+    about = f"speedup over {BASELINE} decoding on {report.facts['prompts']} prompts, {report.chosen}, 95 % interval"
     return plot.draw(path, rows, title, about)

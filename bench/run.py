@@ -12,11 +12,10 @@ import torch
 
 from lede.bench.check import CALIBRATIONS, Check, calibrate, calibrations, check, combined
 from lede.bench.differences import Difference, differences
-from lede.bench.errors import BenchError
-from lede.bench.job import Job, question, spoken, tokenised
+from lede.bench.job import Job, question, sampling, spoken, tokenised
 from lede.bench.measure import Method, Sample, measure
 from lede.bench.methods import Progress, prepare
-from lede.bench.names import TUNED
+from lede.bench.names import FOREIGN, TUNED
 from lede.bench.paper import PaperRow, paper_row
 from lede.bench.rouge import rouge_l
 from lede.bench.store import Store
@@ -57,6 +56,15 @@ class Report:
             "differences": [asdict(difference) for difference in self.differences],
         }
 
+    @property
+    def chosen(self) -> str:
+        """How the texts' tokens were chosen, in a few words."""
+        temperature, top_k, top_p, seed = (self.facts[name] for name in ("temperature", "top_k", "top_p", "seed"))
+        if not temperature:
+            return "greedy"
+        cuts = [f"top-k {top_k}"] * bool(top_k) + [f"top-p {top_p:g}"] * (top_p < 1)
+        return ", ".join([f"temperature {temperature:g}", *cuts, f"seed {seed}"])
+
     def paper(self, method: str) -> PaperRow | None:
         """What the paper prints for this model, task and method."""
         return paper_row(self.facts["model"], self.facts["task"], method)
@@ -79,16 +87,10 @@ def bench(
 
     `path` is where `transformers` finds the same checkpoint. Methods are tuned on `job.training`, never on
     `job.prompts`. Prompts that leave no room in the model's context are left out. Raises BenchError for files in `out`
-    that are not a bench's and for a check of sampled texts, PolicyError for a policy of another model.
+    that are not a bench's, PolicyError for a policy of another model.
     """
-    greedy = job.settings.temperature == 0
-    if job.check and not greedy:
-        raise BenchError(
-            f"--check replays greedy texts, and {job.task} is sampled at temperature {job.settings.temperature:g}: "
-            "leave out the one or the other"
-        )
-    length = job.settings.max_new_tokens
-    job = replace(job, prompts=spoken(model, job.prompts, length), training=spoken(model, job.training, length))
+    greedy, settings = job.greedy, job.settings
+    job = replace(job, prompts=spoken(model, job.prompts, settings), training=spoken(model, job.training, settings))
     chosen = tokenised(model, job.prompts)
     tokens = {prompt_id: ids for prompt_id, _, ids in chosen}
     asked = question(model, job)
@@ -100,7 +102,7 @@ def bench(
             model.use_threads(threads)  # what was fastest may be another number today: one run keeps to one
         store.remember("threads", torch.get_num_threads())
         prepared = prepare(model, path, job, store, part(progress, 0, TUNING_SHARE))
-        samples += measured(model, prepared, chosen, samples, store, job.check, part(progress, TUNING_SHARE, end))
+        samples += measured(model, prepared, chosen, samples, store, job, part(progress, TUNING_SHARE, end))
     checked = check(model, job, store, samples, part(progress, end, 1)) if job.check else None
     progress(1.0, "")
     samples.sort(key=lambda s: job.rows.index(s.method))
@@ -118,7 +120,8 @@ def bench(
     by_category = {name: summarise(mine, exact, groups, greedy=greedy) for name, mine in several}
     facts = {
         "model": model.name,
-        **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens", "temperature")},
+        **{name: asked[name] for name in ("task", "device", "dtype", "max_new_tokens")},
+        **sampling(settings),
         "threads": tuned["threads"],
         "prompts": len(chosen),
         "groups": len({groups[prompt_id] for prompt_id in tokens}),
@@ -130,7 +133,8 @@ def bench(
         "samples": len(samples),
         "resumed": resumed,
     }
-    parted = differences(model, samples, tokens) if greedy else []
+    ours = [s for s in samples if greedy or s.method not in FOREIGN]
+    parted = differences(model, ours, tokens, settings)
     return Report(rows, samples, groups, parted, tuned, costs, facts, checked, by_category)
 
 
@@ -150,7 +154,7 @@ def measured(
     chosen: Sequence[tuple[str, str, list[int]]],
     before: Sequence[Sample],
     store: Store,
-    calibrating: bool,
+    job: Job,
     progress: Progress,
 ) -> list[Sample]:
     """Take the samples that are not there yet, each written down at once; perhaps costs between some prompts."""
@@ -164,10 +168,11 @@ def measured(
     def starting(name: str, number: int) -> None:
         report(f"prompt {number + 1} of {len(chosen)}: {name}" if number >= 0 else f"warming up: {name}")
 
-    for sample in measure(model, methods, chosen, {(s.method, s.prompt_id) for s in before}, starting):
+    done = {(s.method, s.prompt_id) for s in before}
+    for sample in measure(model, methods, chosen, job.settings.seed, done, starting):
         store.append(sample)
         new.append(sample)
-        if calibrating and len(new) in due:
+        if job.check and len(new) in due:
             report("measuring costs again")
             calibrate(model, store)
     return new

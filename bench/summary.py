@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lede.bench.measure import Sample, speed
-from lede.bench.names import BASELINE, LIBRARY
+from lede.bench.names import BASELINE, FOREIGN, LIBRARY
 from lede.simulate.bootstrap import ratio_interval
 
 
@@ -24,12 +24,14 @@ class Row:
     speedup_low: float  # 95 % bootstrap interval over groups of prompts
     speedup_high: float
     speedup_over_transformers: float | None
-    identical: bool | None  # every token is the plain decoder's (and in fp32 also the library's); None when sampling
+    # every token is the plain decoder's (of greedy text in fp32 also the library's); None: of another decoder's samples
+    identical: bool | None
     prompt_share: float | None  # of all its time, reading prompts
     draft_share: float | None  # of decoding time, prompts not included: walks and drafts without decisions
     decision_share: float | None
     verify_share: float | None
     host_share: float | None  # the rest
+    choose_share: float | None  # of drafting and verifying: making tokens of logits
     rouge_l: float | None
     parameters: dict[str, Any] | None  # what tuning set
 
@@ -45,14 +47,14 @@ def summarise(
     """Rows in the order in which the methods first appear, over the prompts that all of them have.
 
     `exact_library`: in this dtype ours must equal the library's. `groups`: see `interval`; `rouge` and `parameters` are
-    by method; `greedy` False: outputs are samples, and `identical` is None.
+    by method; `greedy` False: outputs are samples, for which other decoders have noise of their own.
     """
     by_method = by_name(samples)
     shared = sorted(set.intersection(*(set(runs) for runs in by_method.values())))
     runs = {method: [by_method[method][prompt] for prompt in shared] for method in by_method}
     reference, library = runs[BASELINE], runs.get(LIBRARY)
     plain = [s.token_ids for s in reference]
-    if exact_library and library is not None and plain != [s.token_ids for s in library]:
+    if greedy and exact_library and library is not None and plain != [s.token_ids for s in library]:
         plain = []  # then no method has the tokens of both
     rows = []
     for method, mine in runs.items():
@@ -68,7 +70,7 @@ def summarise(
             speedup_low=low,
             speedup_high=high,
             speedup_over_transformers=speed(mine) / speed(library) if library else None,
-            identical=[s.token_ids for s in mine] == plain if greedy else None,
+            identical=None if method in FOREIGN and not greedy else [s.token_ids for s in mine] == plain,
             rouge_l=(rouge or {}).get(method),
             parameters=(parameters or {}).get(method),
             **shares(mine),
@@ -88,9 +90,10 @@ def by_name(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
 def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
     """Where the time of a method went; nothing is known of the library's."""
     if not any(s.rounds for s in samples):
-        return dict.fromkeys(("prompt_share", "draft_share", "decision_share", "verify_share", "host_share"))
-    whole, prompt, drafting, deciding, verifying = (
-        sum(getattr(s, f"{part}seconds") for s in samples) for part in ("", "prompt_", "draft_", "decision_", "verify_")
+        return dict.fromkeys(f"{part}_share" for part in ("prompt", "draft", "decision", "verify", "host", "choose"))
+    parts = ("", "prompt_", "draft_", "decision_", "verify_", "choose_")
+    whole, prompt, drafting, deciding, verifying, choosing = (
+        sum(getattr(s, f"{part}seconds") for s in samples) for part in parts
     )
     decoding = whole - prompt
     return {
@@ -99,6 +102,7 @@ def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
         "decision_share": deciding / decoding,
         "verify_share": verifying / decoding,
         "host_share": (decoding - drafting - verifying) / decoding,
+        "choose_share": choosing / decoding,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lede.bench.measure import measure, rule_method, speed
+from lede.bench.measure import measure, prompt_seed, rule_method, speed
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
 from lede.decode.model import Model
@@ -42,19 +42,20 @@ def sweep_texts(
     layers: Collection[int],
     progress: Progress = lambda done, total: None,
 ) -> Texts:
-    """Sweep the prompts' greedy texts at layer 0 and these.
+    """Sweep the prompts' texts at layer 0 and these.
 
-    outputs: the texts, which were written with `settings`; None: they are written first.
+    outputs: the texts, written with `settings` and each prompt's seed (`prompt_seed`); None: they are written first.
     """
+    own = [replace(settings, seed=prompt_seed(settings.seed, ids)) for ids in prompts]
     if outputs is None:
-        greedy = replace(settings, temperature=0.0)
-        outputs = (generate(model, ids, None, greedy).token_ids for ids in prompts)
+        outputs = (generate(model, ids, None, its).token_ids for ids, its in zip(prompts, own, strict=True))
     wanted, sweeps = tuple(sorted({0, *layers})), []
-    for number, (ids, output) in enumerate(zip(prompts, outputs, strict=True)):
-        sweeps.append(sweep(model, wanted, number, tuple(ids), output))
+    for number, (ids, output, its) in enumerate(zip(prompts, outputs, own, strict=True)):
+        sweeps.append(sweep(model, wanted, number, tuple(ids), output, its))
         progress(number + 1, len(prompts))
     limits = [min(settings.max_new_tokens, model.context - len(ids)) for ids in prompts]
-    return texts_of(sweeps, prompts, wanted, limits, settings.stops(model))
+    seeds = [its.seed or 0 for its in own]
+    return texts_of(sweeps, prompts, wanted, limits, settings.stops(model), seeds)
 
 
 def tune(
@@ -79,7 +80,8 @@ def tune(
     best = sorted(scored, key=lambda one: one["predicted"], reverse=True)[:FINALISTS]
     methods = [rule_method(model, make(one["parameters"]), training.settings, str(i)) for i, one in enumerate(best)]
     samples = []
-    for sample in measure(model, methods, [(str(n), "training", ids) for n, ids in enumerate(training.prompts)]):
+    prompts = [(str(n), "training", ids) for n, ids in enumerate(training.prompts)]
+    for sample in measure(model, methods, prompts, training.settings.seed):
         samples.append(sample)
         progress(len(chosen) + len(samples), total)
     finalists = [one | {"measured": speed([s for s in samples if s.method == str(i)])} for i, one in enumerate(best)]

@@ -78,5 +78,7 @@ def most_likely(logits: Tensor) -> list[int]:
 def not_numbers(token: int) -> ModelError:
     """What a row without a token means: NaN among its logits (-1), or no token left (-2), as in choose.c."""
     if token == -1:
-        return ModelError("the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype")
+        return ModelError(
+            "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+        )
     return ModelError("the generation options leave no token that may come next: bar fewer")

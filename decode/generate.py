@@ -40,7 +40,9 @@ def generate(
     text = str(model.tokenizer.decode(new, skip_special_tokens=True)) if model.tokenizer is not None else ""
     assert decoding.finish is not None
     spent = ended - began, prefilled - began
-    return Generation(tuple(ids), tuple(new), text, decoding.finish, *spent, tuple(rounds), source.reused, source.choose.seed)
+    return Generation(
+        tuple(ids), tuple(new), text, decoding.finish, *spent, tuple(rounds), source.reused, source.choose.seed
+    )
 
 
 def encode(model: Model, prompt: Any) -> list[int]:

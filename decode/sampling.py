@@ -86,7 +86,10 @@ class ByLibrary(Chooser):
     def targets(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> list[int]:
         chosen = self._choose(logits, prefix, drafts)
         if any(math.isnan(logp) for _, logp, _, _ in chosen):
-            raise not_numbers(-1)
+            if bool(logits.isnan().any()):
+                raise not_numbers(-1)
+            if self.temperature:  # greedily, the library takes such a row's first token
+                raise not_numbers(-2)
         return [int(token) for token, _, _, _ in chosen]
 
     def noise(self, position: int, token: int) -> float:
@@ -207,5 +210,5 @@ def _compiled_options(options: Mapping[str, Any]) -> dict[str, Any]:
         (all(isinstance(token, int) for token in suppressed), "suppress_tokens must be token ids"),
     ):
         if not fine:
-            raise ModelError(message)
+            raise ModelError(f"the generation config cannot be used: {message}")
     return {"min_p": min_p, "penalty": penalty, "suppressed": suppressed}

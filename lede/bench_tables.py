@@ -21,11 +21,10 @@ SHOWN = 3  # differences told one by one
 def bench_title(report: "Report") -> Text:
     """Whose numbers these are."""
     facts = report.facts
-    temperature = f", temperature {facts['temperature']:g}" if facts["temperature"] else ""
     return Text.assemble(
         (f"{facts['model']} · {facts['task']}", "bold"),
         f" · {facts['dtype']} · {facts['device']}, {facts['threads']} thread{'s' if facts['threads'] != 1 else ''} · "
-        f"{facts['prompts']} held-out prompts, {facts['max_new_tokens']} tokens{temperature}",
+        f"{facts['prompts']} held-out prompts, {facts['max_new_tokens']} tokens, {report.chosen}",
     )
 
 
@@ -49,11 +48,12 @@ def bench_table(report: "Report") -> Table:
 
 def time_table(report: "Report") -> Table:
     """Where each method's time goes: of all of it reading the prompt, the others of decoding."""
-    table = grid(None, "method", "prompt", "draft", "decide", "verify", "host")
+    table = grid(None, "method", "prompt", "draft", "decide", "verify", "host", "choose")
     for row in report.rows:
         if row.verify_share is not None:
             shares = row.prompt_share, row.draft_share, row.decision_share, row.verify_share, row.host_share
-            table.add_row(row.method, *(f"{share:.1%}" for share in shares), style=_style(row))
+            cells = (f"{share:.1%}" for share in (*shares, row.choose_share))
+            table.add_row(row.method, *cells, style=_style(row))
     return table
 
 
@@ -99,7 +99,11 @@ def bench_words(report: "Report") -> Iterator[Text]:
         "the prompt itself), the same groups for both methods",
         "dim",
     )
-    yield Text("prompt: its share of all time; draft, decide, verify, host: theirs of decoding", "dim")
+    yield Text(
+        "prompt: its share of all time; draft, decide, verify, host: theirs of decoding; choose: the share of drafting "
+        "and verifying in which tokens are made of logits",
+        "dim",
+    )
     if report.costs.doubt:
         yield Text(report.costs.doubt, "yellow")
     yield from _check_words(report)
@@ -108,7 +112,13 @@ def bench_words(report: "Report") -> Iterator[Text]:
     for method in dict.fromkeys(difference.method for difference in report.differences):
         yield _differences(report, method, [d for d in report.differences if d.method == method])
     if facts["temperature"]:
-        yield Text("sampled, with a seed for each prompt: methods write other texts, of the same distribution", "dim")
+        yield Text("sampled, each prompt with a seed of its own: every method of ours writes one text", "dim")
+        if others := [row.method for row in report.rows if row.method in FOREIGN]:
+            yield Text(
+                f"{', '.join(others)}: sampled from the library's own random numbers, so another text, which is timed "
+                "and not compared",
+                "dim",
+            )
     if facts["left_out"]:
         yield Text(f"left out, longer than the model's context: {facts['left_out']} of the prompts", "yellow")
     if facts["resumed"] == facts["samples"]:

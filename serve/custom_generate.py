@@ -114,8 +114,7 @@ def generate(
     ids = encode(decoder, {"input_ids": input_ids, "attention_mask": [] if mask is None else mask})
     most = asked.max_new_tokens or asked.max_length - (len(ids) if long else 0)
     options = {option: getattr(asked, option, None) for option in vars(GenerationConfig()) if option != "max_length"}
-    seed = int(torch.randint(2**62, ())) if asked.do_sample else None  # so that torch.manual_seed is kept to
-    settings = request(decoder, len(ids), options | {"max_new_tokens": most}, seed, logits_processor or None)
+    settings = request(decoder, len(ids), options | {"max_new_tokens": most}, None, logits_processor or None)
     if stopping_criteria:
         criteria = StoppingCriteriaList(stopping_criteria)
         settings = replace(settings, ended=lambda text: bool(criteria(input_ids.new_tensor([text]), None)))

@@ -1,6 +1,7 @@
 """The baselines, and the search space of each one's parameters: small spaces, all stated here.
 
-Early-exit baselines try the real layers 1 … 3L/4 only, prompt lookup only layer 0. Parameters can be stored as JSON.
+Early-exit baselines try the real layers 1 … 3L/4 only, prompt lookup only layer 0, a cascade both. Parameters can be
+stored as JSON.
 """
 
 import random
@@ -14,6 +15,7 @@ from lede.decode.rules import (
     LONG_DRAFTS,
     MAX_DRAFTS,
     AdaptiveLookup,
+    Cascade,
     Del,
     DraftVerify,
     ExitRule,
@@ -25,6 +27,7 @@ from lede.decode.rules import (
     TapOut,
     Ucb,
 )
+from lede.decode.rules.dynamic_exit import best_exit
 from lede.simulate.costs import Costs
 from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import SWEPT, Texts
@@ -32,6 +35,7 @@ from lede.simulate.texts import SWEPT, Texts
 Parameters = dict[str, Any]
 CONFIGURATIONS = 120  # that tuning may score of each baseline
 TOP1 = SWEPT.index("top1_logp")
+KEEPS_LAST = (True, False)
 
 
 def make_rule(name: str, parameters: Parameters) -> ExitRule:
@@ -123,6 +127,35 @@ def _ucb(texts: Texts, layer_count: int) -> list[Parameters]:
     return grid(layers=sets, lengths=lengths, exploration=(0.001, 0.03, 0.5), decay=(1.0, 0.99))
 
 
+def promising(texts: Texts, layer_count: int, count: int) -> list[int]:
+    """The real layers that are worth most as exits (tokens a layer run, as DEL has it) by how often they are right."""
+    shares = {}
+    for layer in _real(texts):
+        column = texts.layers.index(layer)
+        shares[layer] = float(texts.right[:, :, column][texts.found[:, :, column]].mean())
+    best: list[int] = []
+    while shares and len(best) < count:
+        layer, _ = best_exit(shares, layer_count, MAX_DRAFTS)
+        best.append(layer)
+        del shares[layer]
+    return sorted(best)
+
+
+def _cascade(texts: Texts, layer_count: int) -> list[Parameters]:
+    """Of two rules at once: few exit layers, so that the draw leaves enough of the rest at each."""
+    return grid(
+        exit_layer=promising(texts, layer_count, 4),
+        threshold=(0.2, 0.4, 0.6, 0.8),
+        match=(1, 2, 3, 5, 8, 16),
+        goes_on=(1, 3, 8),
+        least=(1, 3),
+        most=(MAX_DRAFTS, LONG_DRAFTS),
+        drafts=(3, 6, MAX_DRAFTS),
+        keeps_last=KEEPS_LAST,
+        layer_count=(None, layer_count),
+    )
+
+
 class Baseline(NamedTuple):
     """A kind of rule: its search space, of swept texts and a layer count, neighbours alike; and how one is made."""
 
@@ -130,7 +163,6 @@ class Baseline(NamedTuple):
     make: Callable[..., ExitRule]
 
 
-KEEPS_LAST = (True, False)
 BASELINES = {
     "layerskip": Baseline(lambda t, _: grid(exit_layer=_real(t), draft_length=range(1, MAX_DRAFTS + 1)), LayerSkip),
     "lite": Baseline(_lite, lambda thresholds, **more: Lite({int(e): p for e, p in thresholds.items()}, **more)),
@@ -156,6 +188,7 @@ BASELINES = {
         ),
         AdaptiveLookup,
     ),
+    "cascade": Baseline(_cascade, Cascade),
     "ucb": Baseline(_ucb, Ucb),
     "tapout": Baseline(
         lambda t, _: grid(

@@ -253,9 +253,9 @@ def test_the_caller_s_own_processor_takes_the_place_of_the_checkpoint_s_of_its_k
 
 
 def test_sampling_options_make_the_library_s_warpers():
-    settings = request(MODEL, 2, {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1})
+    settings = request(MODEL, 2, {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9})
     made = list(chooser(settings, MODEL, [1, 2])._processors)
-    assert [type(p) for p in made[1:]] == [TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper]
+    assert [type(p) for p in made[1:4]] == [TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper]
     assert made[1].top_k == 50  # the library's default
     assert request(MODEL, 2, {"temperature": 0.7, "top_k": 0}).top_k == 0
 

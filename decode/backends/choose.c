@@ -75,7 +75,7 @@ static float threshold_of(const float *z, int n, int k, float *room) {
             room[kept++] = z[i];
         }
     }
-    return kept <= k ? -INFINITY : kth_largest(room, kept, k);
+    return kth_largest(room, kept, k);
 }
 
 /* Places with z >= least, into `kept`; returns how many. */

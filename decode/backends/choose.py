@@ -51,7 +51,7 @@ class Compiled(Chooser):
         self._call, self._noise = _prototypes(loaded)
         self.temperature, self.seed, self._penalised = temperature, seed, penalty != 1.0
         self._key = (seed or 0) % 2**64
-        barred = np.array(suppressed, np.int32)
+        barred = np.array([token for token in suppressed if 0 <= token < vocabulary], np.int32)
         sizes = temperature, top_p, min_p, penalty, self._key, barred.ctypes.data
         settings = _Settings(top_k, len(barred), *sizes)
         every = draft = _Tokens(None, None, vocabulary)

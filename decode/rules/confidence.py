@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lede.decode.rules.base import MAX_DRAFTS, ExitRule
+from lede.decode.rules.base import LONG_DRAFTS, MAX_DRAFTS, ExitRule
 from lede.decode.state import State
 
 if TYPE_CHECKING:
@@ -123,3 +123,50 @@ class Kangaroo(DraftVerify):
 
     def finish(self, round_: "Round") -> None:
         """Nothing adapts."""
+
+
+class Cascade(ExitRule):
+    """The lookup where its match is long enough, else an exit whose confidence says when to stop.
+
+    A round copies if the match is at least `match` tokens long; it drafts `least` copies in any case, then goes on
+    while the match is at least `goes_on`, up to `most`. Otherwise it drafts from `exit_layer`, on while the token's
+    probability is at least `threshold`, up to `drafts`; with `layer_count` it drafts nothing where already the first
+    token is less likely. No state.
+
+    Source: the hybrids that engines offer. llama.cpp's server takes several kinds of speculation at once, n-grams
+    (`ngram-simple`, of a fixed length) before a draft model, which stops below `--draft-p-min`, at its first token also;
+    SuffixDecoding (Oliaro et al., arXiv 2411.04975; in vLLM through ArcticInference) copies where the match scores
+    above a threshold and asks a draft model elsewhere. Deviations: the draft model is the first E layers, or the exit
+    head there; matches are the lookup's, one chain of the longest n-gram in this text alone; all numbers are tuned, the
+    lookup's as `AdaptiveLookup`'s and the exit's as `Kangaroo`'s.
+    """
+
+    name = "cascade"
+    needs_state, needs_trace = True, False
+
+    def __init__(
+        self,
+        exit_layer: int,
+        match: int = 4,
+        goes_on: int = 2,
+        least: int = 2,
+        most: int = LONG_DRAFTS,
+        threshold: float = 0.6,
+        drafts: int = 6,
+        *,
+        keeps_last: bool = True,
+        layer_count: int | None = None,
+    ):
+        self.layers = (0, exit_layer) + (() if layer_count is None else (layer_count,))
+        self.max_drafts, self.keeps_last = max(most, drafts), keeps_last
+        self.match, self.goes_on, self.least, self.most = match, goes_on, least, most
+        self.drafts, self._log = drafts, math.log(max(threshold, 1e-30))
+
+    def exit_here(self, state: State) -> bool:
+        return state.lookup_length >= self.match if state.layer == 0 else state.top1_logp >= self._log
+
+    def draft_on(self, state: State) -> bool:
+        number = state.draft_index + self.keeps_last  # of the draft that the question is about
+        if state.layer == 0:
+            return number <= self.least or (number <= self.most and state.lookup_length >= self.goes_on)
+        return number <= self.drafts and state.top1_logp >= self._log

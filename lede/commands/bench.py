@@ -36,7 +36,14 @@ def bench(
     check: Annotated[bool, Option("--check", help="Also predict every speedup, and the best possible.")] = False,
     limit: Annotated[int, Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, Option(min=1, help="Training prompts to tune on.")] = 12,
-    seed: Annotated[int, Option(min=0, help="Another draw of a task's prompts.")] = 1,
+    temperature: Annotated[
+        float | None, Option(min=0.0, help="0: greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
+    ] = None,
+    top_k: Annotated[int | None, Option(min=0, help="0: all. [dim]Default: the generation config, else 50[/]")] = None,
+    top_p: Annotated[
+        float | None, Option(min=0.0, max=1.0, help="1: all. [dim]Default: the generation config, else 1[/]")
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Of sampled texts, and of the draw of a task's prompts.")] = 1,
     max_new_tokens: Annotated[
         int | None, Option(min=2, help="Tokens to write. [dim]Default: the task's; else 256[/]")
     ] = None,
@@ -56,6 +63,7 @@ def bench(
     [dim]lede bench --plot bench.png[/]
     [dim]lede bench --methods autoregressive,layerskip,lede --limit 10[/]
     [dim]lede bench --check --policy policies/lede-tiny --policy policies/variant[/]
+    [dim]lede bench --temperature 0.8 --top-k 50 --check[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
@@ -83,6 +91,10 @@ def bench(
         works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
         works = [named_task(name, limit, tuning, seed) for name in task or [usual_task(model)]]
+    heats = [own if temperature is None else temperature for *_, own in works]
+    for option, value in {"--top-k": top_k, "--top-p": top_p}.items():
+        if value is not None and not any(heats):
+            raise BadParameter(f"{option} is for sampled texts, and these are greedy: give a --temperature")
     for note in notes:
         warn(note)
 
@@ -97,8 +109,10 @@ def bench(
     with bar("measuring", 100, quiet=json) as advance:
         first = next(map(load_policy, policies.values()), None)
         loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model), first))
-        for title, test, train, usual, temperature in works:
-            settings = Settings(max_new_tokens or usual, temperature)
+        given_cuts, config = {"top_k": top_k, "top_p": top_p}, loaded.generation_config
+        cuts = {name: config.get(name) if value is None else value for name, value in given_cuts.items()}
+        for (title, test, train, usual, _), heat in zip(works, heats, strict=True):
+            settings = Settings(max_new_tokens or usual, heat, **cuts, seed=seed)
             job = Job(title, test, train, settings, chosen, policies, threads, check)
             which = f"{title}: " if len(works) > 1 else ""
 

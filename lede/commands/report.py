@@ -23,7 +23,7 @@ def report(
     chat: Annotated[bool, Option("--chat", help="The prompts are messages to a chat model, to be answered.")] = False,
     model: shared.ModelOption = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Tokens to write for each prompt.")] = 128,
-    temperature: Annotated[float, Option(min=0.0, help="0: greedy, compared with plain decoding.")] = 0.0,
+    temperature: Annotated[float, Option(min=0.0, help="0: greedy.")] = 0.0,
     seed: Annotated[int | None, Option(min=0, help="Of sampling.")] = None,
     bench: Annotated[Path | None, Option(help="What lede bench --json printed: its tables and pictures too.")] = None,
     out: Annotated[Path, Option(help="The page, one file that loads nothing else.")] = Path("report.html"),
@@ -77,14 +77,14 @@ def held_out(model: str | None) -> "list[tuple[str, Any]]":
 
 
 def tell(model: "Model", policy: "Policy | None", shown: str, content: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """One prompt decoded, as the page takes it; what is greedy is decoded plainly as well."""
+    """One prompt decoded, as the page takes it; with a policy plainly as well, which writes the same text."""
     from lede.decode.generate import encode
     from lede.serve.generate import generate
     from lede.serve.report import Teller, summary
     from lede.serve.stream import Decoder
 
     ids = encode(model, content)
-    plain = None if policy is None or settings["temperature"] else generate(model, ids, **settings)
     done = generate(model, ids, policy, **settings)
+    plain = None if policy is None else generate(model, ids, **settings | {"seed": done.seed})
     teller = Teller(Decoder(model.tokenizer, ids, skip_special_tokens=False), policy)
     return {"prompt": shown, "rounds": list(map(teller.round, done.rounds)), "summary": summary(done, plain)}

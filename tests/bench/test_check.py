@@ -12,20 +12,23 @@ from lede.bench import check as bench_check
 from lede.bench import methods
 from lede.bench import run as bench_run
 from lede.bench.check import CALIBRATIONS, Check, calibrations, combined, predict
-from lede.bench.errors import BenchError
 from lede.bench.job import Job, question
 from lede.bench.names import BASELINE
 from lede.bench.run import bench
 from lede.bench.store import Store
+from lede.bench.tune import sweep_texts
 from lede.bench_tables import bench_words, check_table
 from lede.collect.prompts import Prompt
 from lede.decode.facts import model_facts
+from lede.decode.generate import encode
 from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
 from lede.serve.policy import Policy
+from lede.simulate.baselines import make_rule
 from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.scalar import replay_rule
 from tests.learn.swept import made_up
 
 PROMPTS = tuple(Prompt(f"p{i}", "toy", text) for i, text in enumerate(("def mean(", "while x", "import")))
@@ -151,10 +154,23 @@ def test_a_finished_run_can_be_checked_later(model, checkpoint, tmp_path, monkey
     assert later.check.oracle_layers == [0]  # no policy: the layers that the rules draft at
 
 
-def test_sampled_texts_are_not_checked(model, checkpoint, tmp_path):
-    job = Job("toy", PROMPTS, TRAINING, Settings(8, temperature=0.5), (BASELINE,), check=True)
-    with pytest.raises(BenchError, match=r"toy is sampled at temperature 0\.5"):
-        bench(model, str(checkpoint), job, tmp_path)
+def test_what_replay_says_of_sampled_texts_is_what_was_decoded(model, checkpoint, policies, tmp_path):
+    methods = (BASELINE, "layerskip", "prompt-lookup", "cascade", "lede")
+    settings = Settings(32, temperature=0.8, top_k=50, seed=2)
+    job = Job("toy", PROMPTS, TRAINING, settings, methods, {"lede": policies["lede"]}, check=True)
+    report = bench(model, str(checkpoint), job, tmp_path)
+    assert all(row.identical for row in report.rows)
+    assert report.check.predictions.keys() == {*methods}
+    for row in report.rows:  # rounds are what they were: rules of one fixed length, whose drafts replay knows all
+        if row.method in ("layerskip", "prompt-lookup"):
+            mine = [s for s in report.samples if s.method == row.method]
+            rule, tokens = make_rule(row.method, row.parameters), {p.id: encode(model, p.content) for p in PROMPTS}
+            texts = sweep_texts(
+                model, [tokens[s.prompt_id] for s in mine], [s.token_ids for s in mine], settings, {*rule.layers}
+            )
+            replayed = replay_rule(rule, texts, COSTS)
+            assert replayed.accepted.sum() == sum(s.accepted for s in mine)
+            assert replayed.rounds.sum() == sum(s.rounds for s in mine)
 
 
 def test_predictions_are_ratios_of_all_time_on_the_same_texts():

@@ -13,11 +13,11 @@ import pytest
 
 from lede.bench import run as bench_run
 from lede.bench.job import Job, question
-from lede.bench.names import METHODS, POLICY_OF
+from lede.bench.names import FOREIGN, METHODS, POLICY_OF
 from lede.bench.paper import paper_row
 from lede.bench.plot import draw
 from lede.bench.run import Report, bench
-from lede.bench_tables import category_table
+from lede.bench_tables import bench_title, bench_words, category_table
 from lede.collect.prompts import Prompt
 from lede.decode.facts import model_facts
 from lede.decode.load import load_model
@@ -32,6 +32,8 @@ PROMPTS = tuple(
 TRAINING = (Prompt("t0", "toy", "class Tree:"), Prompt("t1", "toy", "x = [1, 2, 1, 2, "))
 POLICIES = tuple(dict.fromkeys(POLICY_OF.values()))
 QUICK = ("autoregressive", "layerskip")
+SAMPLED = Settings(12, temperature=0.9, top_k=40, top_p=0.95, seed=3)
+SAMPLING = ({}, {"temperature": 0.5}, {"top_k": 0}, {"top_p": 1.0}, {"seed": 4})
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_what_decides_the_numbers_decides_the_folder(model, policy):
         replace(job, prompts=PROMPTS[:2]),
         replace(job, training=TRAINING[:1]),
         replace(job, settings=Settings(13)),
-        replace(job, settings=Settings(12, temperature=0.5)),
+        *(replace(job, settings=replace(SAMPLED, **own)) for own in SAMPLING),
         replace(job, threads=2),
         replace(job, policies={}),
         replace(job, methods=METHODS),
@@ -142,15 +144,66 @@ def test_what_decides_the_numbers_decides_the_folder(model, policy):
     asking = {asked(job), *map(asked, changes)}
     assert len(asking) == len(changes) + 1
     assert asked(replace(job)) in asking
+    # of greedy texts only that they are
+    assert asked(replace(job, settings=Settings(12, top_k=3, top_p=0.5, seed=9))) in asking
 
 
-def test_at_a_temperature_nothing_is_compared_and_seeds_are_the_prompts(model, checkpoint, tmp_path):
-    job = Job("toy", PROMPTS[:2], TRAINING, Settings(6, temperature=1.0), ("transformers", *QUICK))
-    reports = [measured(model, checkpoint, tmp_path / name, job) for name in "ab"]
-    assert all(row.identical is None for report in reports for row in report.rows)
-    assert all(report.differences == [] for report in reports)
-    a, b = ({(s.method, s.prompt_id): s.token_ids for s in r.samples if s.method != "layerskip"} for r in reports)
-    assert a == b
+@pytest.fixture(scope="module")
+def sampled(model, checkpoint, policy, tmp_path_factory) -> Report:
+    """All methods on sampled texts."""
+    job = Job("toy", PROMPTS, TRAINING, SAMPLED, METHODS, dict.fromkeys(POLICIES, policy))
+    return measured(model, checkpoint, tmp_path_factory.mktemp("sampled"), job)
+
+
+def test_every_method_of_ours_writes_the_same_sampled_text(sampled, everything):
+    assert [row.method for row in sampled.rows] == list(METHODS)
+    for row in sampled.rows:
+        assert row.identical is (None if row.method in FOREIGN else True), row.method
+    assert sampled.differences == []
+    texts = {s.prompt_id: s.token_ids for s in sampled.samples if s.method == "autoregressive"}
+    assert texts != {s.prompt_id: s.token_ids for s in everything[0].samples if s.method == "autoregressive"}
+    words = " ".join(map(str, bench_words(sampled)))
+    assert "transformers, transformers-early-exit: sampled from the library's own random numbers" in words
+    assert {row.method: row.tokens_per_s > 0 for row in sampled.rows}["transformers"]  # but it is timed
+
+
+def test_a_table_and_its_json_say_how_texts_were_chosen(sampled, everything):
+    facts = sampled.to_json()
+    assert {name: facts[name] for name in ("temperature", "top_k", "top_p", "seed")} == {
+        "temperature": 0.9,
+        "top_k": 40,
+        "top_p": 0.95,
+        "seed": 3,
+    }
+    assert sampled.chosen == "temperature 0.9, top-k 40, top-p 0.95, seed 3"
+    assert sampled.chosen in str(bench_title(sampled))
+    assert "12 tokens, greedy" in str(bench_title(everything[0]))
+
+
+def test_a_seed_names_a_prompt_s_text_and_another_seed_another(model, checkpoint, sampled, tmp_path):
+    def texts(settings, prompts=PROMPTS):
+        report = measured(model, checkpoint, tmp_path, Job("toy", prompts, TRAINING, settings, ("autoregressive",)))
+        return {s.prompt_id: s.token_ids for s in report.samples}
+
+    known = {s.prompt_id: s.token_ids for s in sampled.samples if s.method == "autoregressive"}
+    assert texts(SAMPLED) == known
+    assert texts(SAMPLED, PROMPTS[1:]) == {p.id: known[p.id] for p in PROMPTS[1:]}  # whatever is beside it
+    assert texts(replace(SAMPLED, seed=4)) != known
+
+
+def test_a_method_with_another_sampled_text_is_told(model, checkpoint, tmp_path):
+    job = Job("toy", PROMPTS, TRAINING, SAMPLED, QUICK)
+    report = measured(model, checkpoint, tmp_path, job)
+    (file,) = tmp_path.rglob("layerskip.jsonl")
+    row = json.loads(file.read_text().splitlines()[0])
+    row["token_ids"][4] = (row["token_ids"][4] + 1) % model.vocabulary
+    file.write_text("\n".join([json.dumps(row), *file.read_text().splitlines()[1:]]) + "\n")
+    again = measured(model, checkpoint, tmp_path, job)
+    assert [r.identical for r in report.rows] == [True, True]
+    assert [r.identical for r in again.rows] == [True, False]
+    (parted,) = again.differences
+    assert (parted.method, parted.prompt, parted.position) == ("layerskip", row["prompt_id"], 4)
+    assert parted.margin > 0  # the plain decoder's token had the highest log p + noise
 
 
 def test_a_prompt_longer_than_the_context_is_left_out(model, checkpoint, tmp_path):

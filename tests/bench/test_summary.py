@@ -114,16 +114,22 @@ def test_a_paired_ratio_is_of_the_two_methods_and_tighter_than_of_two_speedups()
     assert rows["fast"].speedup_low < 0.9 * rows["fast"].speedup
 
 
-def test_samples_at_a_temperature_are_not_compared():
-    rows = summarise([plain(BASELINE), sample("lede", tokens=(9, 9))], exact_library=True, greedy=False)
-    assert [row.identical for row in rows] == [None, None]
+def test_of_sampled_texts_ours_are_compared_and_other_decoders_are_not():
+    others = [plain(LIBRARY, tokens=(7, 7)), plain("llama-cpp-bf16")]
+    mine = [plain(BASELINE), sample("lede"), sample("bad", tokens=(9, 9))]
+    rows = summarise([*others, *mine], exact_library=True, greedy=False)
+    assert [row.identical for row in rows] == [None, None, True, True, False]
+    assert rows[0].tokens_per_s > 0
 
 
 def test_time_is_split_over_all_of_it():
     parts = {"prompt_seconds": 2.0, "draft_seconds": 4.0, "decision_seconds": 1.0, "verify_seconds": 3.0}
+    parts["choose_seconds"] = 0.5
     timed = sample("lede", seconds=10.0, **parts)
     row = summarise([plain(BASELINE, seconds=20.0, prompt_seconds=4.0, verify_seconds=16.0), timed], True)[1]
     assert (row.prompt_share, row.draft_share, row.decision_share) == (0.2, 3 / 8, 1 / 8)
     assert (row.verify_share, row.host_share) == (3 / 8, 1 / 8)
+    assert row.choose_share == 0.5 / 8  # of the drafting and the verifying, not beside them
     library = summarise([plain(BASELINE), sample(LIBRARY, exits=(), drafts=(), accepts=(), commits=())], True)[1]
-    assert (library.prompt_share, library.host_share, library.tokens_per_round) == (None, None, None)
+    unknown = library.prompt_share, library.host_share, library.choose_share, library.tokens_per_round
+    assert unknown == (None,) * 4

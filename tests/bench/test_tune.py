@@ -1,17 +1,21 @@
 """Tuning: equal budgets, real rules, and what it says of them can be used again."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 from lede.bench import tune as tuning
+from lede.bench.measure import measure, prompt_seed
 from lede.bench.tune import Training, sweep_texts, tune
 from lede.decode.generate import generate
-from lede.decode.rules import Autoregressive, LayerSkip
+from lede.decode.rules import Autoregressive, LayerSkip, PromptLookup
 from lede.decode.sampling import Settings
-from lede.simulate.baselines import BASELINES, drawn, ladders, make_rule, predicted_rate, real_layers
+from lede.simulate.baselines import BASELINES, drawn, ladders, make_rule, predicted_rate, promising, real_layers
 from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.scalar import replay_rule
 from tests.models import ours
 
 MODEL = ours("grouped")
@@ -28,6 +32,7 @@ COSTS = Costs(
     prefill=0.2,
 )
 LAYERS = (1, 2, 3)
+SAMPLED = replace(SETTINGS, temperature=0.9, top_k=20, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,30 @@ def test_every_real_layer_up_to_three_quarters_and_the_lookup_are_swept(texts):
     assert texts.limits.tolist() == [40, 40, 40]
 
 
-def test_sampling_is_tuned_on_greedy_texts(texts):
-    warm = sweep_texts(MODEL, PROMPTS[:1], None, Settings(40, temperature=1.0, stop_tokens=frozenset()), layers=(2,))
+def test_sampling_is_tuned_on_texts_sampled_alike(texts):
+    warm = sweep_texts(MODEL, PROMPTS, None, SAMPLED, layers=(2,))
     assert warm.layers == (0, 2)
-    assert warm.targets.tolist() == texts.targets[:1].tolist()
+    for row, prompt in zip(warm.targets.tolist(), PROMPTS, strict=True):
+        own = replace(SAMPLED, seed=prompt_seed(SAMPLED.seed, prompt))
+        assert tuple(row) == generate(MODEL, prompt, None, own).token_ids
+    assert warm.targets.tolist() != texts.targets.tolist()
+    assert warm.temperatures.tolist() == pytest.approx([0.9] * 3)
+
+
+def test_a_finalist_decodes_the_sampled_texts_that_it_was_scored_on(monkeypatch):
+    seen = []
+
+    def timed(*given):
+        for sample in measure(*given):
+            seen.append(sample)
+            yield sample
+
+    monkeypatch.setattr(tuning, "measure", timed)
+    warm = sweep_texts(MODEL, PROMPTS, None, SAMPLED, LAYERS)
+    tune(MODEL, [{"draft_length": 3}], lambda p: PromptLookup(**p), Training(PROMPTS, warm, COSTS, SAMPLED))
+    assert [list(sample.token_ids) for sample in seen] == warm.targets.tolist()
+    replayed = replay_rule(PromptLookup(3), warm, COSTS)
+    assert replayed.accepted.tolist() == [sample.accepted for sample in seen]
 
 
 @pytest.mark.parametrize("family", BASELINES)
@@ -71,7 +96,8 @@ def test_a_family_is_tuned_and_stored(family, texts, monkeypatch):
     )  # decisions are timed anew
     real = [layer for layer in again.layers if layer < MODEL.layer_count]
     if family != "ucb":  # which may be of any layer, whichever was faster at that moment
-        assert real == [0] if family.endswith("-lookup") else 0 not in real
+        assert (real == [0]) == family.endswith("-lookup")
+        assert (0 in real) == (family.endswith("-lookup") or family == "cascade")
     for prompt in PROMPTS:
         assert generate(MODEL, prompt, again, SETTINGS).token_ids == generate(MODEL, prompt, None, SETTINGS).token_ids
 
@@ -106,6 +132,16 @@ def test_draws_are_even_and_the_same_for_a_seed():
     assert some == drawn(space, 100, seed=3) != drawn(space, 100, seed=4)
     assert all(0 <= one["n"] - 10 * i < 10 for i, one in enumerate(some))
     assert drawn(space[:7], 100, seed=3) == space[:7]
+
+
+def test_promising_exits_are_those_with_the_most_tokens_for_their_layers(texts):
+    assert promising(texts, MODEL.layer_count, 9) == [1, 2, 3]
+    right = texts.right.copy()
+    for layer, share in ((1, 0), (2, 9), (3, 10)):  # of ten; layer 3 is the dearest of a model of four
+        right[:, :, layer] = np.arange(right.shape[1]) % 10 < share
+    told = replace(texts, right=right)
+    assert promising(told, MODEL.layer_count, 1) == [2]
+    assert promising(told, MODEL.layer_count, 2) == [2, 3]
 
 
 def test_ladders_start_where_they_say():

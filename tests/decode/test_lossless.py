@@ -18,6 +18,7 @@ from lede.decode.loop import Decoding
 from lede.decode.model import Model
 from lede.decode.rules import (
     Autoregressive,
+    Cascade,
     Del,
     DraftVerify,
     ExitRule,
@@ -85,6 +86,8 @@ def rules(layer_count: int) -> list[ExitRule]:
         Del(inner[:2], layer_count, keeps_last=False),
         QPolicy(Values(every)),
         QPolicy(Values((*every, layer_count))),
+        Cascade(1, 2, 1, 1, 20, 0.4, 5),
+        Cascade(2, 1, 3, 2, 6, 0.6, 12, keeps_last=False, layer_count=layer_count),
     ]
 
 

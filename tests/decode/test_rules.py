@@ -16,6 +16,7 @@ from lede.decode.rules import (
     AdaptiveLookup,
     Autoregressive,
     Bandit,
+    Cascade,
     Del,
     DraftVerify,
     ExitRule,
@@ -47,6 +48,8 @@ RULES = {
     "layerskip": lambda: LayerSkip(1, 4),
     "prompt-lookup": lambda: PromptLookup(5),
     "adaptive-lookup": lambda: AdaptiveLookup(2, 1),
+    "cascade": lambda: Cascade(1, 2, 1, 1, 9, 0.5, 4),
+    "cascade, bypass": lambda: Cascade(2, 3, 2, 2, 6, 0.4, 12, keeps_last=False, layer_count=L),
     "lite": lambda: Lite({1: 0.6, 2: 0.5, 3: 0.4}, 6),
     "lite, bypass": lambda: Lite({1: 0.6, 2: 0.5}, 6, L),
     "draft-verify": lambda: DraftVerify(1, 0.4, step=0.3),
@@ -189,6 +192,39 @@ def test_the_lookup_is_layer_0_of_a_fixed_length():
     rounds = decoded(PromptLookup(3), PROMPTS[2]).rounds
     assert [r.exit_layer for r in rounds if r.drafts] and {r.exit_layer for r in rounds} <= {0, None}
     assert {len(r.drafts) for r in rounds[:-1]} <= {0, 3}
+
+
+@pytest.mark.parametrize("keeps_last", [True, False])
+@pytest.mark.parametrize("bypass", [None, L])
+def test_the_cascade_copies_behind_long_matches_and_drafts_from_its_exit_elsewhere(keeps_last, bypass):
+    match, goes_on, least, most, threshold, drafts = 2, 9, 2, 5, 0.3, 4
+    rule = Cascade(2, match, goes_on, least, most, threshold, drafts, keeps_last=keeps_last, layer_count=bypass)
+    lengths, unsure = {0: set(), 2: set()}, 0
+    for prompt in PROMPTS:
+        for round_ in decoded(rule, prompt).rounds:
+            walk = [d.state for d in round_.decisions if d.state.phase == DEPTH]
+            on = [d.state for d in round_.decisions if d.state.phase == DRAFT]
+            copies = [state.lookup_length >= match for state in walk if state.layer == 0]
+            sure = [math.exp(state.top1_logp) >= threshold for state in walk if state.layer == 2]
+            if round_.exit_layer == 0:
+                assert copies == [True] and not sure
+                holds, low, high = [state.lookup_length >= goes_on for state in on], least, most
+            elif round_.exit_layer == 2:
+                assert copies in ([], [False]) and (bypass is None or sure == [True])
+                holds, low, high = [math.exp(state.top1_logp) >= threshold for state in on], 1, drafts
+            else:
+                assert not walk or (bypass is not None and copies in ([], [False]) and sure == [False])
+                unsure += sure == [False]
+                continue
+            lengths[round_.exit_layer].add(len(round_.drafts))
+            assert len(round_.drafts) <= high
+            if round_.cut or len(round_.drafts) == rule.max_drafts:
+                continue
+            assert len(round_.drafts) == len(on) + keeps_last  # the last state's own token is kept or dropped
+            numbers = [number + keeps_last for number in range(2, len(on) + 2)]  # of the drafts that were asked about
+            goes = [n <= low or (n <= high and held) for n, held in zip(numbers, holds, strict=True)]
+            assert goes == [True] * (len(on) - 1) + [False]
+    assert all(len(some) > 1 for some in lengths.values()) and (unsure > 0) == (bypass is not None)
 
 
 def test_lite_leaves_at_the_first_layer_that_is_sure_enough():

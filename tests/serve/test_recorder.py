@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 import lede.collect.collector
 from lede import replay
 from lede.cli import app
+from lede.collect.collector import CollectConfig
 from lede.collect.errors import PromptError
 from lede.collect.prompts import load_prompts
 from lede.replay.split import episode_splits
 from lede.serve.policy import load_policy
 from lede.serve.recorder import Recorder
-from tests.collect.small import COSTS, tiny_model
+from tests.collect.small import COSTS, collected, tables, tiny_model
 from tests.serve.serving import serving, wait_for
 from tests.serve.test_generate import random_policy
 
@@ -92,6 +93,20 @@ def test_with_its_text_and_over_restarts(model, policy, tmp_path, monkeypatch):
     assert replay.verify(out) == []
     (prompt,) = load_prompts(out)
     assert prompt.tokens == tuple(episodes["prompt_tokens"][0]) and prompt.group == episodes["group"][0]
+
+
+def test_sampled_answers_are_collected_again_exactly(model, policy, tmp_path, monkeypatch):
+    out, again = tmp_path / "served", tmp_path / "again"
+    with recording(model, policy, out, monkeypatch, with_text=True) as served:
+        told = [served.post(prompt=PROMPTS[0], max_tokens=16, temperature=1.3, seed=seed) for seed in (5, -3, None)]
+        told.append(served.post(prompt=PROMPTS[0], max_tokens=16, top_p=0.8, temperature=0.9, top_k=7, seed=5))
+        told.append(served.post(prompt=PROMPTS[0], max_tokens=16))
+    prompts = load_prompts(out)
+    assert len(prompts) == 5
+    collected(again, CollectConfig(5, (0, 1, 2), max_new_tokens=16, temperature=None), model, prompts)
+    texts = [row["output_tokens"] for row in tables(again)["episodes"].iter_rows(named=True)]
+    assert [model.tokenizer.decode(ids) for ids in texts] == [a.json()["choices"][0]["text"] for a in told]
+    assert replay.verify(out) == replay.verify(again) == []
 
 
 def test_without_its_text_there_are_no_prompts_to_collect_again_from(model, policy, tmp_path, monkeypatch):
