@@ -25,6 +25,8 @@ BEFORE = 32  # positions in the cache
 MARGIN, AGREE = 0.9, 0.8  # fewer threads take at most so much of the time, and less in so many of the turns
 OTHERS = 0.15  # cores that other work may take during a trial
 
+Shape = tuple[str, str, bool]  # of a model: config_hash_v2, dtype, whether it is decoded natively
+
 
 def use_threads(model: Model, threads: int = 0) -> int:
     """Set torch's threads to `threads`, or for 0 to those that suit the model. Returns the number.
@@ -34,7 +36,7 @@ def use_threads(model: Model, threads: int = 0) -> int:
     """
     if threads == 0 and model.device.type == "cpu":
         choices, shape = _choices(), (config_hash_v2(model.config), str(model.dtype), model.native)
-        threads = _kept(choices, *shape) or _tried(model, choices, *shape)
+        threads = _kept(choices, shape) or _tried(model, choices, shape)
     if threads:
         model.use_threads(threads)
     return torch.get_num_threads()
@@ -43,7 +45,7 @@ def use_threads(model: Model, threads: int = 0) -> int:
 def usual_threads(config_hash: str, dtype: str) -> int:
     """The number that `use_threads` gives a model on a CPU, by its `config_hash_v2` and dtype's name; tries none."""
     choices = _choices()
-    kept = (_kept(choices, config_hash, f"torch.{dtype}", native) for native in (True, False))
+    kept = (_kept(choices, (config_hash, f"torch.{dtype}", native)) for native in (True, False))
     return next(filter(None, kept), choices[-1])
 
 
@@ -52,21 +54,21 @@ def _choices() -> list[int]:
     return sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
 
 
-def _name(choices: list[int], config_hash: str, dtype: str, native: bool) -> str:
+def _name(choices: list[int], shape: Shape) -> str:
     machine = cpu_features(), os.cpu_count(), torch.__version__, (FOLDER / "native.c").read_text()
-    return cache_name("threads", choices, *machine, config_hash, dtype, native)
+    return cache_name("threads", choices, *machine, *shape)
 
 
-def _kept(choices: list[int], *shape: str | bool) -> int | None:
+def _kept(choices: list[int], shape: Shape) -> int | None:
     """What an earlier trial found."""
     folder = cache_folder()
     with contextlib.suppress(OSError, ValueError):
-        if folder is not None and (threads := int((folder / _name(choices, *shape)).read_text())) in choices:
+        if folder is not None and (threads := int((folder / _name(choices, shape)).read_text())) in choices:
             return threads
     return None
 
 
-def _tried(model: Model, choices: list[int], *shape: str | bool) -> int:
+def _tried(model: Model, choices: list[int], shape: Shape) -> int:
     """What a trial finds, which is kept; as many as there are where other work disturbs it."""
     if len(choices) == 1:
         return choices[0]
@@ -76,7 +78,7 @@ def _tried(model: Model, choices: list[int], *shape: str | bool) -> int:
     threads, folder = clearly_fastest(seconds), cache_folder()
     with contextlib.suppress(OSError):
         if folder is not None:
-            (folder / _name(choices, *shape)).write_text(str(threads))
+            (folder / _name(choices, shape)).write_text(str(threads))
     return threads
 
 

@@ -12,6 +12,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lede.serve.errors import ChatError
 
@@ -61,7 +62,7 @@ def _canonical() -> str:
     return line.removeprefix("\ufeff")
 
 
-def _edited(before: list, terminal: int) -> str:  # type: ignore[type-arg]
+def _edited(before: list[Any], terminal: int) -> str:
     """The next message of a terminal. Keys that are typed meanwhile are shown when they are read."""
     ahead = _waiting(0)
     _set(before, echo=True)  # readline shows what is typed only then
@@ -76,7 +77,7 @@ def _edited(before: list, terminal: int) -> str:  # type: ignore[type-arg]
     return "\n".join(lines).removeprefix("\ufeff")
 
 
-def _set(before: list, echo: bool) -> None:  # type: ignore[type-arg]
+def _set(before: list[Any], echo: bool) -> None:
     """The terminal as it was, but for its line editing, and without showing keys, or with."""
     *flags, local, ispeed, ospeed, characters = before
     local = local & ~(termios.ICANON | termios.ECHO) | (termios.ECHO if echo else 0)
