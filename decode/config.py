@@ -102,8 +102,7 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / form]
         index = folder / f"{form}.index.json"
         if index.exists():
-            places = read_json(index).get("weight_map")
-            files = sorted({folder / file for file in places.values()} if isinstance(places, dict) else ())
+            files = sorted({folder / file for file in read_json(index).get("weight_map", {}).values()})
             for file in files:
                 if not file.exists():
                     raise ModelError(f"cannot load the model {folder}: its index names {file.name}, which is missing")

@@ -91,7 +91,7 @@ def rotary(name: str, given: dict[str, Any], factors: list[float] | None, head_s
         if len(factors) != head_size // 2:
             raise ModelError(f"{name} has {len(factors)} numbers in {FREQUENCIES}: they should be {head_size // 2}")
         for length in filter(None, (original, 8192)):
-            llama3 = {"factor": round(max(factors), 3), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            llama3: dict[str, Any] = {"factor": round(max(factors), 3), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
             llama3["original_max_position_embeddings"] = length
             computed = llama3_factors(theta, head_size, **llama3)
             if all(math.isclose(x, y, rel_tol=1e-5) for x, y in zip(computed, factors, strict=True)):
@@ -128,7 +128,7 @@ def llama3_factors(
 
 def match_tensors(name: str, content: Content, config: Config) -> dict[str, Entry]:
     """{weight of a checkpoint: where it lies}. Raises ModelError for what is missing, unknown or of another shape."""
-    tensors, found = dict(content.tensors), {}
+    tensors, found = dict(content.tensors), dict[str, Entry]()
     tensors.pop(FREQUENCIES, None)
     places = {f"{theirs}.weight": f"{ours}.weight" for ours, theirs in OUTSIDE.items()}
     for i in range(config.num_hidden_layers):
@@ -153,7 +153,7 @@ def check_tensors(content: Content) -> None:
 
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    known, sizes = set(map(int, GGMLQuantizationType)), {}
+    known, sizes = set(map(int, GGMLQuantizationType)), dict[Path, int]()
     for name, entry in content.tensors.items():
         file = entry.file.name
         if entry.kind not in known:

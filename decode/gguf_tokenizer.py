@@ -156,7 +156,7 @@ def scored_merges(given: dict[str, Any]) -> list[tuple[str, str]]:
     types = given["token_type"] or [1] * len(given["tokens"])
     apart = {token for token, kind in zip(given["tokens"], types, strict=True) if kind in (UNKNOWN, CONTROL, BYTE)}
     ids = {token: i for token, i in numbered(given).items() if token not in apart}
-    merges = []
+    merges: list[tuple[float, str, str]] = []
     for token, i in ids.items():
         halves = ((token[:at], token[at:]) for at in range(1, len(token)))
         merges += [(given["scores"][i], left, right) for left, right in halves if left in ids and right in ids]
