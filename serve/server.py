@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,8 @@ def app(
             await asyncio.to_thread(worker.imports.join)
         deadline = loop.time() + limits.seconds
         job = await asyncio.to_thread(prepared, asked, tell)
-        form = api.Form(isinstance(asked, Chat), model.name, *filter(None, [asked.request_id]))
+        form = api.Form(isinstance(asked, Chat), model.name)
+        form = replace(form, id=asked.request_id) if asked.request_id else form
         told = _until(events, deadline)
         if asked.stream:
             first = await _unless_gone(request, lambda: anext(told), job, worker)

@@ -47,8 +47,9 @@ def saved(folder, template):
 
 TOOLS = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}{% if m.name %} {{ m['name'] }}{% endif %}>{{ m.content }}"
-    "{% if 'tool_calls' in m %}{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments | tojson"
-    " }}){% endfor %}{% endif %}{% if m.role == 'tool' %}#{{ m.get('tool_call_id') }}{% endif %}\n{% endfor %}"
+    "{% if 'tool_calls' in m %}{% for call in m.tool_calls %}{{ call.function.name }}"
+    "({{ call.function.arguments | tojson }}){% endfor %}{% endif %}"
+    "{% if m.role == 'tool' %}#{{ m.get('tool_call_id') }}{% endif %}\n{% endfor %}"
     "{% if documents %}{{ documents | tojson }}{% endif %}{% if loud is defined %}!{% endif %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )

@@ -62,6 +62,10 @@ def test_signals_swap_policies_and_finish_what_runs(checkpoint, tmp_path):
         (["--epsilon", "0.1"], "--record-text and --epsilon go with --record"),
         (["--plain", "--record", "x"], "name one with --policy"),
         (["--policy", "nowhere"], "there is no such folder"),
+        (
+            ["--allow-origin", "https://a.example/page"],
+            "--allow-origin https://a.example/page: give a scheme and a host",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line(options, said, monkeypatch):
