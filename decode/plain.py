@@ -32,9 +32,12 @@ def plain_weights(model: Any, config: Config) -> dict[str, Tensor]:
     """
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         raise refused("every module", "has a forward hook (torch.nn.modules.module.register_module_forward_hook)")
-    weights: dict[str, Tensor] = {}
-    _collect(weights, "", model, next(iter(_parts())), config)
-    return weights
+    walk, found = _Walk(config), type(model)
+    walk.check("", model, next(iter(_parts())))
+    for name, value in vars(model).items():  # its methods are what `generate` calls
+        if name != "forward" and callable(value) and callable(getattr(found, name, None)):
+            raise refused("", f"has another {name} than its class")
+    return walk.weights
 
 
 def refused(name: str, fault: str) -> ModelError:
@@ -85,79 +88,90 @@ def _parts() -> dict[type, dict[str, type]]:
     }
 
 
-def _collect(weights: dict[str, Tensor], name: str, module: Any, kind: type, config: Config) -> None:
-    """Check a module that should be of a kind, and all in it; add their weights."""
-    _check_module(name, module, kind)
-    _check_attributes(name, module, kind.__name__, config)
-    wanted, children, prefix = _parts().get(kind, {}), module._modules, f"{name}." if name else ""
-    if kind is nn.ModuleList:
-        wanted = {str(i): wanted[""] for i in range(config.num_hidden_layers)}
-    if children.keys() != wanted.keys():
-        other = min(children.keys() ^ wanted.keys())
-        raise refused(f"{prefix}{other}", "is missing" if other in wanted else "is no part of a plain Llama")
-    for child, part in wanted.items():
-        _collect(weights, f"{prefix}{child}", children[child], part, config)
-    held = {key: value for key, value in module._parameters.items() if value is not None}
-    if [*held] != ["weight"] * (kind.__name__ in WEIGHED):
-        raise refused(name, f"has the parameters {', '.join(held) or '(none)'}")
-    for weight in held.values():
-        dtype = weight.dtype
-        if type(weight) not in (nn.Parameter, Tensor) or not dtype.is_floating_point or dtype.itemsize < 2:
-            raise refused(f"{prefix}weight", f"is quantised or sharded, a {type(weight).__name__} of {dtype}")
-        if weight.is_meta:
-            raise refused(f"{prefix}weight", "is not in memory (offloaded)")
-        weights[f"{prefix}weight"] = weight
+class _Walk:
+    """Checks a module that should be of a kind, and all in it; their weights are in `weights` then."""
+
+    def __init__(self, config: Config):
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        self.weights: dict[str, Tensor] = {}
+        self._config, self._parts, self._plain = config, _parts(), set[tuple[type, type]]()
+        self._attentions: Any = ALL_ATTENTION_FUNCTIONS
+        self._attributes: dict[type, dict[str, Any]] = {kind: {} for kind in self._parts}
+        for kind in {kind for parts in self._parts.values() for kind in parts.values()}:
+            name = kind.__name__
+            self._attributes[kind] = {"max_norm": None} if name == "Embedding" else {}
+            self._attributes[kind] |= {"variance_epsilon": config.rms_norm_eps} if name == "LlamaRMSNorm" else {}
+            self._attributes[kind] |= {"scaling": config.head_dim**-0.5} if name == "LlamaAttention" else {}
+
+    def check(self, name: str, module: Any, kind: type) -> None:
+        """See the class."""
+        self._check_class(name, module, kind)
+        state = module.__dict__
+        if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
+            _check_calls(name, module)
+        for attribute, value in self._attributes[kind].items():
+            if (found := getattr(module, attribute)) != value:
+                raise refused(name, f"has {attribute} {found}, where the model's config gives {value}")
+        special = kind.__name__
+        if special == "LlamaAttention":
+            self._check_attention(name, module)
+        if state["_buffers"] and special != "LlamaRotaryEmbedding":
+            raise refused(name, f"has the buffers {', '.join(state['_buffers'])}")
+        prefix = f"{name}." if name else ""
+        held = {key: value for key, value in state["_parameters"].items() if value is not None}
+        if [*held] != ["weight"] * (special in WEIGHED):
+            raise refused(name, f"has the parameters {', '.join(held) or '(none)'}")
+        for key, weight in held.items():
+            _check_weight(f"{prefix}{key}", weight)
+            self.weights[f"{prefix}{key}"] = weight
+        wanted, children = self._parts.get(kind, {}), state["_modules"]
+        if kind is nn.ModuleList:
+            wanted = {str(i): wanted[""] for i in range(self._config.num_hidden_layers)}
+        if children.keys() != wanted.keys():
+            other = min(children.keys() ^ wanted.keys())
+            raise refused(f"{prefix}{other}", "is missing" if other in wanted else "is no part of a plain Llama")
+        for child, part in wanted.items():
+            self.check(f"{prefix}{child}", children[child], part)
+
+    def _check_class(self, name: str, module: Any, kind: type) -> None:
+        found = type(module)
+        if (found, kind) in self._plain:
+            return
+        if not isinstance(module, kind) or (found is not kind and _overridden(found, kind)) or not _own(found.forward):
+            held = ", with a parametrization" if "parametrizations" in getattr(module, "_modules", ()) else ""
+            raise refused(name, f"is a {found.__module__}.{found.__qualname__}{held}, and no plain {kind.__name__}")
+        self._plain.add((found, kind))
+
+    def _check_attention(self, name: str, module: Any) -> None:
+        """Which layer's it is, which function computes it, and that nothing is dropped from it."""
+        if str(module.layer_idx) != (place := name.split(".")[2]):
+            raise refused(name, f"has layer_idx {module.layer_idx} in the place of {place}")
+        function = module.config._attn_implementation
+        if function != "eager" and not _own(self._attentions.get(function)):
+            raise refused(name, f"computes by {function!r}, which is no attention function of the library")
+        if module.training and module.attention_dropout:
+            raise ModelError(f"{name} drops parts at random while the model is in training mode: call model.eval()")
 
 
-def _check_module(name: str, module: Any, kind: type) -> None:
-    """The class, and what can be hung on any module."""
-    found = type(module)
-    if not isinstance(module, kind) or (found is not kind and _overridden(found, kind)) or not _own(found.forward):
-        held = ", with a parametrization" if "parametrizations" in getattr(module, "_modules", ()) else ""
-        raise refused(name, f"is a {found.__module__}.{found.__qualname__}{held}, and no plain {kind.__name__}")
-    state = module.__dict__
-    for hooks in (state["_forward_pre_hooks"], state["_forward_hooks"]):
+def _check_calls(name: str, module: Any) -> None:
+    """What is called with a module, or in its place."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
         if added := [hook for hook in hooks.values() if getattr(hook, "__module__", "") != LOOKING]:
             raise refused(name, f"has the forward hook {getattr(added[0], '__qualname__', added[0])}")
-    if "forward" in state:
-        forward = getattr(
-            state["forward"], "_torchdynamo_orig_callable", state["forward"]
-        )  # torch.compile's is the same
-        if getattr(forward, "__func__", None) is not found.forward or forward.__self__ is not module:
+    if "forward" in module.__dict__:
+        forward = getattr(module.forward, "_torchdynamo_orig_callable", module.forward)  # of torch.compile: the same
+        if getattr(forward, "__func__", None) is not type(module).forward or forward.__self__ is not module:
             raise refused(name, "has another forward than its class")
-    if kind is next(iter(_parts())):  # its methods are what `generate` calls
-        changed = [key for key, value in state.items() if callable(value) and callable(getattr(found, key, None))]
-        if others := set(changed) - {"forward"}:
-            raise refused(name, f"has another {min(others)} than its class")
 
 
-def _check_attributes(name: str, module: Any, kind: str, config: Config) -> None:
-    """What a module computes with beside its weights: the config's numbers when it is made."""
-    wanted: dict[str, Any] = {}
-    if kind == "LlamaRMSNorm":
-        wanted = {"variance_epsilon": config.rms_norm_eps}
-    elif kind == "Embedding":
-        wanted = {"max_norm": None}
-    elif kind == "LlamaAttention":
-        wanted = {"layer_idx": int(name.split(".")[2]), "scaling": config.head_dim**-0.5}
-        _check_attention(name, module)
-    for attribute, value in wanted.items():
-        if getattr(module, attribute) != value:
-            raise refused(name, f"has {attribute} {getattr(module, attribute)}, where the model's config gives {value}")
-    if module._buffers and kind != "LlamaRotaryEmbedding":
-        raise refused(name, f"has the buffers {', '.join(module._buffers)}")
-
-
-def _check_attention(name: str, module: Any) -> None:
-    """Which function computes attention, and that nothing is dropped from it."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    functions: Any = ALL_ATTENTION_FUNCTIONS
-    function = module.config._attn_implementation
-    if function != "eager" and not _own(functions.get(function)):
-        raise refused(name, f"computes by {function!r}, which is no attention function of the library")
-    if module.training and module.attention_dropout:
-        raise ModelError(f"{name} drops parts at random while the model is in training mode: call model.eval()")
+def _check_weight(name: str, weight: Tensor) -> None:
+    """That a weight is numbers in memory."""
+    dtype = weight.dtype
+    if type(weight) not in (nn.Parameter, Tensor) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise refused(name, f"is quantised or sharded, a {type(weight).__name__} of {dtype}")
+    if weight.is_meta:
+        raise refused(name, "is not in memory (offloaded)")
 
 
 def _own(function: Any) -> bool:

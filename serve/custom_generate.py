@@ -153,15 +153,14 @@ def decoder_of(model: "PreTrainedModel", policy: Policy | None, exits: str | Pat
     name = model.name_or_path or "model"
     config = llama_config(name, model.config.to_dict())
     weights = plain_weights(model, config)
-    for kind, there in (
-        ("devices", places := {str(weight.device) for weight in weights.values()}),
-        ("dtypes", {str(weight.dtype) for weight in weights.values()}),
-    ):
+    places, dtypes = ({getattr(weight, of) for weight in weights.values()} for of in ("device", "dtype"))
+    for kind, there in (("devices", places), ("dtypes", dtypes)):
         if len(there) > 1:
-            raise ModelError(f"the model's weights are of several {kind} ({', '.join(sorted(there))}): put all on one")
+            named = ", ".join(sorted(map(str, there)))
+            raise ModelError(f"the model's weights are of several {kind} ({named}): put all on one")
     drafted = None if policy is None else policy.draft_vocabulary or ()
     sums = checksums([*{id(weight): weight for weight in weights.values()}.values(), rotary_buffer(model)])
-    key = sums, config, *places, model.dtype, exits and str(exits), drafted
+    key = sums, config, *places, *dtypes, exits and str(exits), drafted
     if model not in _decoders or _decoders[model][0] != key:
         heads = load_exits(exits) if exits is not None else None
         made = from_transformers(model, model.dtype, model.device, None, name, True, heads, drafted)

@@ -18,11 +18,11 @@ def checksums(tensors: Sequence[Tensor]) -> bytes:
 
     Of integers and floating-point numbers of 2, 4 or 8 bytes.
     """
-    flat = [tensor.detach().contiguous() for tensor in tensors]
+    flat = [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in tensors]
     words = [tensor.numel() * tensor.itemsize // 4 for tensor in flat]
     compiled = _compiled()
     if compiled is None or any(tensor.device.type != "cpu" or tensor.nbytes % 4 for tensor in flat):
-        return b"".join(_summed(flat))
+        return _summed(flat)
     count, out = len(flat), torch.empty((len(flat), LANES), dtype=torch.int32)
     blocks = (ctypes.c_void_p * count)(*(tensor.data_ptr() for tensor in flat))
     compiled(blocks, (ctypes.c_int64 * count)(*words), count, torch.get_num_threads(), out.data_ptr())
@@ -40,10 +40,10 @@ def _compiled() -> Any:
     return loaded.lede_checksums
 
 
-def _summed(tensors: Sequence[Tensor]) -> list[bytes]:
+def _summed(tensors: Sequence[Tensor]) -> bytes:
     """The same in torch operations: the sums of each row and each column of a matrix, all of a vector."""
     sums = []
     for tensor in tensors:
-        bits = tensor.view(torch.int16 if tensor.itemsize == 2 else torch.int32)
+        bits = tensor.detach().view(torch.int16 if tensor.itemsize == 2 else torch.int32)
         sums += [bits.sum(0), bits.sum(-1)] if bits.dim() > 1 else [bits.long()]
-    return [torch.cat([one.flatten() for one in sums]).cpu().numpy().tobytes()]
+    return torch.cat([one.flatten() for one in sums]).cpu().numpy().tobytes()
