@@ -96,11 +96,12 @@ def measure(
 ) -> Iterator[Sample]:
     """Yield a Sample for every prompt (id, task, token ids) and method; each prompt in an order of its own.
 
-    Every method samples a prompt with the same seed, which follows from `seed` (`prompt_seed`). What is in `done`, as (method, prompt id), was measured before and is left out. `starting` is called before each
-    run with the method and the prompt's number (-1: warm-up).
+    Every method samples a prompt with the same seed, which follows from `seed` (`prompt_seed`). What is in `done`, as
+    (method, prompt id), was measured before and is left out. `starting` is called before each run with the method and
+    the prompt's number (-1: warm-up).
     """
     due = {m.name for m in methods for p in prompts if (m.name, p[0]) not in done}
-    for prompt_id, _, ids in prompts[:WARM_UP]:
+    for _, _, ids in prompts[:WARM_UP]:
         for method in methods:
             if method.name in due:
                 starting(method.name, -1)

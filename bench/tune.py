@@ -1,8 +1,8 @@
 """Setting a method's parameters on training prompts, every method with the same budget.
 
-The training prompts are decoded and swept once. Of each search space so many configurations, drawn evenly, are scored
-by exact replay of the sweeps, and the best are timed for real, in turns; the fastest is kept. A space with fewer
-configurations is tried whole. Nothing here ever sees the prompts that are measured on.
+The training prompts are decoded and swept once. Of each search space so many configurations are scored by exact replay
+of the sweeps, a third drawn evenly, the others near the best, and the best are timed for real, in turns; the fastest is
+kept. A space with fewer configurations is tried whole. Nothing here ever sees the prompts that are measured on.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ from lede.decode.generate import generate
 from lede.decode.model import Model
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
-from lede.simulate.baselines import CONFIGURATIONS, Parameters, drawn, predicted_rate
+from lede.simulate.baselines import CONFIGURATIONS, Parameters, predicted_rate, searched
 from lede.simulate.costs import Costs
 from lede.simulate.texts import Texts, texts_of
 
@@ -70,11 +70,14 @@ def tune(
     Of it and of each finalist: its parameters, and tokens per second on the training prompts, reading them included, as
     predicted by replay and as measured.
     """
-    chosen = drawn(space, CONFIGURATIONS)
-    total = len(chosen) + min(FINALISTS, len(chosen)) * len(training.prompts)
+    budget = min(CONFIGURATIONS, len(space))
+    total = budget + min(FINALISTS, budget) * len(training.prompts)
     scored: list[dict[str, Any]] = []
-    for parameters in chosen:
-        rate = predicted_rate(make(parameters), training.texts, training.costs)
+
+    def replayed(parameters: Parameters) -> float:
+        return predicted_rate(make(parameters), training.texts, training.costs)
+
+    for parameters, rate in searched(space, replayed, budget):
         scored.append({"parameters": parameters, "predicted": rate})
         progress(len(scored), total)
     best = sorted(scored, key=lambda one: one["predicted"], reverse=True)[:FINALISTS]
@@ -83,6 +86,6 @@ def tune(
     prompts = [(str(n), "training", ids) for n, ids in enumerate(training.prompts)]
     for sample in measure(model, methods, prompts, training.settings.seed):
         samples.append(sample)
-        progress(len(chosen) + len(samples), total)
+        progress(budget + len(samples), total)
     finalists = [one | {"measured": speed([s for s in samples if s.method == str(i)])} for i, one in enumerate(best)]
-    return max(finalists, key=lambda one: one["measured"]) | {"scored": len(chosen), "finalists": finalists}
+    return max(finalists, key=lambda one: one["measured"]) | {"scored": budget, "finalists": finalists}

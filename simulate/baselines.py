@@ -4,12 +4,14 @@ Early-exit baselines try the real layers 1 … 3L/4 only, prompt lookup only lay
 stored as JSON.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lede.decode.rules import (
     LONG_DRAFTS,
@@ -32,6 +34,7 @@ from lede.simulate.costs import Costs
 from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import SWEPT, Texts
 
+T = TypeVar("T")
 Parameters = dict[str, Any]
 CONFIGURATIONS = 120  # that tuning may score of each baseline
 TOP1 = SWEPT.index("top1_logp")
@@ -43,13 +46,52 @@ def make_rule(name: str, parameters: Parameters) -> ExitRule:
     return BASELINES[name].make(**parameters)
 
 
-def drawn(space: Sequence[Parameters], count: int = CONFIGURATIONS, seed: int = 0) -> list[Parameters]:
+def drawn(space: Sequence[T], count: int = CONFIGURATIONS, seed: int = 0) -> list[T]:
     """`count` of the space, one at random from each of as many equal stretches of it; all of it where it is smaller."""
     if len(space) <= count:
         return list(space)
     rng = random.Random(seed)
     edges = [round(i * len(space) / count) for i in range(count + 1)]
     return [space[rng.randrange(lo, hi)] for lo, hi in pairwise(edges)]
+
+
+def searched(
+    space: Sequence[Parameters], rate: Callable[[Parameters], float], count: int = CONFIGURATIONS, seed: int = 0
+) -> Iterator[tuple[Parameters, float]]:
+    """`count` of the space (all of a smaller one) and the rate of each, the highest of which is looked for.
+
+    A third is drawn evenly. From the best on, one parameter after another is changed, and what is better is gone on
+    from; where nothing near is left, from the next best.
+    """
+    if len(space) <= count:
+        yield from ((parameters, rate(parameters)) for parameters in space)
+        return
+    rng, rates, near = random.Random(seed), dict[int, float](), list[int]()
+    todo, done, best = drawn(range(len(space)), max(count // 3, 1), seed), set[int](), -1
+    codes = _coded(space)
+    while len(rates) < count:
+        while not (todo or near) and (open_ := [one for one in rates if one not in done]):
+            best = max(open_, key=rates.__getitem__)
+            done.add(best)
+            near = [
+                place for place in np.flatnonzero((codes != codes[best]).sum(1) == 1).tolist() if place not in rates
+            ]
+            rng.shuffle(near)
+        place = todo.pop() if todo else near.pop() if near else rng.randrange(len(space))
+        if place in rates:
+            continue
+        rates[place] = rate(space[place])
+        yield space[place], rates[place]
+        if rates[place] > rates.get(best, math.inf):
+            near = []
+
+
+def _coded(space: Sequence[Parameters]) -> NDArray[np.int64]:
+    """(configurations, parameters): equal numbers in a column where the values are equal."""
+    names = list(space[0])
+    known: dict[tuple[str, str], int] = {}
+    rows = [[known.setdefault((name, repr(own[name])), len(known)) for name in names] for own in space]
+    return np.array(rows, np.int64)
 
 
 def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
@@ -142,14 +184,14 @@ def promising(texts: Texts, layer_count: int, count: int) -> list[int]:
 
 
 def _cascade(texts: Texts, layer_count: int) -> list[Parameters]:
-    """Of two rules at once: few exit layers, so that the draw leaves enough of the rest at each."""
+    """Of two rules at once, so of few exit layers."""
     return grid(
         exit_layer=promising(texts, layer_count, 4),
         threshold=(0.2, 0.4, 0.6, 0.8),
         match=(1, 2, 3, 5, 8, 16),
-        goes_on=(1, 3, 8),
-        least=(1, 3),
-        most=(MAX_DRAFTS, LONG_DRAFTS),
+        goes_on=(1, 3, 5, 8),
+        least=(1, 2, 4),
+        most=(6, MAX_DRAFTS, LONG_DRAFTS),
         drafts=(3, 6, MAX_DRAFTS),
         keeps_last=KEEPS_LAST,
         layer_count=(None, layer_count),

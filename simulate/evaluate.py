@@ -15,7 +15,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import FREE
 from lede.replay.split import EpisodeSplits, episode_splits
-from lede.simulate.baselines import BASELINES, drawn, make_rule, predicted_rate
+from lede.simulate.baselines import BASELINES, make_rule, predicted_rate, searched
 from lede.simulate.bootstrap import ratio_interval
 from lede.simulate.costs import Costs
 from lede.simulate.oracle import ceiling
@@ -123,9 +123,9 @@ def tuned_baselines(
     training, methods = chosen(training, every.tolist()), []  # of all runs, in whose order the texts are
     for number, name in enumerate(BASELINES):
         progress(number / len(BASELINES), f"tuning {name}")
-        space = drawn(BASELINES[name].space(training, costs.layers))
-        rates = [predicted_rate(make_rule(name, parameters), training, costs) for parameters in space]
-        best = space[int(np.argmax(rates))]
+        space = BASELINES[name].space(training, costs.layers)
+        scored = searched(space, lambda own, name=name: predicted_rate(make_rule(name, own), training, costs))
+        best, _ = max(scored, key=lambda one: one[1])
         methods.append(Method(name, make_rule(name, best), best))
     return methods
 

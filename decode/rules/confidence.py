@@ -134,7 +134,7 @@ class Cascade(ExitRule):
     token is less likely. No state.
 
     Source: the hybrids that engines offer. llama.cpp's server takes several kinds of speculation at once, n-grams
-    (`ngram-simple`, of a fixed length) before a draft model, which stops below `--draft-p-min`, at its first token also;
+    (`ngram-simple`, of a fixed length) before a draft model, which stops below `--draft-p-min` even at its first token;
     SuffixDecoding (Oliaro et al., arXiv 2411.04975; in vLLM through ArcticInference) copies where the match scores
     above a threshold and asks a draft model elsewhere. Deviations: the draft model is the first E layers, or the exit
     head there; matches are the lookup's, one chain of the longest n-gram in this text alone; all numbers are tuned, the

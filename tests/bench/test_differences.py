@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lede.bench.differences import differences, next_logits
-from lede.bench.measure import Method, measure, rule_method
+from lede.bench.measure import Method, measure, prompt_seed, rule_method
 from lede.decode.generate import generate
+from lede.decode.noise import gumbel
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
 from tests.models import ours, variant
@@ -41,6 +42,27 @@ def test_a_wrong_token_is_found_and_its_margin_is_that_of_the_logits():
         assert d.token == plain[5] == int(logits.argmax())
         assert d.margin == pytest.approx(float(logits[d.token] - logits[60]), abs=1e-3)
         assert d.margin > 0
+
+
+@pytest.mark.parametrize("name", ["grouped", "odd"])  # tokens chosen natively, and by the library's code
+def test_the_margin_of_a_sampled_text_is_that_of_log_p_and_noise(name):
+    model, theirs, (prompt_id, _, ids) = ours(name), variant(name), PROMPTS[1]
+    settings = replace(SETTINGS, temperature=0.8, top_k=12, seed=5)
+    (sample,) = measure(model, [rule_method(model, Autoregressive(), settings)], PROMPTS[1:], settings.seed)
+    seed, plain = prompt_seed(settings.seed, ids), sample.token_ids
+    logp = torch.log_softmax(theirs(torch.tensor([[*ids, *plain[:6]]])).logits[0, -1] / 0.8, -1)
+    kept = logp.topk(12).indices
+    total = logp.double() + gumbel(seed, len(ids) + 6, torch.arange(len(logp)))
+    second, third = kept[total[kept].argsort(descending=True)[1:3]].tolist()
+    cut = int(logp.argmin())
+    for other, margin in (
+        *((token, float(total[plain[6]] - total[token])) for token in (second, third)),
+        (cut, float(logp[kept].min() - logp[cut])),
+    ):
+        wrong = replace(sample, method="wrong", token_ids=(*plain[:6], other, *plain[7:]))
+        (found,) = differences(model, [sample, wrong], {prompt_id: ids}, settings)
+        assert (found.position, found.token, found.other) == (6, plain[6], other)
+        assert found.margin == pytest.approx(margin, abs=1e-3) and found.margin > 0
 
 
 def test_a_text_that_ended_has_a_position_and_no_margin():

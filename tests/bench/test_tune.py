@@ -13,7 +13,17 @@ from lede.bench.tune import Training, sweep_texts, tune
 from lede.decode.generate import generate
 from lede.decode.rules import Autoregressive, LayerSkip, PromptLookup
 from lede.decode.sampling import Settings
-from lede.simulate.baselines import BASELINES, drawn, ladders, make_rule, predicted_rate, promising, real_layers
+from lede.simulate.baselines import (
+    BASELINES,
+    drawn,
+    grid,
+    ladders,
+    make_rule,
+    predicted_rate,
+    promising,
+    real_layers,
+    searched,
+)
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.scalar import replay_rule
 from tests.models import ours
@@ -132,6 +142,30 @@ def test_draws_are_even_and_the_same_for_a_seed():
     assert some == drawn(space, 100, seed=3) != drawn(space, 100, seed=4)
     assert all(0 <= one["n"] - 10 * i < 10 for i, one in enumerate(some))
     assert drawn(space[:7], 100, seed=3) == space[:7]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_keeps_to_its_budget_and_finds_more_than_a_draw(seed):
+    space, asked = grid(a=range(12), b=range(12), c=range(12), d=range(12)), []
+
+    def rate(parameters):  # one peak, the parameters not independent
+        asked.append(tuple(parameters.values()))
+        a, b, c, d = asked[-1]
+        return -((a - 3) ** 2 + (b - a) ** 2 + (c - 9) ** 2 + abs(d - c))
+
+    found = list(searched(space, rate, 120, seed))
+    assert len(found) == len(asked) == len({*asked}) == 120
+    assert [tuple(parameters.values()) for parameters, _ in found] == asked
+    assert [one for one, _ in searched(space, rate, 120, seed)] == [one for one, _ in found]
+    assert max(value for _, value in found) > max(map(rate, drawn(space, 120, seed)))
+
+
+def test_a_search_of_a_flat_or_scattered_space_still_spends_its_budget():
+    scattered = [{"a": n, "b": -n} for n in range(100)]  # no two differ in one parameter alone
+    for space in (scattered, grid(a=range(10), b=range(10))):
+        found = [one for one, _ in searched(space, lambda own: 1.0, 60)]
+        assert len({tuple(own.values()) for own in found}) == 60
+        assert [one for one, _ in searched(space, lambda own: 1.0, 100)] == list(space)
 
 
 def test_promising_exits_are_those_with_the_most_tokens_for_their_layers(texts):
