@@ -59,8 +59,11 @@ def load_model(
     cuda, cuda:N or auto. `exits` and `draft_vocabulary` (ascending token ids) are what early layers draft with. Raises
     ModelError for whatever cannot be loaded, with what to do about it.
     """
-    if not isinstance(path, str | os.PathLike):
-        what = f"not a {type(path).__name__}: a loaded model of transformers goes through decode.load.from_transformers"
+    given: object = path
+    if not isinstance(given, str | os.PathLike):
+        what = (
+            f"not a {type(given).__name__}: a loaded model of transformers goes through decode.load.from_transformers"
+        )
         raise ModelError(f"load_model takes a folder, a .gguf file or a name on the hub, and {what}")
     asked = str(dtype).removeprefix("torch.")
     folder = check_request(path, asked, device)

@@ -74,7 +74,7 @@ def _parts() -> dict[type, dict[str, type]]:
     from transformers.activations import ACT2FN
     from transformers.models.llama import modeling_llama as llama
 
-    attention = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), nn.Linear)
+    attention: dict[str, type] = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), nn.Linear)
     feed_forward = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), nn.Linear)
     norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), llama.LlamaRMSNorm)
     inner = {"embed_tokens": nn.Embedding, "layers": nn.ModuleList, "norm": llama.LlamaRMSNorm}

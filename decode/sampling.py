@@ -117,8 +117,8 @@ class ByLibrary(Chooser):
         best, place = total.topk(2) if scores.shape[1] > 1 else (total.repeat(1, 2), torch.zeros_like(tokens))
         chosen = place[:, :1]
         margin = (best[:, :1] - best[:, 1:]) if scores.shape[1] > 1 else torch.full_like(best[:, :1], MOST_MARGIN)
-        out = (tokens.gather(1, chosen).double(), logp.gather(1, chosen), noise.gather(1, chosen), margin)
-        rows: list[tuple[float, float, float, float]] = torch.cat(out, 1).tolist()
+        columns = (tokens.gather(1, chosen).double(), logp.gather(1, chosen), noise.gather(1, chosen), margin)
+        rows: list[tuple[float, float, float, float]] = torch.cat(columns, 1).tolist()
         return rows
 
     def _processed(self, logits: Tensor, prefix: list[int], drafts: list[int]) -> Tensor:

@@ -102,7 +102,10 @@ class ModelAttempt(Attempt):
                 self._guess = self._source.lookup.guess()
             guess = self._guess
         same = NO_MATCH if guess is None else (guess.length, guess.agreement, float(guess.token == chosen.token))
-        return Look(chosen.token, *seen[1:], *same, *chosen[1:])
+        _, conf_topk, entropy, margin, top1_logp = seen
+        return Look(
+            chosen.token, conf_topk, entropy, margin, top1_logp, *same, chosen.logp, chosen.noise, chosen.margin
+        )
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         if layer == 0:

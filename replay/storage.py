@@ -59,16 +59,18 @@ def _store(bucket: str) -> Any:
     from obstore.exceptions import BaseError, GenericError
     from obstore.store import from_url
 
-    found, plain = settings(bucket.partition("/")[0]), {"allow_http": True}
+    found: Any = settings(bucket.partition("/")[0])
+    plain: dict[str, Any] = {"allow_http": True}
+    open_: Any = from_url  # whose overloads are of one kind of store each
     with said(bucket):
-        first = from_url(bucket, config=found, client_options=plain | FIRST_TIMEOUTS, retry_config=FIRST_RETRY)
+        first = open_(bucket, config=found, client_options=plain | FIRST_TIMEOUTS, retry_config=FIRST_RETRY)
         try:
             obstore.head(first, "dataset.json")
         except GenericError:  # no answer, or no key
             raise
         except (BaseError, FileNotFoundError):  # an answer; what is wrong is for the request that needs more to say
             pass
-        return from_url(bucket, config=found, client_options=plain, retry_config=RETRY)
+        return open_(bucket, config=found, client_options=plain, retry_config=RETRY)
 
 
 @contextmanager

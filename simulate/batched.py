@@ -56,7 +56,8 @@ def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) 
         reach = [c.visit0 if layer == 0 else c.step(before, layer) for before, layer in pairwise((0, *layers))]
         finish = [[c.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
         parts.append((reach, [c.draft(layer) for layer in layers], finish, c.finish(0, 0)))
-    return Prices(*map(np.array, zip(*parts, strict=True)), used.lookup, used.layers)
+    reach_, draft, finish_, plain = (np.array(part) for part in zip(*parts, strict=True))
+    return Prices(reach_, draft, finish_, plain, used.lookup, used.layers)
 
 
 class Starts(NamedTuple):

@@ -4,7 +4,7 @@ Baselines are tuned by replay on training texts. Every time includes reading the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,8 +109,7 @@ def _side(dataset: Dataset, splits: EpisodeSplits, side: str) -> Texts:
 def chosen(texts: Texts, numbers: Sequence[int]) -> Texts:
     """Some of the texts."""
     at = np.array(numbers, np.int64)
-    names = ("states", "found", "right", "drafts", "targets", "lengths", "prompt_lengths", "limits", "numbers")
-    names += ("temperatures", "seeds")
+    names = [field.name for field in fields(texts) if field.name not in ("layers", "copies", "stops")]
     copies = Copies(texts.copies.number[at], texts.copies.tokens, texts.copies.states)
     return replace(texts, copies=copies, **{name: getattr(texts, name)[at] for name in names})
 
@@ -124,7 +123,7 @@ def tuned_baselines(
     for number, name in enumerate(BASELINES):
         progress(number / len(BASELINES), f"tuning {name}")
         space = BASELINES[name].space(training, costs.layers)
-        scored = searched(space, lambda own, name=name: predicted_rate(make_rule(name, own), training, costs))
+        scored = searched(space, lambda own, name=name: predicted_rate(make_rule(name, own), training, costs))  # type: ignore[misc]
         best, _ = max(scored, key=lambda one: one[1])
         methods.append(Method(name, make_rule(name, best), best))
     return methods
