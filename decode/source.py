@@ -101,7 +101,10 @@ class ModelAttempt(Attempt):
                 self._source.lookup.push(self.drafts[-1])
                 self._guess = self._source.lookup.guess()
             guess = self._guess
-        same = NO_MATCH if guess is None else (guess.length, guess.agreement, float(guess.token == chosen.token))
+        length, agreement, match = NO_MATCH
+        if guess is not None:
+            length, agreement, match = guess.length, guess.agreement, float(guess.token == chosen.token)
+        same = length, agreement, match
         _, conf_topk, entropy, margin, top1_logp = seen
         return Look(
             chosen.token, conf_topk, entropy, margin, top1_logp, *same, chosen.logp, chosen.noise, chosen.margin
