@@ -130,10 +130,14 @@ class ModelAttempt(Attempt):
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         """See Attempt. Every row has passed every layer once, in order."""
-        seen = {}
+        seen, source = {}, self._source
         for layer, outputs in self._kept.items():
-            logits = self._model.speak(layer, torch.cat(outputs)[:rows], self.position, self._source.cache)
-            seen[layer] = tuple((s.token, math.exp(s.top1_logp)) for s in self._model.said(logits))
+            logits = self._model.speak(layer, torch.cat(outputs)[:rows], self.position, source.cache)
+            said = self._model.said(logits)
+            tokens: list[int] = [s.token for s in said]
+            if not source.choose.plain:  # what the layer would have drafted there
+                tokens = [chosen.token for chosen in source.choose.drafts(logits, source.text, self.drafts[: rows - 1])]
+            seen[layer] = tuple((token, math.exp(s.top1_logp)) for token, s in zip(tokens, said, strict=True))
         return seen
 
     def commit(self, tokens: list[int]) -> None:

@@ -16,6 +16,7 @@ from lede.learn.score import Score, exact_score, logged_score, ratio
 from lede.replay.columns import Columns, complete, take, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
+from lede.replay.schema import OF_SAMPLED
 from lede.replay.split import Split, episode_splits
 from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Prices, prices_of
@@ -46,7 +47,7 @@ class Data:
 
     config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
     there is a bypass. left_out: layers at which no fixed draft length beats drafting nothing. features: names of the
-    policy's inputs. limit: drafts per round. costs, prices: None where the dataset has no costs. static: the best fixed
+    policy's inputs. heat: see `temperatures`. limit: drafts per round. costs, prices: None where the dataset has no costs. static: the best fixed
     rule of the training texts, None where none were swept or priced. windows: parts of the dataset that are learned
     from one after the other, one where no limit of memory wants more; validation and test are of the first alone.
 
@@ -84,7 +85,7 @@ class Data:
             if config.from_sweeps_only:
                 raise LearnError(
                     f"{dataset.path} has no swept episodes on both sides of the split, which this needs: "
-                    "collect greedily, without --no-sweep"
+                    "collect without --no-sweep"
                 )
             source = "log"
         bypass = source == "sweeps" if config.bypass is None else config.bypass
@@ -99,7 +100,10 @@ class Data:
             self.limit = max(2, min(self.limit, int(self._columns(self.windows[0]).raw["draft_index"].max(initial=0))))
         self.candidates = (*self.layers, model) if bypass else self.layers
         indicators = () if config.features == "paper" else tuple(f"layer={layer}" for layer in self.candidates)
-        self.features = (*FEATURES[config.features], *indicators)
+        self.heat = self.temperatures()
+        # what is the same in all that it learns from it would not learn to read, and elsewhere it is not
+        same = OF_SAMPLED if not self.heat["sampled"] else ("temperature",) * (self.heat["min"] == self.heat["max"])
+        self.features = (*(name for name in FEATURES[config.features] if name not in same), *indicators)
         self.prices: Prices | None = None
         self.static: Static | None = None
         if self.costs is not None:
@@ -172,6 +176,15 @@ class Data:
     def exact(self, side: Split) -> bool:
         """Whether policies can be played on this side's texts, and need not be estimated from the log."""
         return self.costs is not None and len(self.texts(side).lengths) > 0
+
+    def temperatures(self) -> dict[str, float]:
+        """Of the episodes learned from: the lowest and the highest (0: greedy), and the share that was sampled."""
+        rows, numbers = self.dataset.read("episodes", ["temperature"])
+        here = np.isin(numbers, self._numbers("train"))
+        if self.config.source == "sweeps":
+            here &= np.isin(numbers, self.dataset.swept())
+        heat = rows["temperature"].to_numpy()[here]
+        return {"min": float(heat.min()), "max": float(heat.max()), "sampled": float((heat > 0).mean())}
 
     def rewarded(self, columns: Columns, rate: float | None) -> Columns:
         """With the configured reward (the time reward at this rate) and the policy's features."""

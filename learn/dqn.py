@@ -16,6 +16,7 @@ from lede.learn.data import Data, Snapshot, scaling
 from lede.learn.errors import LearnError
 from lede.learn.library import d3rlpy
 from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
+from lede.learn.rewards import plain_rate
 from lede.serve.policy import Policy
 
 REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average
@@ -127,7 +128,7 @@ class _Log:
         self._data = data
         self._rate: float | None = None
         if data.config.reward == "time" and data.prices is not None:
-            self._rate = data.static.rate if data.static else 1 / data.prices.plain
+            self._rate = data.static.rate if data.static else plain_rate(data.rounds("train"), data.prices)
         self._read()
         self._mean, self._scale = scaling(self._seen.observations)
         self.buffer = TableBuffer(np.random.default_rng(data.config.seed))

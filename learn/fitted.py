@@ -31,7 +31,7 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
     network = _network(width, config.hidden)
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
-    rate = 1 / engine.prices.plain
+    rate = engine.plain_rate
     for step in range(total + 1):
         if step % config.score_every == 0 or step == total:
             policy = data.policy(mean_weights(part for part in network if isinstance(part, nn.Linear)), mean, scale)
@@ -39,7 +39,7 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
                 del engine, own  # not beside the next
                 engine = data.engine("train")
             rollout = engine.play(policy.exits)
-            own, rate = rollout.starts, max(rollout.rate, 1 / engine.prices.plain)
+            own, rate = rollout.starts, max(rollout.rate, engine.plain_rate)
             yield Snapshot(step, total, math.nan, policy, rate)
         if step == total:
             return

@@ -64,12 +64,12 @@ def tokens_and_time(rounds: Columns, prices: "Prices") -> tuple[Float, Float]:
 
     Less the time to reach the first candidate, which no decision can change: see `first_step`.
     """
-    raw, last, passed = rounds.raw, last_rows(rounds), bypassed(rounds)
+    raw, last, passed, kind = rounds.raw, last_rows(rounds), bypassed(rounds), kinds(rounds)
     tokens = np.where(drafts_made(rounds), raw["accepted"], 0.0) + last
     at = np.searchsorted(rounds.layers, raw["layer"])
-    walked = np.append(prices.reach[1:], prices.finish[-1, 0])[at]
-    finish = prices.finish[at, np.where(passed, 0, raw["draft_index"])]
-    on = np.where(rounds.actions == EXIT, prices.draft[at], walked)
+    walked = np.column_stack((prices.reach[:, 1:], prices.finish[:, -1, 0]))[kind, at]
+    finish = prices.finish[kind, at, np.where(passed, 0, raw["draft_index"])]
+    on = np.where(rounds.actions == EXIT, prices.draft[kind, at], walked)
     return tokens, np.where(last, finish, on)
 
 
@@ -79,8 +79,18 @@ def first_step(rounds: Columns, prices: "Prices") -> Float:
     at = np.searchsorted(rounds.layers, rounds.raw["layer"][starts])
     skipped = prices.lookup if rounds.layers[0] == 0 else 0.0  # a lookup that finds nothing
     spent = np.zeros(len(rounds.actions))
-    spent[starts] = prices.reach[at] + np.where(at > 0, skipped, 0.0)
+    spent[starts] = prices.reach[kinds(rounds)[starts], at] + np.where(at > 0, skipped, 0.0)
     return spent
+
+
+def plain_rate(rounds: Columns, prices: "Prices") -> float:
+    """Tokens per millisecond of plain decoding of texts such as these."""
+    return float(1 / prices.plain[kinds(rounds)].mean())
+
+
+def kinds(columns: Columns) -> NDArray[np.int64]:
+    """Whether each row (N,) is of sampled text: 1, as the first axis of `Prices` counts."""
+    return (columns.raw["temperature"] > 0).astype(np.int64)
 
 
 def drafts_made(rounds: Columns) -> NDArray[np.bool_]:

@@ -82,6 +82,7 @@ def train(data: Data, folder: Path, progress: Progress | None = None) -> LearnRe
         test = data.score(kept.policy, "test", kept.rate) if data.exact("test") else None
     training: dict[str, Any] = {
         "rows": data.rows,
+        "temperatures": data.heat,
         "updates": history[-1]["update"],
         "kept": kept.update,
         "validation": known(score),

@@ -23,6 +23,7 @@ FORMAT = 1
 WEIGHTS = "policy.safetensors"
 FACTS = "policy.json"
 CONTINUE, EXIT = 0, 1
+NEAR = 0.3  # temperatures no farther from those learned from are served as well
 MAX_DRAFTS = 12
 
 Array = NDArray[np.float32]
@@ -65,6 +66,28 @@ class Policy:
     def max_drafts(self) -> int:
         """Drafts a round that it was trained for; 12 where it does not say, as in the paper (§4.1)."""
         return int(self.info.get("max_drafts", MAX_DRAFTS))
+
+    def unlike(self, temperature: float) -> str | None:
+        """What sets texts of this temperature (0: greedy) apart from those that it learned from, in a line.
+
+        None where nothing does, or it does not say what it learned from.
+        """
+        told = self.info.get("training", {}).get("temperatures")
+        if told is None:  # before it was said, sweeps were of greedy texts only
+            swept = self.info.get("hyperparameters", {}).get("source") == "sweeps"
+            if not swept:
+                return None
+            told = dict.fromkeys(("min", "max", "sampled"), 0.0)
+        low, high, sampled = (float(told[name]) for name in ("min", "max", "sampled"))
+        known = sampled > 0 and low - NEAR <= temperature <= high + NEAR if temperature else sampled < 1
+        if known:
+            return None
+        heat = f"at temperature {low:g}" if low == high else f"at temperatures from {low:g} to {high:g}"
+        return (
+            f"the policy learned from {f'texts sampled {heat}' if sampled else 'greedy texts'}, and this one is "
+            f"{f'sampled at {temperature:g}' if temperature else 'greedy'}: it may be slow (the text is the same); "
+            "collect such texts, and learn from them"
+        )
 
     def values(self, row: Array) -> Array:
         """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""

@@ -219,11 +219,8 @@ class Engine:
         seen = self._states[text[:, None], at].permute(0, 2, 1, 3)  # (B, C, K, 12)
         if layers[0] == 0:
             self._go_astray(seen[:, 0], text, start)
-        logp = torch.where(
-            self._sampled[text][:, None, None],
-            seen[..., SWEPT.index("token_logp")],
-            seen[..., SWEPT.index("top1_logp")],
-        )
+        drawn, likeliest = (seen[..., SWEPT.index(name)] for name in ("token_logp", "top1_logp"))
+        logp = torch.where(self._sampled[text][:, None, None], drawn, likeliest)
         known = dict(zip(SWEPT, seen.unbind(-1), strict=True)) | {
             # over committed tokens: a round's drafts leave it as it was
             "conf_trace": self._states[text, start][..., SWEPT.index("conf_trace")][..., None],

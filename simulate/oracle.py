@@ -1,8 +1,8 @@
 """The ceiling: the least time in which any policy could have written texts whose every draft is known.
 
-A text, greedy or sampled with a seed, does not depend on the policy, so a sweep tells for every position how many drafts
-of every candidate layer would be accepted, and dynamic programming from a text's end finds the rounds that take the
-least time together. Restricting the choice (one layer, one length, a given pair) gives what each decision is worth.
+A text, greedy or sampled with a seed, does not depend on the policy, so a sweep tells for every position how many
+drafts of every candidate layer would be accepted, and dynamic programming from a text's end finds the rounds that take
+the least time together. Restricting the choice (one layer, one length, a given pair) gives what each decision is worth.
 """
 
 from collections.abc import Sequence
@@ -138,8 +138,8 @@ class _Table:
         self._rises = [more - one for one, more in zip(self._prices, further, strict=True)]
 
     def _priced(self, costs: Costs, position: int) -> list[Float]:
-        """Milliseconds of one kind of text's rounds: with drafts, by (guess found, candidate, drafts); without, at a text's end, for want
-        of a guess, and (2,) by choice, without and with a guess found."""
+        """Milliseconds of rounds of one kind of text: with drafts, by (guess found, candidate, drafts); without, at a
+        text's end, for want of a guess, and (2,) by choice, without and with a guess found."""
         kept = costs.trace + costs.index if self._decisions else 0.0  # what a round of a policy keeps for the next
         plain = np.array(costs.plain(position) + kept)
         alone = np.array(costs.plain(position) + costs.lookup + max(kept, costs.index))

@@ -8,6 +8,7 @@ All kinds of rounds take turns, so that a slow spell of the machine hits all.
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, cycle, islice, pairwise, product, repeat
 from typing import Any
 
@@ -19,7 +20,7 @@ from lede.decode.loop import Decoding
 from lede.decode.model import Model
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
-from lede.decode.sampling import Settings
+from lede.decode.sampling import Settings, chooser
 from lede.decode.source import ModelSource
 from lede.decode.state import State
 from lede.simulate.costs import MAX_ROWS, Costs
@@ -36,6 +37,9 @@ STARTS = (64, 320)  # tokens of the prompts, so that short and long texts are me
 TOKENS = 160  # written behind each
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 24, MAX_ROWS - 1)
 FEW = (1, 2, 4, 8, 12)  # of rules that see states: each draft adds the same
+# What a sampled text's choice is timed with, rows of one verification, and how often.
+SAMPLED = Settings(temperature=0.8, top_k=50, seed=0)
+CHOSEN, CHOICES = 4, 50
 ALIKE = 4  # rounds of one kind in a row; the first of them finds the caches as another kind left them, and is not used
 
 Plan = Sequence[tuple[int, int]]  # exit layers and draft lengths; without drafts: plain decoding
@@ -114,7 +118,9 @@ def measure(
 
     What a typical round costs, or, with `average`, what rounds cost on average, the machine's slow spells included.
     """
-    return fit(*gather(model, seconds, progress), model.layer_count, average)
+    choose, choose_draft = choosing(model)
+    fitted = fit(*gather(model, seconds, progress), model.layer_count, average)
+    return replace(fitted, choose=choose, choose_draft=choose_draft)
 
 
 def gather(
@@ -138,6 +144,29 @@ def gather(
             break
     progress(1.0)
     return samples, prompts
+
+
+@torch.inference_mode()
+def choosing(model: Model, settings: Settings = SAMPLED) -> tuple[float, float]:
+    """Milliseconds to choose one of the full model's tokens by `settings`, and one draft of a real layer (0: none)."""
+    text = [int(token) for token in np.random.default_rng(0).integers(model.vocabulary, size=CHOSEN + 1)]
+    cache, choose, last = model.cache(len(text) + 1, 1), chooser(settings, model, text), model.layer_count
+    layer, x = min(max(last // 4, 1), last - 1), model.embed(text)  # whichever: they draft alike
+    asked: list[Callable[[], object]] = []
+    if layer:
+        x = model.run(0, layer, x, 0, cache)
+        draft = model.speak(layer, x, 0, cache)[-1:]
+        asked.append(lambda: choose.drafts(draft, text, []))
+    logits = model.head(model.run(layer, last, x, 0, cache))[1:]
+    asked.append(lambda: choose.targets(logits, text[:2], text[2:]))
+    spent: list[list[float]] = [[] for _ in asked]
+    for _, (ask, times) in product(range(CHOICES), zip(asked, spent, strict=True)):
+        synchronise(model)
+        began = time.perf_counter()
+        ask()
+        times.append((time.perf_counter() - began) * 1e3)
+    *drafting, verifying = (float(np.median(times)) for times in spent)
+    return verifying / CHOSEN, sum(drafting)
 
 
 def rules(layer_count: int, heads: tuple[int, ...] = ()) -> list[ExitRule]:

@@ -6,7 +6,6 @@ next match would be short. A rule that is judged on the true text's states there
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ class Copies:
     """The drafts behind every wrong guess of N texts, M of them.
 
     number: (N, T) of the wrong guess made at that position, -1 where there is none. tokens: (M, 30) the drafts behind
-    it. states: (M, 30, 5) lookup_length, lookup_agreement, lookup_match, token_logp (0) and noise where each is drafted.
+    it. states: (M, 30, 5) lookup_length, lookup_agreement, lookup_match, token_logp (0), noise where each is drafted.
     """
 
     number: NDArray[np.int64]

@@ -67,7 +67,8 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
 class Record:
     """One text as the source of a speculation loop. See `decode.loop.Source`.
 
-    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is); decisions: milliseconds of one in the walk, and of one in the draft phase.
+    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is); decisions: milliseconds of one in the
+    walk, and of one in the draft phase.
     """
 
     def __init__(self, texts: Texts, number: int, costs: Costs, decisions: tuple[float, float]):

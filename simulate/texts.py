@@ -171,13 +171,13 @@ def _arrange(
     targets[text, at] = rows["target_token"]
     temperatures = np.zeros(len(lengths), np.float32)
     temperatures[text] = rows["temperature"]
+    states[..., TEMPERATURE] = temperatures[:, None, None]  # also where a copy alone is: layer 0 has no row there
     noise = Seeds(np.array(seeds, np.uint64), temperatures > 0)
     if layers[0] == 0 and not found[:, :, 0].any():
         drafts[:, :, 0], states[:, :, 0, COPIED] = guesses_of(prompts, targets, lengths, noise)
         trace = SWEPT.index("conf_trace")
         states[:, :, 0, trace] = states[:, :, -1, trace]
         found[:, :, 0] = drafts[:, :, 0] >= 0
-        states[:, :, 0, TEMPERATURE] = found[:, :, 0] * temperatures[:, None]
         right[:, :, 0] = found[:, :, 0] & (drafts[:, :, 0] == targets)
     room = lengths if limits is None else np.asarray(limits, np.int64)
     guesses = drafts[:, :, 0] if layers[0] == 0 else np.full_like(targets, -1)

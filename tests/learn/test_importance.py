@@ -131,7 +131,7 @@ def known(tmp_path_factory):
 def test_a_round_pays_for_a_lookup_that_had_nothing():
     one = {"observations": np.zeros((1, 1)), "actions": [1], "rewards": [0]}
     data, prices = columns([one | {"layer": [0]}, one | {"layer": [4]}], (0, 4)), prices_of(COSTS, ("margin",), (0, 4))
-    np.testing.assert_allclose(first_step(data, prices), [prices.reach[0], COSTS.lookup + prices.reach[1]])
+    np.testing.assert_allclose(first_step(data, prices), [prices.reach[0, 0], COSTS.lookup + prices.reach[0, 1]])
 
 
 def test_scores_rank_by_evidence_then_by_the_lower_end():
@@ -185,12 +185,15 @@ def test_tokens_and_times_add_up_to_what_was_written(tmp_path):
         assert spent[start:stop].sum() == pytest.approx(time)
 
 
-def test_the_time_reward_of_each_action():
+@pytest.mark.parametrize("heat", [0.0, 0.8])
+def test_the_time_reward_of_each_action(heat):
     """Walk 2 -> 4, exit there, one more draft, stop; then a walk that goes on to the full model."""
     chain = {"observations": np.zeros((4, 1)), "actions": [0, 1, 1, 0], "rewards": [0] * 4, "layer": [2, 4, 4, 4]}
     chain |= {"phase": [WALK, WALK, DRAFT, DRAFT], "draft_index": [1, 1, 2, 3], "accepted": [True, True, True, False]}
     bypass = {"observations": np.zeros((2, 1)), "actions": [0, 0], "rewards": [0] * 2, "layer": [2, 4]}
+    chain, bypass = ({**rows, "temperature": [heat] * len(rows["actions"])} for rows in (chain, bypass))
     data, used = columns([chain, bypass]), COSTS.for_policy(("margin",), (2, 4))
+    used = used.sampled() if heat else used
     rewards = rewarded(data, "time", 8, COSTS, prices_of(COSTS, ("margin",), (2, 4)), 2.0).rewards
     expected = [
         -2 * used.step(2, 4),

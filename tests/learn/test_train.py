@@ -18,11 +18,13 @@ from lede.learn.errors import LearnError
 from lede.learn.train import learn, train
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
+from lede.replay.schema import OF_SAMPLED
+from lede.replay.writer import EpisodeWriter
 from lede.serve.policy import check_fits, load_policy
 from lede.simulate.oracle import best_static, ceiling
 from tests.learn.swept import made_up
 from tests.learn.toy import KNOWN_COSTS, write_known
-from tests.replay.synthetic import header, write_dataset
+from tests.replay.synthetic import header, make_episode, start, write_dataset
 
 QUICK = {"updates": 120, "score_every": 50, "batch_size": 32, "hidden": (16,)}
 LAYERS = (0, 4, 5, 8)
@@ -75,6 +77,8 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert policy.info["hyperparameters"] == replace(config, source=source, bypass=source == "sweeps").to_dict()
     told = json.loads(json.dumps(result.summary()))
     kept_at = policy.info["training"]["kept"]
+    # of 24 of the 40 texts, every third of which was sampled
+    assert told["temperatures"] == {"min": 0.0, "max": 0.75, "sampled": pytest.approx(1 / 3, abs=0.05)}
     assert (told["folder"], told["updates"], told["kept"]) == (str(tmp_path / "out"), 120, kept_at)
     assert told["static"]["rate"] == result.data.static.rate and told["costs"].startswith("costs: run")
     if name in ("default", "log"):
@@ -159,6 +163,7 @@ def test_finds_from_sweeps_what_there_is_to_know(synthetic, tmp_path, monkeypatc
     monkeypatch.setattr("lede.learn.data.dataset_costs", lambda dataset: (costs, ""))
     monkeypatch.setattr(Data, "texts", lambda self, side: sides[side])
     monkeypatch.setattr(Data, "groups", lambda self, side: np.arange(30))
+    monkeypatch.setattr(Data, "temperatures", lambda self: {"min": 0.0, "max": 0.0, "sampled": 0.0})
     config = preset(algorithm=algorithm, candidates=(0, 2, 4), hidden=(16,), **options)
     data = Data(open_dataset(synthetic), config)
     result = train(data, tmp_path)
@@ -275,3 +280,24 @@ def test_wrong_options_are_named(overrides, complaint):
         preset(**overrides)
     with pytest.raises(LearnError, match="default or paper or fitted"):
         preset("papre")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "there", "told"),
+    [
+        (lambda number: number % 3 != 2, set(), (0.0, 0.0, 0.0)),
+        (lambda number: number % 3 == 2, {"token_logp", "noise", "noise_margin"}, (0.75, 0.75, 1.0)),
+        (lambda number: True, {*OF_SAMPLED}, (0.0, 0.75, pytest.approx(1 / 3, abs=0.05))),
+    ],
+    ids=["greedy", "sampled", "both"],
+)
+@pytest.mark.parametrize("source", ["sweeps", "log"])
+def test_a_policy_looks_at_noise_where_it_learned_from_some(tmp_path, chosen, there, told, source):
+    """What is the same in all that it learned from would enter with weights that nothing has trained."""
+    with EpisodeWriter(start(tmp_path / "data", layers=LAYERS)) as writer:
+        for number in filter(chosen, range(60)):
+            writer.add(*make_episode(number, layers=LAYERS, with_sweeps=True))
+    result = learn(tmp_path / "data", tmp_path / "out", preset(source=source, **QUICK))
+    assert {*result.policy.features} & {*OF_SAMPLED} == there
+    assert result.policy.info["training"]["temperatures"] == dict(zip(("min", "max", "sampled"), told, strict=True))
+    assert result.data.rows and result.score.rate > 0

@@ -22,6 +22,8 @@ COSTS = Costs(
     decision=0.01,
     lookup=0.005,
     round=2.0,  # dear, so that a draft that is likely right is worth its time at either layer
+    choose=0.04,
+    choose_draft=0.03,
 )
 KNOWN_COSTS = replace(COSTS, autoregressive=3.0)  # plain decoding is no rival
 
@@ -58,6 +60,7 @@ def columns(chains: list[dict[str, Any]], layers: tuple[int, ...] = LAYERS) -> C
             "layer": joined("layer", layers[0], np.uint8),
             "draft_index": joined("draft_index", 1, np.uint8),
             "accepted": joined("accepted", 0, bool),
+            "temperature": joined("temperature", 0, np.float32),
         },
     )
 

@@ -1,5 +1,6 @@
 """Serving: a policy changes how a text is written, never what it says; text is handed on as it is written."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from lede.decode.errors import ModelError
 from lede.decode.facts import model_facts
 from lede.decode.load import from_transformers
 from lede.serve.errors import PolicyError
-from lede.serve.generate import generate, policy_rule
+from lede.serve.generate import _tell, generate, policy_rule
 from lede.serve.policy import Policy
 from tests.models import byte_llama, byte_tokenizer, library_text
 
@@ -44,6 +45,40 @@ def test_any_policy_writes_the_library_s_text(model):
         ways.add(tuple(len(round_.drafts) for round_ in done.rounds))
     assert len(ways) > 3
     assert generate(model, list(ids), None, max_new_tokens=40).token_ids == expected
+
+
+GREEDY, WARM, BOTH = (
+    {"training": {"temperatures": {"min": low, "max": high, "sampled": share}}}
+    for low, high, share in ((0.0, 0.0, 0.0), (0.6, 0.8, 1.0), (0.0, 0.8, 0.5))
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "temperature", "told"),
+    [
+        (GREEDY, 0.0, None),
+        (GREEDY, 0.7, "learned from greedy texts, and this one is sampled at 0.7"),
+        ({"hyperparameters": {"source": "sweeps"}}, 0.7, "learned from greedy texts"),  # before it was said
+        ({"hyperparameters": {"source": "log"}}, 0.7, None),
+        ({}, 0.7, None),
+        (WARM, 0.0, "learned from texts sampled at temperatures from 0.6 to 0.8, and this one is greedy"),
+        (WARM, 0.3, None),
+        (WARM, 1.1, None),
+        (WARM, 1.2, "learned from texts sampled at temperatures from 0.6 to 0.8, and this one is sampled at 1.2"),
+        (BOTH, 0.0, None),
+        (BOTH, 0.4, None),
+        (BOTH, 1.5, "sampled at 1.5"),
+    ],
+)
+def test_texts_unlike_those_learned_from_are_warned_of_once(model, caplog, info, temperature, told):
+    _tell.cache_clear()
+    policy = replace(random_policy(model), info={"model": model_facts(model)} | info)
+    texts = [generate(model, PROMPT, policy, max_new_tokens=4, temperature=temperature, seed=1) for _ in range(2)]
+    warned = [record for record in caplog.records if record.name == "lede"]
+    assert len(warned) == (told is not None)
+    assert told is None or (warned[0].levelname == "WARNING" and told in warned[0].getMessage())
+    plain = generate(model, PROMPT, None, max_new_tokens=4, temperature=temperature, seed=1)
+    assert {done.token_ids for done in texts} == {plain.token_ids}
 
 
 def test_a_policy_s_decisions_are_greedy_in_its_values(model):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lede.replay.schema import EXIT, EXTENDED
+from lede.replay.schema import EXIT, EXTENDED, OF_SAMPLED, SWEPT
 from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Starts, prices_of
 from tests.learn.swept import made_up
@@ -43,11 +43,11 @@ def totals(engine, rounds, chance):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.booleans(), SHAPES, st.sampled_from([2, 5, 12, 31]))
-def test_playing_follows_the_nodes_of_every_round(seed, bypass, layers, longest):
+@given(st.integers(0, 10_000), st.booleans(), SHAPES, st.sampled_from([2, 5, 12, 31]), st.sampled_from([0.0, 0.8]))
+def test_playing_follows_the_nodes_of_every_round(seed, bypass, layers, longest, heat):
     """Node by node, as the tree says which is next, and by sums from the leaves back: the same rounds."""
     names = features(layers, bypass)
-    engine = Engine(made_up(seed, layers), COSTS, names, bypass=bypass, max_drafts=longest)
+    engine = Engine(made_up(seed, layers, temperature=heat), COSTS, names, bypass=bypass, max_drafts=longest)
     policy = network(names, (*layers, 8) if bypass else layers, seed)
     played = engine.play(policy.exits)
     rounds = engine.rounds(played.starts)
@@ -110,9 +110,10 @@ def test_a_policy_pays_for_what_it_looks_at():
     bare = prices_of(COSTS, ("margin",), (2, 4))
     traced = prices_of(COSTS, ("margin", "conf_trace"), (2, 4))
     copying = prices_of(COSTS, ("margin", "lookup_match"), (2, 4))
-    assert traced.finish - bare.finish == pytest.approx(np.full((2, 32), COSTS.trace))
+    assert traced.finish - bare.finish == pytest.approx(np.full((2, 2, 32), COSTS.trace))
     np.testing.assert_allclose(traced.draft, bare.draft)
-    assert (copying.draft > bare.draft).all() and copying.plain > bare.plain == pytest.approx(COSTS.plain())
+    assert (copying.draft > bare.draft).all() and (copying.plain > bare.plain).all()
+    assert bare.plain == pytest.approx([COSTS.plain(), COSTS.plain() + COSTS.choose])
 
 
 @settings(max_examples=10, deadline=None)
@@ -131,3 +132,29 @@ def test_earlier_rounds_are_remembered_as_the_decoder_remembers_them(seed):
     for text, accept, (tokens, _, drafts, _, _) in zip(played.starts.text, played.starts.accept, sums, strict=True):
         assert float(accept) == pytest.approx(traces[int(text)].value, rel=2**-11)
         traces[int(text)].add(int(tokens) - 1, int(drafts))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_policy_that_does_not_know_of_noise_is_played_all_the_same(seed):
+    """Policies name their features: what sampled text has on top leaves one of before as it was, in either kind."""
+    layers, names = (0, 2), features((0, 2), without=(*OF_SAMPLED, "draft_logp"))
+    texts = made_up(seed, layers, temperature=0.8)
+    other = replace(texts, states=texts.states.copy())
+    other.states[..., [SWEPT.index(name) for name in OF_SAMPLED]] = 7.0
+    policy = network(names, layers, seed)
+    there, here = (Engine(some, COSTS, names, max_drafts=5).play(policy.exits) for some in (texts, other))
+    for name in ("rounds", "drafted", "accepted", "milliseconds"):
+        assert np.array_equal(getattr(there, name), getattr(here, name)), name
+
+
+def test_earlier_drafts_count_as_likely_as_they_were_drawn():
+    """`draft_logp` is of the processed distribution in sampled text, else of the layer's own; 0 at layer 0."""
+    texts = made_up(3, (0, 2), count=2, longest=12, temperature=0.8)
+    texts = replace(texts, lengths=np.array([12, 12]), states=texts.states.copy())
+    texts.states[:, :, 0, SWEPT.index("token_logp")] = texts.states[:, :, 0, SWEPT.index("top1_logp")] = 0.0
+    engine = Engine(texts, COSTS, ("draft_logp",), max_drafts=6)
+    rows = engine.rounds(starts([0, 1], [2, 2])).rows[:, 1, :, 0]
+    for row, text, name in zip(rows, (0, 1), ("top1_logp", "token_logp"), strict=True):
+        drafted = texts.states[text, 2:7, 1, SWEPT.index(name)]
+        assert row.numpy() == pytest.approx(np.append(0, drafted.cumsum()), rel=2**-9, abs=1e-3)

@@ -75,6 +75,23 @@ def test_going_on_without_a_draft_is_plain_decoding_and_the_looks(exit_layer, at
     )
 
 
+@given(exit_layer=st.integers(0, 7), drafts=st.integers(0, MAX_ROWS - 1), at=ANYWHERE)
+@FIXED
+def test_sampled_text_is_dearer_by_its_choices(exit_layer, drafts, at):
+    """One of every row that is verified, and one of every draft of a real layer."""
+    assert MEASURED.sampled() == MEASURED  # of a file that does not know
+    costs = replace(MEASURED, choose=0.3, choose_draft=0.07)
+    own = drafts * 0.07 if exit_layer else 0.0
+    dearer = costs.sampled().fixed(exit_layer, drafts, at) - costs.fixed(exit_layer, drafts, at)
+    assert dearer == pytest.approx((drafts + 1) * 0.3 + own)
+    assert costs.fixed(exit_layer, drafts, at) == pytest.approx(MEASURED.fixed(exit_layer, drafts, at))
+    assert costs.sampled().first(at) == pytest.approx(costs.first(at))
+    looked = costs.for_policy(STATE, (0, 4)).sampled()
+    assert looked.step(2, 4) - costs.step(2, 4) == pytest.approx(0.07)
+    assert looked.draft(4) - costs.draft(4) == pytest.approx(0.07) and looked.draft(0) == costs.draft(0)
+    assert Costs.from_json(json.loads(json.dumps(costs.to_json()))) == costs
+
+
 def test_json_and_what_is_not_costs():
     assert Costs.from_json(json.loads(json.dumps(MEASURED.to_json()))) == MEASURED
     assert Costs.from_json(MEASURED.to_json() | {"unknown": 1, "error": None}) == MEASURED  # null: not measured

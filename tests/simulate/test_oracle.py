@@ -20,10 +20,10 @@ SEEDS = st.integers(0, 10_000)
 
 def least(texts: Texts, costs: Costs, layers, lengths, decisions, bypass) -> float:
     """The time of the cheapest sequence of rounds, each of them tried."""
-    kept = costs.trace + costs.index if decisions else 0.0
+    kept = costs.trace + costs.index if decisions else 0.0  # the same in sampled text
     fewest = 2 if decisions else 1
 
-    def rounds(n, t):
+    def rounds(n, t, costs):
         """(milliseconds, tokens) of every round that may start here."""
         most = min(int(texts.lengths[n]) - t - 1, max(fewest, *lengths))
         if most == 0:
@@ -54,28 +54,30 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, bypass) -> flo
     def from_here(n, t):
         if t >= texts.lengths[n]:
             return 0.0
-        return min(spent + from_here(n, t + tokens) for spent, tokens in rounds(n, t))
+        kind = costs.sampled() if texts.temperatures[n] else costs
+        return min(spent + from_here(n, t + tokens) for spent, tokens in rounds(n, t, kind))
 
     return sum(from_here(n, 0) for n in range(len(texts.lengths)))
 
 
 LAYERS = st.sampled_from([(0,), (2,), (0, 4), (0, 2, 4)])
+HEAT = st.sampled_from([0.0, 0.8])
 LENGTHS = st.sampled_from([range(1, 13), range(1, 32), (1,), (3,), (1, 4)])
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.booleans(), st.booleans(), LAYERS, LENGTHS)
-def test_equals_brute_force(seed, decisions, bypass, layers, lengths):
-    texts = made_up(seed, count=3, longest=18)
+@given(SEEDS, st.booleans(), st.booleans(), LAYERS, LENGTHS, HEAT)
+def test_equals_brute_force(seed, decisions, bypass, layers, lengths, heat):
+    texts = made_up(seed, count=3, longest=18, temperature=heat)
     found = ceiling(texts, COSTS, layers=layers, lengths=lengths, decisions=decisions, bypass=bypass)
     assert found.milliseconds.sum() == pytest.approx(least(texts, COSTS, layers, lengths, decisions, bypass))
     assert (found.accepted + found.rounds >= found.tokens).all()  # every round adds a token to its accepted drafts
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.floats(0.1, 0.9), st.booleans())
-def test_no_rule_is_faster(seed, eagerness, bypass):
-    texts = made_up(seed)
+@given(SEEDS, st.floats(0.1, 0.9), st.booleans(), HEAT)
+def test_no_rule_is_faster(seed, eagerness, bypass, heat):
+    texts = made_up(seed, temperature=heat)
     rng = np.random.default_rng(seed)
     engine = Engine(texts, COSTS, ("margin",), bypass=bypass)
     reached = engine.play(lambda rows: rng.random(len(rows)) < eagerness)
@@ -84,12 +86,14 @@ def test_no_rule_is_faster(seed, eagerness, bypass):
     assert paying.rate <= ceiling(texts, COSTS, bypass=True).rate + 1e-9
 
 
-def test_a_fixed_rule_has_nothing_to_choose():
-    texts = made_up(1)
+@pytest.mark.parametrize("heat", [0.0, 0.8])
+def test_a_fixed_rule_has_nothing_to_choose(heat):
+    texts = made_up(1, temperature=heat)
     every = {}
     for layer in texts.layers:
         spent = static_milliseconds(texts, COSTS, layer)
-        np.testing.assert_allclose(spent[:, 0], texts.lengths * COSTS.plain())
+        dearer = COSTS.choose * (texts.temperatures > 0)
+        np.testing.assert_allclose(spent[:, 0], texts.lengths * (COSTS.plain() + dearer))
         for drafts in (1, 5, 12, 31):
             found = ceiling(texts, COSTS, layers=(layer,), lengths=(drafts,))
             np.testing.assert_allclose(spent[:, drafts], found.milliseconds)

@@ -31,7 +31,8 @@ def test_costs_are_finite_positive_and_never_fall_with_rows():
     assert 0 < costs.plain() < 1000  # milliseconds
     assert 0 < costs.read(1) < 1000
     assert 0 < costs.context < ours("grouped").context
-    for name in ("features", "decision", "lookup", "round", "cache", "attention", "index", "trace"):
+    assert costs.choose > 0 and costs.choose_draft > 0
+    for name in ("features", "decision", "lookup", "round", "cache", "attention", "index", "trace", "choose"):
         assert 0 <= getattr(costs, name) < 100
     assert all(costs.finish(1, d) <= costs.finish(1, d + 1) for d in range(1, MAX_ROWS - 1))
     assert Costs.from_json(costs.to_json()) == costs

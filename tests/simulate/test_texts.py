@@ -4,10 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
+from lede.decode.noise import gumbel
 from lede.decode.sampling import Settings
+from lede.decode.state import rounded
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.simulate.texts import SWEPT, read_texts, texts_of
@@ -50,6 +53,39 @@ def test_arrays_hold_what_the_sweeps_say(made):
     assert not texts.right[~texts.found].any()
 
 
+def test_the_noise_of_copies_follows_from_seed_position_and_token():
+    """Of guesses as a sweep has them, of guesses made from the tokens alone, and of copies behind a wrong one."""
+    model, seeds = ours("grouped"), [2**64 - 3, 0, 77]
+    heat = [Settings(40, temperature=0.5, top_k=9, seed=seed) for seed in seeds[:2]] + [Settings(40, seed=77)]
+    done = [generate(model, prompt, None, one) for prompt, one in zip(PROMPTS, heat, strict=True)]
+    swept, without = (
+        [sweep(model, layers, i, d.prompt_ids, d.token_ids, heat[i]) for i, d in enumerate(done)]
+        for layers in (LAYERS, LAYERS[1:])
+    )
+    texts, made = (texts_of(sweeps, PROMPTS, LAYERS, seeds=seeds) for sweeps in (swept, without))
+    assert np.array_equal(texts.found, made.found)
+    assert np.array_equal(texts.states[texts.found], made.states[made.found])
+    assert np.array_equal(texts.copies.states, made.copies.states)
+    assert texts.temperatures.tolist() == [0.5, 0.5, 0.0]
+
+    def noise(text, position, token):
+        return float(rounded(gumbel(seeds[text], len(PROMPTS[text]) + position, torch.tensor(int(token)))))
+
+    at, column = np.argwhere(texts.found[..., 0]), SWEPT.index("noise")
+    assert len({*at[:, 0].tolist()}) == 3
+    for n, t in at.tolist():
+        wanted = noise(n, t, texts.drafts[n, t, 0]) if n < 2 else 0.0
+        assert texts.states[n, t, 0, column] == pytest.approx(wanted, rel=1e-6)
+    wrong = np.argwhere(texts.copies.number >= 0)
+    assert len(wrong)
+    for n, t in wrong.tolist():
+        here = texts.copies.number[n, t]
+        for k, token in enumerate(texts.copies.tokens[here]):
+            wanted = noise(n, t + 1 + k, token) if n < 2 and token >= 0 else 0.0
+            seen = texts.copies.seen(np.array(n), np.array(t), np.array(k + 1))
+            assert seen[4] == pytest.approx(wanted, rel=1e-6) and seen[3] == 0
+
+
 def test_limits_and_stops_are_kept(made):
     _, sweeps = made
     texts = texts_of(sweeps, PROMPTS, LAYERS, limits=[40, 40, 30], stops=frozenset({7}))
@@ -65,7 +101,8 @@ def test_a_dataset_gives_the_same_as_its_sweeps(tmp_path):
     frame = dataset.sweeps.sort("episode", "position", "layer").collect()
     groups = frame.partition_by("episode", maintain_order=True)
     prompts = dataset.episodes.sort("episode").collect()["prompt_tokens"].to_list()
-    made = texts_of([group.to_dict(as_series=False) for group in groups], prompts, (0, 4, 6))
+    seeds = dataset.episodes.sort("episode").collect()["seed"].to_list()
+    made = texts_of([group.to_dict(as_series=False) for group in groups], prompts, (0, 4, 6), seeds=seeds)
     assert read.numbers.tolist() == np.unique(everything).tolist()
     read = dataclasses.replace(read, numbers=made.numbers)
     for field in dataclasses.fields(read):
