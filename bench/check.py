@@ -50,9 +50,9 @@ class Check:
     plain_seconds: float
 
 
-def calibrate(model: Model, store: Store, progress: Callable[[float], None] = lambda share: None) -> None:
+def calibrate(model: Model, job: Job, store: Store, progress: Callable[[float], None] = lambda share: None) -> None:
     """Measure costs once more, and keep them beside those that were measured before."""
-    more = measure_costs(model, SECONDS, progress, average=True).to_json()
+    more = measure_costs(model, SECONDS, progress, average=True, **job.charged).to_json()
     store.remember("calibrations", [*store.tuned().get("calibrations", []), more])
 
 
@@ -80,7 +80,7 @@ def check(
     if tuned.get("check", {}).get("code") == code:
         return Check(**tuned["check"]["said"])
     if "calibrations" not in tuned:  # measured without a check: these at least are of today
-        calibrate(model, store, lambda share: progress(0.3 * share, "measuring costs again"))
+        calibrate(model, job, store, lambda share: progress(0.3 * share, "measuring costs again"))
     policies = job.load_policies(model)
     rules = {name: rule_of(model, name, store.parameters(name), policies) for name in job.rows if name not in FOREIGN}
     tokens = {prompt_id: ids for prompt_id, _, ids in tokenised(model, job.prompts)}

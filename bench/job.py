@@ -42,6 +42,11 @@ class Job:
         return [name for name in dict.fromkeys((*KNOWN, *self.policies)) if name in {*self.methods, BASELINE}]
 
     @property
+    def charged(self) -> dict[str, Settings]:
+        """What `simulate.profile.measure` is given: how tokens are chosen, where they are sampled."""
+        return {} if self.greedy else {"settings": self.settings}
+
+    @property
     def greedy(self) -> bool:
         """Whether no text is sampled."""
         return not sampling(self.settings)["temperature"]

@@ -41,7 +41,8 @@ def prepare(
         return lambda done, total=1: progress((number + done / total) / (len(names) + 2), note)
 
     if "costs" not in store.tuned():
-        store.remember("costs", measure_costs(model, progress=step(0, "measuring costs")).to_json())
+        costs = measure_costs(model, progress=step(0, "measuring costs"), **job.charged)
+        store.remember("costs", costs.to_json())
     known = store.tuned()
     due = {name for name in names if name in TUNED and name not in known}
     if due - {*FOREIGN}:

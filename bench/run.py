@@ -174,7 +174,7 @@ def measured(
         new.append(sample)
         if job.check and len(new) in due:
             report("measuring costs again")
-            calibrate(model, store)
+            calibrate(model, job, store)
     return new
 
 

@@ -113,12 +113,14 @@ def measure(
     seconds: float = SECONDS,
     progress: Callable[[float], None] = lambda share: None,
     average: bool = False,
+    settings: Settings = SAMPLED,
 ) -> Costs:
     """Measure this model on its device. `progress` is told which share of the time has passed.
 
     What a typical round costs, or, with `average`, what rounds cost on average, the machine's slow spells included.
+    settings: of the sampled texts in which a choice is to be charged.
     """
-    choose, choose_draft = choosing(model)
+    choose, choose_draft = choosing(model, settings)
     fitted = fit(*gather(model, seconds, progress), model.layer_count, average)
     return replace(fitted, choose=choose, choose_draft=choose_draft)
 

@@ -174,6 +174,21 @@ def test_what_replay_says_of_sampled_texts_is_what_was_decoded(model, checkpoint
     assert accepted > 0
 
 
+def test_costs_of_a_sampled_run_are_those_of_its_own_choices(model, checkpoint, tmp_path, monkeypatch):
+    seen = []
+
+    def measured(*given, **more):
+        seen.append(more.get("settings"))
+        return COSTS
+
+    monkeypatch.setattr(methods, "measure_costs", measured)
+    monkeypatch.setattr(bench_check, "measure_costs", measured)
+    settings = Settings(8, temperature=0.5, top_k=0, seed=1)
+    for asked in (settings, Settings(8)):
+        bench(model, str(checkpoint), Job("toy", PROMPTS[:1], TRAINING, asked, (BASELINE,), check=True), tmp_path)
+    assert len(seen) == 2 + 2 and seen[:2] == [settings] * 2 and seen[2:] == [None] * 2
+
+
 def test_predictions_are_ratios_of_all_time_on_the_same_texts():
     texts = made_up(0, count=6)
     found = predict({BASELINE: Autoregressive(), "x": LayerSkip(2, 3)}, texts, COSTS, (0, 2, 4))
