@@ -48,8 +48,9 @@ class Data:
     config: with its `source` settled. layers: candidates of the texts; the policy's, `candidates`, end with L where
     there is a bypass. left_out: layers at which no fixed draft length beats drafting nothing. features: names of the
     policy's inputs. heat: see `temperatures`. limit: drafts per round. costs, prices: None where the dataset has no
-    costs. static: the best fixed rule of the training texts, None where none were swept or priced. windows: parts of the dataset that are learned
-    from one after the other, one where no limit of memory wants more; validation and test are of the first alone.
+    costs. static: the best fixed rule of the training texts, None where none were swept or priced. windows: parts of
+    the dataset that are learned from one after the other, one where no limit of memory wants more; validation and test
+    are of the first alone.
 
     Raises LearnError or DatasetError if the dataset lacks what the configuration needs.
     """
