@@ -14,7 +14,7 @@ import typer
 USER_ERRORS = r"lede\.(\w+\.errors|hub)"  # each room's module with its exception for what its user got wrong
 # What a missing optional package is installed with.
 EXTRAS = {"datasets": "bench", "gguf": "gguf", "accelerate": "gguf", "minari": "minari", "ray": "ray"}
-EXTRAS |= {"obstore": "cloud"}
+EXTRAS |= {"obstore": "cloud", "grpc": "ray"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
 
 P = ParamSpec("P")
