@@ -2,11 +2,15 @@
 
 import logging
 import os
+import signal
+import socket
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from lede.collect.collector import About, Behaviour, Episode, Here, Talk
 from lede.collect.errors import CollectError
@@ -15,6 +19,11 @@ from lede.decode.model import Model
 RESTARTS = 3  # of each actor
 PAUSE = 0.5  # seconds before asking again for an actor that is being started again
 STORE = 200_000_000  # bytes for what actors have sent: an episode is a tenth of a million
+ANSWER = 10  # seconds in which a cluster must answer: Ray itself would ask for ever
+# What of this process's environment the workers get, who else have what their node was started with. Tokens go by
+# another way: Ray writes environments into its logs.
+SENT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "LEDE_")
+SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LOCAL = "local"  # the address that starts a cluster on this machine
 
 
@@ -25,8 +34,8 @@ class Cluster:
     runs here. loader: called by every actor for its model. actors: how many; None: as many as there is room for now.
     cpus, gpus: what each of them takes, of which gpus may be a fraction; None: one GPU where there are any, else none.
     An actor that dies, alone or with its node, is started again where there is room, and what it was decoding is handed
-    to others. Raises CollectError where the cluster cannot be reached, has no room, or actors die again and again; and
-    what an actor raises.
+    to others; `tell` gets a line about it. Raises CollectError where the cluster cannot be reached, has no room, or
+    actors die again and again; and what an actor raises.
     """
 
     def __init__(
@@ -36,15 +45,20 @@ class Cluster:
         actors: int | None = None,
         cpus: float = 1,
         gpus: float | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: what else runs would starve it
         import ray
 
         self._ray, self._ours, self._actors = ray, not ray.is_initialized(), list[Any]()
+        self._tell, self._deaths = tell, Counter[int]()  # of actors by their id
+        if self._ours and address != LOCAL:
+            check_reachable(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
         ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == LOCAL else {}
         try:
-            ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False, **ours)
+            with own_signals():
+                ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False, **ours)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise CollectError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
         room = ray.available_resources()
@@ -60,7 +74,11 @@ class Cluster:
                 "wait for room with --workers 1"
             )
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": 0}
-        self._new = lambda: ray.remote(**options)(_Actor).remote(loader)
+        sent = {name: value for name, value in os.environ.items() if name.startswith(SENT) and name not in SECRET}
+        if address != LOCAL and sent:
+            options["runtime_env"] = {"env_vars": sent}
+        secrets = {name: os.environ[name] for name in SECRET if name in os.environ}
+        self._new = lambda: ray.remote(**options)(_Actor).remote(loader, secrets)
 
     def __enter__(self) -> Self:
         return self
@@ -98,11 +116,12 @@ class Cluster:
                 try:
                     episodes = self._get(answer)
                 except ray.exceptions.RayActorError as error:
+                    self._note(actor, error)
                     if talk is not None:
                         left.appendleft(talk)
                     elif isinstance(error, ray.exceptions.ActorDiedError):  # for good
                         if not doing and not idle:
-                            raise _given_up(error) from error
+                            raise self._given_up(actor, error) from error
                         continue
                     else:
                         time.sleep(PAUSE)
@@ -118,10 +137,11 @@ class Cluster:
         while True:
             try:
                 return self._get(getattr(self._actors[0], name).remote())
-            except self._ray.exceptions.ActorUnavailableError:  # it is being started again
-                time.sleep(PAUSE)
             except self._ray.exceptions.RayActorError as error:
-                raise _given_up(error) from error
+                self._note(self._actors[0], error)
+                if not isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                    raise self._given_up(self._actors[0], error) from error
+                time.sleep(PAUSE)  # it is being started again
 
     def _get(self, answer: Any) -> Any:
         """An answer, once it is there. Raises what the actor raised, without Ray's words around it."""
@@ -131,15 +151,89 @@ class Cluster:
             return self._ray.get(answer)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except self._ray.exceptions.RayActorError:
+            raise
+        except self._ray.exceptions.RayError as error:  # no room for it any more, an environment that cannot be made
+            raise CollectError(f"Ray cannot run an actor: {_told(error)}") from error
+
+    def _note(self, actor: Any, error: Exception) -> None:
+        """Count a death, and tell of it; while an actor is being started again, every call to it says so."""
+        if "restarting" in str(error):
+            return
+        self._deaths[id(actor)] += 1
+        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+            self._tell(
+                f"an actor died and is started again, death {self._deaths[id(actor)]} of {RESTARTS + 1} that end it"
+            )
+
+    def _given_up(self, actor: Any, error: Exception) -> CollectError:
+        told, times = _told(error), self._deaths[id(actor)]
+        if getattr(error, "actor_init_failed", False):
+            return CollectError(f"an actor cannot be started ({told}): every node needs the same lede, installed")
+        often = f"{times} times" if times > 1 else "once, and Ray does not start it again"
+        who = "an actor" if len(self._actors) == 1 else "all actors died, the last of them"
+        return CollectError(
+            f"{who} died {often} ({told}): the same command goes on from what is committed, perhaps with fewer "
+            "--workers"
+        )
 
 
-def _given_up(error: Exception) -> CollectError:
-    told = str(error).splitlines()[0]
-    return CollectError(f"all actors died more than {RESTARTS} times ({told}): try the same command again")
+def _told(error: Exception) -> str:
+    """What an error of Ray's says that matters: the exception behind it, or why a process is gone."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if getattr(error, "actor_init_failed", False):
+        return lines[-1]
+    why = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+    return why.partition(" Some common causes")[0].rstrip(".")
+
+
+def check_reachable(address: str) -> None:
+    """Raise CollectError, soon, where nothing that could be a cluster listens. address: HOST:PORT or ray://HOST:PORT."""
+    import grpc
+
+    if address == "auto":  # for Ray to find
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port or (10001 if parts.scheme else None)
+        host = host if parts.scheme in ("", "ray") else None
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise CollectError(
+            f"{address!r} is no address of a Ray cluster: give HOST:PORT, ray://HOST:PORT, auto or nothing"
+        )
+    try:
+        socket.create_connection((host, port), ANSWER).close()
+    except OSError as error:
+        raise CollectError(f"no Ray cluster at {address}: {error.strerror or error}") from error
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with closing(grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)])) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWER)
+        except grpc.FutureTimeoutError as error:
+            raise CollectError(f"no Ray cluster at {address}: something else listens there") from error
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one that exits with 1 where it starts or joins a node."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # Ray's handler has run
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Actor:
-    def __init__(self, loader: Callable[[], Model]) -> None:
+    def __init__(self, loader: Callable[[], Model], environment: dict[str, str]) -> None:
+        os.environ.update(environment)
         self._loader = loader
 
     @cached_property

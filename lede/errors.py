@@ -13,7 +13,7 @@ import typer
 
 USER_ERRORS = r"lede\.(\w+\.errors|hub)"  # each room's module with its exception for what its user got wrong
 # What a missing optional package is installed with.
-EXTRAS = {"datasets": "bench", "gguf": "gguf", "minari": "minari", "ray": "ray", "obstore": "cloud"}
+EXTRAS = {"datasets": "bench", "gguf": "gguf", "minari": "minari", "ray": "ray", "grpc": "ray", "obstore": "cloud"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
 
 P = ParamSpec("P")

@@ -11,6 +11,7 @@ from typer import BadParameter, Option
 
 from lede.commands import options as shared
 from lede.errors import said_plainly
+from lede.paths import EMBEDDED, SMOLLM2, default_model_path
 
 if TYPE_CHECKING:
     from lede.collect.collector import Engine
@@ -189,8 +190,10 @@ def collect(
 
             num_cpus = 1.0 if num_cpus is None else num_cpus
             num_gpus = 0.0 if num_gpus is None and device == "cpu" else num_gpus
+            model, exits = absolute(model), exits_everywhere(model, exits)
             with errors.status("reaching the cluster and loading the model there"):
-                engine = Cluster(loader(device, threads or max(1, int(num_cpus))), ray, workers, num_cpus, num_gpus)
+                there = loader(device, threads or max(1, int(num_cpus)))
+                engine = Cluster(there, ray, workers, num_cpus, num_gpus, warn)
                 stack.enter_context(engine).about()
         elif workers is not None and workers > 1:
             from lede.collect.workers import Workers
@@ -239,6 +242,26 @@ def _load(learned: "Policy | None", *arguments: Any) -> "Model":
 
         check_fits(learned, model_facts(loaded))
     return loaded
+
+
+def absolute(path: str | None) -> str | None:
+    """A path that is there, for processes that work in other folders; names of models stay as they are."""
+    if path is None or not os.path.exists(os.path.expanduser(path)) or path in (EMBEDDED, SMOLLM2):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def exits_everywhere(model: str | None, exits: str | None) -> str | None:
+    """`--exits` so that it means the same in another folder: those of the package stay to be found by the model."""
+    from lede.commands.loading import exits_folder
+
+    if exits is not None and exits.startswith("hf:"):
+        return exits
+    folder = exits_folder(model, exits)
+    if folder is None:
+        return "none"
+    in_package = exits is None and folder.is_relative_to(default_model_path().parents[1])
+    return None if in_package else os.path.abspath(folder)
 
 
 def shared_out(device: str, workers: int) -> list[str]:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,10 +15,12 @@ from typer.testing import CliRunner
 import lede.collect.cluster
 from lede import replay
 from lede.cli import app
-from lede.collect.cluster import Cluster
+from lede.collect.cluster import Cluster, check_reachable, own_signals
 from lede.collect.collector import collect
 from lede.collect.errors import CollectError
+from lede.commands.collect import absolute, exits_everywhere
 from lede.decode.errors import ModelError
+from lede.decode.model import Model
 from tests.collect.small import CONFIG, PROMPTS, collected, same, tables
 from tests.collect.test_shards import SHORT, kill_self, load_mortal, load_tiny, refuse
 
@@ -36,9 +41,11 @@ def cluster() -> Iterator[str]:
 def test_two_actors_collect_what_one_process_does_also_if_one_is_killed(cluster: str, tmp_path: Path) -> None:
     collected(tmp_path / "alone")
     mortal = partial(load_mortal, tmp_path / "died", 1)
-    with Cluster(mortal, cluster, 2) as engine:
+    told: list[str] = []
+    with Cluster(mortal, cluster, 2, tell=told.append) as engine:
         done = collect(engine, PROMPTS, tmp_path / "data", CONFIG)
     assert (tmp_path / "died0").exists()
+    assert told == ["an actor died and is started again, death 1 of 4 that end it"]
     assert (done.planned, done.episodes, done.resumed) == (7, 7, 0)
     assert same(tables(tmp_path / "data"), tables(tmp_path / "alone"))
     assert replay.verify(tmp_path / "data") == []
@@ -50,7 +57,7 @@ def test_an_actor_that_dies_again_and_again_is_given_up(
 ) -> None:
     monkeypatch.setattr(lede.collect.cluster, "RESTARTS", 1)
     with (
-        pytest.raises(CollectError, match="died more than 1 times"),
+        pytest.raises(CollectError, match=r"^an actor died 2 times \(The actor is dead because"),
         Cluster(kill_self, cluster, 1) as engine,
     ):
         collect(engine, PROMPTS, tmp_path / "data", CONFIG)
@@ -64,7 +71,94 @@ def test_what_an_actor_raises_is_raised_here_and_no_room_or_no_cluster_is_said(c
 
 
 @pytest.mark.slow
-def test_the_command_takes_ray(cluster: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, [*SHORT, str(tmp_path / "data"), "--ray", "--workers", "1"])
+def test_a_first_death_is_told_as_such_and_what_cannot_start_too(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lede.collect.cluster, "RESTARTS", 0)
+    with pytest.raises(CollectError, match=r"^an actor died once"), Cluster(kill_self, cluster, 1) as engine:
+        engine.about()
+    with (
+        pytest.raises(CollectError, match=r"cannot be started \(.*no_such_module.*\): every node needs"),
+        Cluster(Foreign(), cluster, 1) as engine,
+    ):
+        engine.about()
+
+
+class Foreign:
+    """A loader whose module a node does not have."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return __import__, ("no_such_module",)
+
+    def __call__(self) -> Model:
+        raise AssertionError
+
+
+@pytest.mark.slow
+def test_workers_get_what_matters_of_the_environment(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "HF_TOKEN", "LEDE_NATIVE", "OTHER"):
+        monkeypatch.setenv(name, "sent")
+    told = r"^HF_HOME=sent HF_TOKEN=sent LEDE_NATIVE=sent OTHER=None$"
+    with pytest.raises(ModelError, match=told), Cluster(environment, cluster, 1) as engine:
+        engine.about()
+
+
+def environment() -> Model:
+    names = ("HF_HOME", "HF_TOKEN", "LEDE_NATIVE", "OTHER")
+    raise ModelError(" ".join(f"{name}={os.environ.get(name)}" for name in names))
+
+
+def test_where_no_cluster_listens_is_one_line_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lede.collect.cluster, "ANSWER", 0.5)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(CollectError, match=f"no Ray cluster at {address}: something else listens there"):
+            check_reachable(address)
+    for scheme in ("", "ray://"):
+        with pytest.raises(CollectError, match=f"no Ray cluster at {scheme}{address}: Connection refused"):
+            check_reachable(scheme + address)
+    for wrong in ("127.0.0.1", "host:port", "host:99999", "http://host:8265", ":6379"):
+        with pytest.raises(CollectError, match="is no address of a Ray cluster"):
+            check_reachable(wrong)
+
+
+def test_ray_does_not_take_our_signals() -> None:
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with own_signals():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is stop
+        with pytest.raises(KeyboardInterrupt), own_signals():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise SystemExit(1)  # as Ray's handler does
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_paths_mean_the_same_in_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert absolute("tiny") == absolute("./tiny/") == str(tmp_path / "tiny")
+    assert [absolute(name) for name in (None, "lede-tiny", "me/llama")] == [None, "lede-tiny", "me/llama"]
+    assert exits_everywhere("tiny", None) == "none"  # whatever is in exits/ where a worker runs
+    assert exits_everywhere("smollm2", None) is None  # the package's, wherever that is
+    shutil.copytree(Path(lede.__path__[0]) / "exits" / "smollm2", tmp_path / "exits" / "tiny")
+    assert exits_everywhere("tiny", None) == exits_everywhere("x", "exits/tiny") == str(tmp_path / "exits" / "tiny")
+
+
+@pytest.mark.slow
+def test_the_command_takes_ray_and_relative_paths(
+    cluster: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the cluster was started elsewhere
+    shutil.copytree(checkpoint, "here")
+    Path("mine.jsonl").write_text('{"prompt": "abab"}\n' * 3)
+    named = ("--model", "here", "--prompts", "mine.jsonl")
+    done = CliRunner().invoke(app, [*SHORT, "data", *named, "--ray", "--workers", "1"])
     assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
     assert replay.verify(tmp_path / "data") == []
