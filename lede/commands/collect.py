@@ -1,5 +1,6 @@
 """`lede collect`."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
