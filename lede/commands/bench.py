@@ -37,7 +37,8 @@ def bench(
     limit: Annotated[int, Option(min=2, help="Prompts to measure on.")] = 40,
     tuning: Annotated[int, Option(min=1, help="Training prompts to tune on.")] = 12,
     temperature: Annotated[
-        float | None, Option(min=0.0, help="0: greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
+        list[float] | None,
+        Option(min=0.0, help="0: greedy; may be repeated. [dim]Default: the task's, 0 but for cnn_dm_lm[/]"),
     ] = None,
     top_k: Annotated[int | None, Option(min=0, help="0: all. [dim]Default: the generation config, else 50[/]")] = None,
     top_p: Annotated[
@@ -63,7 +64,7 @@ def bench(
     [dim]lede bench --plot bench.png[/]
     [dim]lede bench --methods autoregressive,layerskip,lede --limit 10[/]
     [dim]lede bench --check --policy policies/lede-tiny --policy policies/variant[/]
-    [dim]lede bench --temperature 0.8 --top-k 50 --check[/]
+    [dim]lede bench --temperature 0 --temperature 0.8 --top-k 50 --check[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --task cnn_dm_summarization --task alpaca --plot plots/[/]
     [dim]lede bench --model facebook/layerskip-llama2-7B --prompts eval.jsonl --training train.jsonl --json[/]
     """
@@ -72,7 +73,7 @@ def bench(
         raise BadParameter("--training goes with --prompts: to tune on other texts")
     if prompts and task:
         raise BadParameter("--task and --prompts exclude each other")
-    if plot is not None and plot.suffix and len(task or ()) > 1:
+    if plot is not None and plot.suffix and len(task or [""]) * len(temperature or [0.0]) > 1:
         raise BadParameter(f"--plot {plot} can show one table: name a folder")
 
     from lede.commands.loading import check_model, checkpoint, load, other_costs, usual_task, usual_vocabulary
@@ -91,7 +92,8 @@ def bench(
         works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
         works = [named_task(name, limit, tuning, seed) for name in task or [usual_task(model)]]
-    heats = [own if temperature is None else temperature for *_, own in works]
+    works = [(*rest, heat) for *rest, own in works for heat in temperature or [own]]
+    heats = [heat for *_, heat in works]
     for option, value in {"--top-k": top_k, "--top-p": top_p}.items():
         if value is not None and not any(heats):
             raise BadParameter(f"{option} is for sampled texts, and these are greedy: give a --temperature")
@@ -113,10 +115,10 @@ def bench(
         cuts: dict[str, Any] = {
             name: config.get(name) if value is None else value for name, value in given_cuts.items()
         }
-        for (title, test, train, usual, _), heat in zip(works, heats, strict=True):
+        for title, test, train, usual, heat in works:
             settings = Settings(max_new_tokens or usual, heat, **cuts, seed=seed)
             job = Job(title, test, train, settings, chosen, policies, threads, check)
-            which = f"{title}: " if len(works) > 1 else ""
+            which = f"{title}{f' at {heat:g}' * bool(heat)}: " if len(works) > 1 else ""
 
             def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
                 advance(round(100 * (before + share) / len(works)), which + note)
