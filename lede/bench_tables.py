@@ -113,9 +113,9 @@ def bench_words(report: "Report") -> Iterator[Text]:
         yield _differences(report, method, [d for d in report.differences if d.method == method])
     if facts["temperature"]:
         yield Text("sampled, each prompt with a seed of its own: every method of ours writes one text", "dim")
-        if others := [row.method for row in report.rows if row.method in FOREIGN]:
+        if foreign := [row.method for row in report.rows if row.method in FOREIGN]:
             yield Text(
-                f"{', '.join(others)}: sampled from the library's own random numbers, so another text, which is timed "
+                f"{', '.join(foreign)}: sampled from the library's own random numbers, so another text, which is timed "
                 "and not compared",
                 "dim",
             )

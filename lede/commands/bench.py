@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
@@ -110,7 +110,9 @@ def bench(
         first = next(map(load_policy, policies.values()), None)
         loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model), first))
         given_cuts, config = {"top_k": top_k, "top_p": top_p}, loaded.generation_config
-        cuts = {name: config.get(name) if value is None else value for name, value in given_cuts.items()}
+        cuts: dict[str, Any] = {
+            name: config.get(name) if value is None else value for name, value in given_cuts.items()
+        }
         for (title, test, train, usual, _), heat in zip(works, heats, strict=True):
             settings = Settings(max_new_tokens or usual, heat, **cuts, seed=seed)
             job = Job(title, test, train, settings, chosen, policies, threads, check)
