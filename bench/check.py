@@ -52,7 +52,7 @@ class Check:
 
 def calibrate(model: Model, job: Job, store: Store, progress: Callable[[float], None] = lambda share: None) -> None:
     """Measure costs once more, and keep them beside those that were measured before."""
-    more = measure_costs(model, SECONDS, progress, average=True, **job.charged).to_json()
+    more = measure_costs(model, SECONDS, progress, average=True, settings=job.charged).to_json()
     store.remember("calibrations", [*store.tuned().get("calibrations", []), more])
 
 

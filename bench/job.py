@@ -17,6 +17,7 @@ from lede.decode.model import Model
 from lede.decode.sampling import Settings, sampling_columns
 from lede.replay.split import fingerprint
 from lede.serve.policy import Policy, check_fits, load_policy
+from lede.simulate.profile import SAMPLED
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Job:
         return [name for name in dict.fromkeys((*KNOWN, *self.policies)) if name in {*self.methods, BASELINE}]
 
     @property
-    def charged(self) -> dict[str, Settings]:
-        """What `simulate.profile.measure` is given: how tokens are chosen, where they are sampled."""
-        return {} if self.greedy else {"settings": self.settings}
+    def charged(self) -> Settings:
+        """For `simulate.profile.measure`: the settings in which a choice is timed, those of the job if it samples."""
+        return SAMPLED if self.greedy else self.settings
 
     @property
     def greedy(self) -> bool:

@@ -41,7 +41,7 @@ def prepare(
         return lambda done, total=1: progress((number + done / total) / (len(names) + 2), note)
 
     if "costs" not in store.tuned():
-        costs = measure_costs(model, progress=step(0, "measuring costs"), **job.charged)
+        costs = measure_costs(model, progress=step(0, "measuring costs"), settings=job.charged)
         store.remember("costs", costs.to_json())
     known = store.tuned()
     due = {name for name in names if name in TUNED and name not in known}

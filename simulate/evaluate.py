@@ -5,6 +5,7 @@ Baselines are tuned by replay on training texts. Every time includes reading the
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import FREE
 from lede.replay.split import EpisodeSplits, episode_splits
-from lede.simulate.baselines import BASELINES, make_rule, predicted_rate, searched
+from lede.simulate.baselines import BASELINES, Parameters, make_rule, predicted_rate, searched
 from lede.simulate.bootstrap import ratio_interval
 from lede.simulate.costs import Costs
 from lede.simulate.oracle import ceiling
@@ -119,12 +120,15 @@ def tuned_baselines(
 ) -> list[Method]:
     """Every baseline with the best of its configurations on the training texts."""
     every = np.linspace(0, len(training.lengths) - 1, min(TUNING, len(training.lengths))).astype(int)
+
+    def rate(parameters: Parameters, name: str) -> float:
+        return predicted_rate(make_rule(name, parameters), training, costs)
+
     training, methods = chosen(training, every.tolist()), []  # of all runs, in whose order the texts are
     for number, name in enumerate(BASELINES):
         progress(number / len(BASELINES), f"tuning {name}")
         space = BASELINES[name].space(training, costs.layers)
-        scored = searched(space, lambda own, name=name: predicted_rate(make_rule(name, own), training, costs))  # type: ignore[misc]
-        best, _ = max(scored, key=lambda one: one[1])
+        best, _ = max(searched(space, partial(rate, name=name)), key=lambda one: one[1])
         methods.append(Method(name, make_rule(name, best), best))
     return methods
 

@@ -28,6 +28,7 @@ from lede.decode.sampling import Settings
 from lede.serve.policy import Policy
 from lede.simulate.baselines import make_rule
 from lede.simulate.costs import MAX_ROWS, Costs
+from lede.simulate.profile import SAMPLED
 from lede.simulate.scalar import replay_rule
 from tests.learn.swept import made_up
 
@@ -178,7 +179,7 @@ def test_costs_of_a_sampled_run_are_those_of_its_own_choices(model, checkpoint, 
     seen = []
 
     def measured(*given, **more):
-        seen.append(more.get("settings"))
+        seen.append(more["settings"])
         return COSTS
 
     monkeypatch.setattr(methods, "measure_costs", measured)
@@ -186,7 +187,7 @@ def test_costs_of_a_sampled_run_are_those_of_its_own_choices(model, checkpoint, 
     settings = Settings(8, temperature=0.5, top_k=0, seed=1)
     for asked in (settings, Settings(8)):
         bench(model, str(checkpoint), Job("toy", PROMPTS[:1], TRAINING, asked, (BASELINE,), check=True), tmp_path)
-    assert len(seen) == 2 + 2 and seen[:2] == [settings] * 2 and seen[2:] == [None] * 2
+    assert len(seen) == 2 + 2 and seen[:2] == [settings] * 2 and seen[2:] == [SAMPLED] * 2
 
 
 def test_predictions_are_ratios_of_all_time_on_the_same_texts():

@@ -31,14 +31,14 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch):
         of_model = found["models"][name]
         assert of_model["share_of_copy"] > 0 and of_model["collected_decisions_per_s"] > 0
         rules = of_model["rules"]
-        assert {"autoregressive", "layerskip", "kangaroo", "del", "ucb", "tapout"} < rules.keys()
+        assert {"autoregressive", "layerskip", "kangaroo", "del", "cascade", "ucb", "tapout"} < rules.keys()
         assert all(row["differing_texts"] == row["differing_tokens"] == 0 for row in rules.values())
         assert all(row["waits_per_round"] is None for row in rules.values())
 
 
 def test_the_embedded_model_has_its_policy():
     rules = gpu.rules_of(load_model(default_model_path(), "float32", "cpu"))
-    assert [rule.name for rule in rules][::9] == ["autoregressive", "lede"]
+    assert [rules[0].name, rules[-1].name] == ["autoregressive", "lede"]
 
 
 def test_early_exits_of_random_weights_mostly_agree():
