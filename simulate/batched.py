@@ -56,7 +56,8 @@ def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) 
         reach = [c.visit0 if layer == 0 else c.step(before, layer) for before, layer in pairwise((0, *layers))]
         finish = [[c.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
         parts.append((reach, [c.draft(layer) for layer in layers], finish, c.finish(0, 0)))
-    return Prices(*map(np.array, zip(*parts, strict=True)), used.lookup, used.layers)
+    arrays = [np.array(both) for both in zip(*parts, strict=True)]
+    return Prices(arrays[0], arrays[1], arrays[2], arrays[3], used.lookup, used.layers)
 
 
 class Starts(NamedTuple):

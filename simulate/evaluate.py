@@ -109,8 +109,8 @@ def _side(dataset: Dataset, splits: EpisodeSplits, side: str) -> Texts:
 def chosen(texts: Texts, numbers: Sequence[int]) -> Texts:
     """Some of the texts."""
     at = np.array(numbers, np.int64)
-    names = ("states", "found", "right", "drafts", "targets", "lengths", "prompt_lengths", "limits", "numbers")
-    names += ("temperatures", "seeds")
+    names = ["states", "found", "right", "drafts", "targets", "lengths", "prompt_lengths", "limits", "numbers"]
+    names += ["temperatures", "seeds"]
     copies = Copies(texts.copies.number[at], texts.copies.tokens, texts.copies.states)
     return replace(texts, copies=copies, **{name: getattr(texts, name)[at] for name in names})
 
