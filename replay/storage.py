@@ -59,7 +59,8 @@ def _store(bucket: str) -> Any:
     from obstore.exceptions import BaseError, GenericError
     from obstore.store import from_url
 
-    found, plain = settings(bucket.partition("/")[0]), {"allow_http": True}
+    found: Any = settings(bucket.partition("/")[0])
+    plain: Any = {"allow_http": True}
     with said(bucket):
         first = from_url(bucket, config=found, client_options=plain | FIRST_TIMEOUTS, retry_config=FIRST_RETRY)
         try:
