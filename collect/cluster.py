@@ -189,7 +189,7 @@ def _told(error: Exception) -> str:
 
 def check_reachable(address: str) -> None:
     """Raise CollectError, soon, where nothing that could be a cluster listens. address: HOST:PORT or ray://HOST:PORT."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
 
     if address == "auto":  # for Ray to find
         return
