@@ -92,7 +92,7 @@ def bench(
         works = [(prompts.stem, test[:limit], train[:tuning], USUAL_TOKENS, 0.0)]
     else:
         works = [named_task(name, limit, tuning, seed) for name in task or [usual_task(model)]]
-    works = [(*rest, heat) for *rest, own in works for heat in temperature or [own]]
+    works = [(*work[:-1], heat) for work in works for heat in temperature or work[-1:]]
     heats = [heat for *_, heat in works]
     for option, value in {"--top-k": top_k, "--top-p": top_p}.items():
         if value is not None and not any(heats):

@@ -223,9 +223,9 @@ def collect(
     if collected.skipped:
         say(f"left out, longer than the model's context: {collected.skipped} of the prompts", "yellow")
     say(f"{collected.episodes} episodes, {collected.decisions:,} decisions, {collected.tokens:,} tokens in {out}")
-    there = quote(str(out))
-    learn = f" or lede learn --dataset {there}" if side == "all" else ""  # it needs two sides of the split
-    say(f"next: lede inspect {there}{learn}")
+    where = quote(str(out))
+    learn = f" or lede learn --dataset {where}" if side == "all" else ""  # it needs two sides of the split
+    say(f"next: lede inspect {where}{learn}")
 
 
 def _load(learned: "Policy | None", *arguments: Any) -> "Model":
