@@ -94,7 +94,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[], object]]:
             subprocess.run(["umount", "-l", folder], check=True)
         return
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (96 * 1024, limits[1]))
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     finally:

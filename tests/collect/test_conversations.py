@@ -64,12 +64,12 @@ def test_going_on_inside_a_conversation_gives_the_same_rows(dataset, model, tmp_
 
 
 def test_a_bench_speaks_each_turn_behind_plain_decoding(model):
-    turns = spoken(model, PROMPTS, TOKENS)
+    turns = spoken(model, PROMPTS, Settings(TOKENS))
     assert [p.id for p in turns] == ["talk", "talk/2", "talk/3", "plain", "short", "short/2"]
     answer = generate(model, encode(model, PROMPTS[0].content), settings=Settings(TOKENS)).text
     assert turns[1].messages == (said("Hi"), {"role": "assistant", "content": answer}, said("And?"))
     long = Prompt("long", "chat", "x", messages=(said("x" * (model.context - 10)),), turns=("y", "z"))
-    assert [p.id for p in spoken(model, [long], TOKENS)] == ["long", "long/2"]  # which has no room and is left out
+    assert [p.id for p in spoken(model, [long], Settings(TOKENS))] == ["long", "long/2"]  # which has no room and is left out
 
 
 def test_without_a_template_a_conversation_is_refused():
