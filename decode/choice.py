@@ -1,8 +1,10 @@
 """How a token is chosen from logits: what every way of choosing has in common, and the plainest."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lede.decode.errors import ModelError
@@ -68,11 +70,14 @@ class Greedy(Chooser):
 
 
 def most_likely(logits: Tensor) -> list[int]:
-    """The first most likely token of every row."""
+    """The first most likely token of every row. Raises ModelError for NaN, which `Model.head` has found on a CPU."""
     if logits.device.type == "cpu":  # a few µs where torch takes 4 for each row
         tokens: list[int] = logits.numpy().argmax(-1).tolist()
         return tokens
-    return logits.argmax(-1).tolist()
+    rows = torch.stack((logits.argmax(-1).double(), logits[:, -1].double()), 1).tolist()
+    if any(math.isnan(last) for _, last in rows):
+        raise not_numbers(-1)
+    return [int(token) for token, _ in rows]
 
 
 def not_numbers(token: int) -> ModelError:

@@ -157,12 +157,12 @@ class Model:
     def head(self, x: Tensor) -> Tensor:
         """The full model's logits (rows, vocabulary) in fp32 (fp64 for a fp64 model) of its last layer's output x.
 
-        Raises ModelError where they are NaN.
+        Raises ModelError where they are NaN, on a CPU.
         """
         logits = self.backend.head(x)
-        # A row of a NaN is NaN throughout, so that one number of each tells: two microseconds on a CPU. On a GPU that
-        # waits for the pass, as the choice of the tokens does right after it.
-        if math.isnan(sum(logits[:, -1].tolist())):
+        # A row of a NaN is NaN throughout, so that one number of each tells: two microseconds on a CPU. Elsewhere it is
+        # asked together with the tokens (`decode.choice`), so that nothing more waits for the device.
+        if logits.device.type == "cpu" and math.isnan(sum(logits[:, -1].tolist())):
             raise ModelError(
                 f"the logits of {self.name} are NaN in {str(self.dtype).removeprefix('torch.')}: "
                 "use --dtype float32, and see whether its files are whole"

@@ -69,7 +69,10 @@ def test_a_bench_speaks_each_turn_behind_plain_decoding(model):
     answer = generate(model, encode(model, PROMPTS[0].content), settings=Settings(TOKENS)).text
     assert turns[1].messages == (said("Hi"), {"role": "assistant", "content": answer}, said("And?"))
     long = Prompt("long", "chat", "x", messages=(said("x" * (model.context - 10)),), turns=("y", "z"))
-    assert [p.id for p in spoken(model, [long], Settings(TOKENS))] == ["long", "long/2"]  # which has no room and is left out
+    assert [p.id for p in spoken(model, [long], Settings(TOKENS))] == [
+        "long",
+        "long/2",
+    ]  # which has no room and is left out
 
 
 def test_without_a_template_a_conversation_is_refused():
