@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lede.decode.config import token_ids
 from lede.decode.errors import ModelError
 from lede.decode.model import Model
-from lede.decode.sampling import WITHOUT_PROCESSOR, Settings
+from lede.decode.sampling import COMPILED, WITHOUT_PROCESSOR, Settings
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList
@@ -60,7 +60,7 @@ def request(
 
 def check_known(given: Mapping[str, Any]) -> None:
     """Raise ModelError for a name that no GenerationConfig has."""
-    if set(given) <= WITHOUT_PROCESSOR:
+    if set(given) <= WITHOUT_PROCESSOR | COMPILED:
         return
     from transformers import GenerationConfig
 

@@ -169,7 +169,7 @@ def chooser(settings: Settings, model: Model, prompt: list[int]) -> Chooser:
     seed = None
     if temperature:  # without one, torch.manual_seed decides, as people expect
         seed = int(torch.randint(2**63 - 1, ())) if settings.seed is None else settings.seed % 2**64
-    if settings.logits_processor is None and special <= COMPILED and _compiles(model):
+    if settings.logits_processor is None and special <= COMPILED and compiles(model):
         return Compiled(
             model.vocabulary,
             model.draft_vocabulary,
@@ -194,7 +194,7 @@ def sampling_columns(settings: Settings) -> dict[str, Any]:
     return columns | {"options": json.dumps(options, default=str) if options else ""}
 
 
-def _compiles(model: Model) -> bool:
+def compiles(model: Model) -> bool:
     """Whether choose.c can be asked."""
     return model.device.type == "cpu" and model.dtype != torch.float64 and library("choose") is not None
 

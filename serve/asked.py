@@ -10,12 +10,11 @@ from pydantic_core import PydanticCustomError
 from lede.decode.chat import MessageError, chat_text
 from lede.decode.generate import encode
 from lede.decode.model import Model
+from lede.decode.sampling import COMPILED, WITHOUT_PROCESSOR, compiles
 from lede.serve.api import ApiError
 from lede.serve.fields import BOTH, CHAT, DONE, FIELDS, REFUSED, TEXT
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "transformers_version"}
-PLAIN |= {"_from_model_config", "use_cache", "output_attentions", "output_hidden_states"}
 NOTHING = {"min_new_tokens": 0, "repetition_penalty": 1, "min_p": 0}  # options with values that change nothing
 
 
@@ -131,9 +130,12 @@ class Asked(BaseModel):
         return bool(self.frequency_penalty or self.presence_penalty or self.logit_bias or self.allowed_token_ids)
 
     def plain(self, model: Model) -> bool:
-        """Whether logits are taken as they are, and the likeliest token of them."""
-        asks = self.temperature or self.min_tokens or self.adjusts or (self.repetition_penalty or 1) != 1
-        return not asks and model.generation_config.keys() <= PLAIN
+        """Whether tokens are chosen without the library's code."""
+        asks: Any = self.min_tokens or self.adjusts
+        if not compiles(model):
+            asks = asks or self.temperature or (self.repetition_penalty or 1) != 1
+        known = WITHOUT_PROCESSOR | (COMPILED if compiles(model) else set())
+        return not asks and model.generation_config.keys() <= known
 
     def options(self, model: Model) -> dict[str, Any]:
         """What else is asked, by the names of a GenerationConfig. Raises ApiError."""

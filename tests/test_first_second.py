@@ -105,6 +105,17 @@ def test_a_first_token_needs_no_library_but_torch(tmp_path):
     assert loaded == ["torch"]
 
 
+def test_sampling_as_people_do_needs_none_either(tmp_path):
+    script = """
+import json, sys, lede
+model = lede.load_model("lede-tiny", exits="none")
+options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1}
+done = lede.generate(model, "def f(x):", max_new_tokens=4, seed=1, **options)
+print(json.dumps([len(done.token_ids), [name for name in sys.modules if name.split(".")[0] == "transformers"]]))
+"""
+    assert fresh_process(script, folder=tmp_path) == [4, []]
+
+
 def llama3_like(folder: Path) -> None:
     """A tokenizer as Llama 3's: a beginning of text from the post-processor, special tokens in both files."""
     backend = byte_tokenizer().backend_tokenizer

@@ -112,7 +112,7 @@ CASES = {
 @pytest.mark.parametrize(("case", "compiled"), [*((case, True) for case in CASES), ("top-p", False)])
 def test_texts_have_the_distribution_of_the_model(case, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(sampling, "_compiles", lambda model: False)
+        monkeypatch.setattr(sampling, "compiles", lambda model: False)
     rule, options = CASES[case]
     assert isinstance(chooser(options, MODEL, PROMPT), Compiled if compiled else ByLibrary)
     assert agreement(rule, options, samples=1200 if compiled else 400) > DOUBTFUL
@@ -120,7 +120,7 @@ def test_texts_have_the_distribution_of_the_model(case, compiled, monkeypatch):
 
 def test_the_comparison_sees_noise_that_is_not_the_position_s(monkeypatch):
     """Wrong: one noise for every position."""
-    monkeypatch.setattr(sampling, "_compiles", lambda model: False)
+    monkeypatch.setattr(sampling, "compiles", lambda model: False)
     monkeypatch.setattr(sampling, "gumbel", lambda seed, position, token: gumbel(seed, 0, token))
     assert agreement(*CASES["plain"], samples=400) < DOUBTFUL / 100
 
@@ -173,13 +173,13 @@ def test_compiled_choice_and_the_library_s_processors_write_the_same_text(kind, 
     wanted = Settings(60, 0.9, 12, 0.95, seed=11, options={"repetition_penalty": 1.2, "suppress_tokens": [3, 9, 999]})
     text = generate(model, [4, 4, 7, 4], LayerSkip(1, 4), wanted).token_ids
     assert len(set(text)) > 10 and not {3, 9} & {*text}
-    monkeypatch.setattr(sampling, "_compiles", lambda model: False)
+    monkeypatch.setattr(sampling, "compiles", lambda model: False)
     assert generate(model, [4, 4, 7, 4], LayerSkip(2, 3), wanted).token_ids == text
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_a_draft_vocabulary_changes_no_sampled_text(native, monkeypatch):
-    monkeypatch.setattr(sampling, "_compiles", lambda model: native)
+    monkeypatch.setattr(sampling, "compiles", lambda model: native)
     some = [*range(0, 61, 2)]
     few = from_transformers(llama(seed=4), torch.float32, draft_vocabulary=some)
     options = Settings(60, temperature=1.0, seed=4, options={"repetition_penalty": 1.1})
@@ -266,7 +266,7 @@ def test_options_that_cannot_be_are_refused_by_name(options):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_logits_that_are_not_numbers_are_said(compiled, monkeypatch):
-    monkeypatch.setattr(sampling, "_compiles", lambda model: compiled)
+    monkeypatch.setattr(sampling, "compiles", lambda model: compiled)
     choose = chooser(Settings(temperature=1.0, seed=1), MODEL, PROMPT)
     logits = torch.zeros(2, VOCABULARY)
     logits[1, 3] = torch.nan

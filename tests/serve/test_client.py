@@ -130,9 +130,10 @@ def test_what_a_request_may_need_is_imported_outside_of_its_time(model):
         there = threading.Event()  # not yet
         served.worker.imports = threading.Thread(target=there.wait, args=(30,))
         served.worker.imports.start()
-        assert served.post(prompt=PROMPT, max_tokens=1).status_code == 200  # it needs nothing and does not wait
+        for more in ({}, {"temperature": 1.0, "top_p": 0.9}, {"repetition_penalty": 1.1}):  # need nothing, do not wait
+            assert served.post(prompt=PROMPT, max_tokens=1, **more).status_code == 200
         assert served.worker.imports.is_alive()
-        waiting = [asking(served, max_tokens=1, **more) for more in ({"temperature": 1.0}, {"repetition_penalty": 1.1})]
+        waiting = [asking(served, max_tokens=1, **more) for more in ({"min_tokens": 1}, {"presence_penalty": 1})]
         waiting[0].join(0.5)
         assert all(thread.is_alive() for thread in waiting)
         there.set()
@@ -146,7 +147,7 @@ def test_waiting_for_imports_is_not_of_the_answer_s_time(model):
         served.worker.imports.join()
         served.worker.imports = threading.Timer(3, lambda: None)
         served.worker.imports.start()
-        assert served.post(prompt=PROMPT, max_tokens=1, temperature=1.0).status_code == 200
+        assert served.post(prompt=PROMPT, max_tokens=1, presence_penalty=1).status_code == 200
 
 
 @pytest.mark.parametrize("stop", ["<end>", ["never", "<end>"], "<end><end>"])
