@@ -145,7 +145,7 @@ def swept_transitions(
     engine: Engine,
     policy: Policy,
     own: Starts,
-    rate: float,
+    rate: float | NDArray[np.float64],
     n_steps: int,
     gamma: float,
     rng: np.random.Generator,
@@ -153,9 +153,10 @@ def swept_transitions(
 ) -> Transitions:
     """Transitions of rounds laid out from sweeps: both actions of every state drawn, one behind the other.
 
-    own: where the policy starts its rounds. States are those that it reaches with a chance of `EXPLORE` of taking the
-    other action; the n-step return, tokens - `rate` * milliseconds, follows its greedy actions from the second step on,
-    and through states in which only one action is possible.
+    own: where the policy starts its rounds. rate: of greedy and of sampled texts (2,), or of all. States are those
+    that it reaches with a chance of `EXPLORE` of taking the other action; the n-step return, tokens - rate *
+    milliseconds, follows its greedy actions from the second step on, and through states in which only one action is
+    possible.
     """
     starts = drawn_starts(engine, own, ANYWHERE, rounds, rng)
     laid_out = engine.rounds(starts)
@@ -165,7 +166,7 @@ def swept_transitions(
     other = torch.from_numpy(rng.random(exits.shape, dtype=np.float32) < EXPLORE)
     free = laid_out.possible.all(-1)
     states = laid_out.visited(exits ^ other) & free
-    reward = laid_out.tokens - rate * laid_out.milliseconds
+    reward = laid_out.tokens - engine.time_is_worth(rate, starts)[:, None, None, None] * laid_out.milliseconds
 
     def flat(values: Tensor) -> Tensor:
         """(B * C*K + 1, …): by row of the table; its last is the end."""

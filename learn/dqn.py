@@ -18,6 +18,7 @@ from lede.learn.library import d3rlpy
 from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
 from lede.learn.rewards import plain_rate
 from lede.serve.policy import Policy
+from lede.simulate.oracle import static_rates
 
 REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average
 DIVERGED = 1e4  # a loss that no reward in use comes near
@@ -96,8 +97,10 @@ class _Sweeps:
     def __init__(self, data: Data) -> None:
         self._data, self._engine = data, data.engine("train")
         self._rng = np.random.default_rng(data.config.seed)
-        assert data.static is not None
+        assert data.static is not None and data.costs is not None
         self._rate = data.static.rate
+        # sampled texts are slower than greedy ones: time that is priced by the mean of both is too dear in one of them
+        self._rates = static_rates(self._engine.texts, data.costs)
         self._own = self._engine.everywhere  # before there is a policy
         self._mean, self._scale = sampled_scaling(self._engine, self._rng)
         self.buffer = TableBuffer(self._rng, paired=True)
@@ -108,7 +111,7 @@ class _Sweeps:
     def refresh(self, weights: Weights) -> None:
         config = self._data.config
         made = swept_transitions(
-            self._engine, self.policy(weights), self._own, self._rate, config.n_steps, config.gamma, self._rng
+            self._engine, self.policy(weights), self._own, self._rates, config.n_steps, config.gamma, self._rng
         )
         self.buffer.fill(made)
 
@@ -118,6 +121,7 @@ class _Sweeps:
             self._engine = self._data.engine("train")
         rollout = self._engine.play(policy.exits)
         self._own, self._rate = rollout.starts, max(self._rate, rollout.rate)
+        self._rates = np.maximum(self._rates, self._engine.rates(rollout))
         return self._rate
 
 

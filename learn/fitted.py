@@ -31,7 +31,7 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
     network = _network(width, config.hidden)
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
-    rate = engine.plain_rate
+    rate, rates = engine.plain_rate, np.full(2, engine.plain_rate)
     for step in range(total + 1):
         if step % config.score_every == 0 or step == total:
             policy = data.policy(mean_weights(part for part in network if isinstance(part, nn.Linear)), mean, scale)
@@ -40,14 +40,16 @@ def learn_fitted(data: Data) -> Iterator[Snapshot]:
                 engine = data.engine("train")
             rollout = engine.play(policy.exits)
             own, rate = rollout.starts, max(rollout.rate, engine.plain_rate)
+            rates = np.maximum(engine.rates(rollout), engine.plain_rate)
             yield Snapshot(step, total, math.nan, policy, rate)
         if step == total:
             return
-        rounds = engine.rounds(drawn_starts(engine, own, ANYWHERE, config.batch_size, rng))
+        starts = drawn_starts(engine, own, ANYWHERE, config.batch_size, rng)
+        rounds, worth = engine.rounds(starts), engine.time_is_worth(rates, starts)
         outputs = network((rounds.rows - torch.from_numpy(mean)) / torch.from_numpy(scale))
         chance = torch.sigmoid(outputs[..., 1] - outputs[..., 0]).double()
-        gains = (rounds.tokens - rate * rounds.milliseconds)[..., None]
-        begin = rounds.begin[:, :1] - rate * rounds.begin[:, 1:]
+        gains = (rounds.tokens - worth[:, None, None, None] * rounds.milliseconds)[..., None]
+        begin = rounds.begin[:, :1] - worth[:, None] * rounds.begin[:, 1:]
         optimiser.zero_grad()
         (-rounds.expected(chance, gains, begin).mean()).backward()
         optimiser.step()

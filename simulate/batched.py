@@ -164,6 +164,18 @@ class Engine:
         #: Every text and position at which a round may start, as if nothing had been drafted before.
         self.everywhere = Starts(text, position, torch.full((len(text),), AcceptTrace().value))
 
+    def rates(self, rollout: Totals) -> Float:
+        """(2,) tokens per millisecond of a rollout's greedy texts, and of its sampled ones; 0 where there are none."""
+        sampled = self._sampled.numpy()
+        spent = np.array([rollout.milliseconds[sampled == kind].sum() for kind in (0, 1)])
+        tokens = np.array([rollout.tokens[sampled == kind].sum() for kind in (0, 1)])
+        return tokens / np.where(spent > 0, spent, 1.0)
+
+    def time_is_worth(self, rates: "float | Float", starts: Starts) -> Tensor:
+        """(B,) the rate, of `rates` (2,) or one for all, at the texts of some rounds: of greedy or of sampled ones."""
+        both = torch.from_numpy(np.array(np.broadcast_to(rates, 2), float))
+        return both[self._sampled[starts.text].long()]
+
     def rounds(self, starts: Starts) -> Rounds:
         """Lay out the rounds that start there."""
         text, position, _ = starts

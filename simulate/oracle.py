@@ -78,6 +78,17 @@ def best_static(texts: Texts, costs: Costs) -> Static:
     return max(rules, key=lambda rule: rule.rate)
 
 
+def static_rates(texts: Texts, costs: Costs) -> NDArray[np.float64]:
+    """(2,) the rate of the best fixed rule on the greedy texts, and on the sampled ones; 0 where there are none."""
+    spent = np.stack([static_milliseconds(texts, costs, layer) for layer in texts.layers])  # (C, N, lengths)
+    rates = np.zeros(2)
+    for kind in (0, 1):
+        mine = (texts.temperatures > 0) == kind
+        if mine.any():
+            rates[kind] = (texts.lengths[mine].sum() / spent[:, mine].sum(1)).max()
+    return rates
+
+
 def worthwhile(texts: Texts, costs: Costs) -> tuple[int, ...]:
     """The candidates at which some fixed draft length is faster than plain decoding on these texts.
 
