@@ -17,7 +17,7 @@ from lede.adapt.errors import AdaptError
 from lede.adapt.model import opened
 from lede.collect import stdlib
 from lede.collect.prompts import load_prompts
-from lede.replay.split import stable_hash
+from lede.ground import stable_hash
 
 END_OF_TEXT = "<|endoftext|>"
 

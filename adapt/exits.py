@@ -24,8 +24,8 @@ from lede.adapt.report import ExitsReport
 from lede.adapt.states import Text, keep_states
 from lede.adapt.train import optimise
 from lede.decode.exits import save_exits
-from lede.decode.facts import weights_hash
-from lede.replay.split import fingerprint
+from lede.decode.model import weights_hash
+from lede.ground import fingerprint
 
 OPENING = 64  # tokens of a text that the model goes on from
 

@@ -18,7 +18,7 @@ from lede.adapt import corpus
 from lede.adapt.config import AdaptConfig, Schedule
 from lede.adapt.errors import AdaptError
 from lede.adapt.forward import Forward, step_loss
-from lede.replay.split import fingerprint
+from lede.ground import fingerprint
 
 Optimizers = list[torch.optim.Optimizer]
 CHECKPOINT = "checkpoint.pt"

@@ -18,7 +18,8 @@ from lede.bench.names import BASELINE, FOREIGN
 from lede.bench.store import Store, code_hash
 from lede.bench.tune import sweep_texts
 from lede.decode.model import Model
-from lede.decode.rules import LONG_DRAFTS, ExitRule
+from lede.decode.rules import ExitRule
+from lede.process import LONG_DRAFTS
 from lede.simulate.baselines import real_layers
 from lede.simulate.costs import Costs
 from lede.simulate.evaluate import Method, evaluate

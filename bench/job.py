@@ -15,8 +15,8 @@ from lede.decode.facts import model_facts
 from lede.decode.generate import encode, generate
 from lede.decode.model import Model
 from lede.decode.sampling import Settings, sampling_columns
-from lede.replay.split import fingerprint
-from lede.serve.policy import Policy, check_fits, load_policy
+from lede.ground import fingerprint
+from lede.policy import Policy, check_fits, load_policy
 from lede.simulate.profile import SAMPLED
 
 
@@ -101,7 +101,7 @@ def question(model: Model, job: Job) -> dict[str, Any]:
         "training": fingerprint(json.dumps([asdict(prompt) for prompt in job.training])),
         "max_new_tokens": job.settings.max_new_tokens,
         **sampling(job.settings),
-        "device": device_facts(model)["name"],
+        "device": device_facts(model.device)["name"],
         "dtype": str(model.dtype).removeprefix("torch."),
         "native": model.native,
         "threads": job.threads,

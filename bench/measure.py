@@ -11,7 +11,7 @@ from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
-from lede.replay.split import stable_hash
+from lede.ground import stable_hash
 from lede.simulate.profile import synchronise
 
 WARM_UP = 2  # prompts decoded by every method before anything is timed

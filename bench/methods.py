@@ -13,8 +13,8 @@ from lede.bench.store import Store
 from lede.bench.tune import Training, sweep_texts, tune
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, ExitRule, FixedExit, FixedLength
+from lede.policy import Policy
 from lede.serve.generate import policy_rule
-from lede.serve.policy import Policy
 from lede.simulate.baselines import BASELINES, Parameters, make_rule, real_layers
 from lede.simulate.costs import Costs
 from lede.simulate.profile import measure as measure_costs

@@ -22,14 +22,14 @@ import torch
 from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
 from lede.bench.names import TUNED
+from lede.ground import fingerprint
 from lede.replay.files import write_json
-from lede.replay.split import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
 MEASURED_CODE = (
-    *("decode", "serve/generate.py", "serve/policy.py", "bench/measure.py", "bench/methods.py", "bench/library.py"),
-    *("bench/tune.py", "bench/llama_cpp.py", "simulate/baselines.py"),
+    *("decode", "lede/policy.py", "lede/process.py", "serve/generate.py", "bench/measure.py", "bench/methods.py"),
+    *("bench/library.py", "bench/tune.py", "bench/llama_cpp.py", "simulate/baselines.py"),
 )
 
 

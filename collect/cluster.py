@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from lede.collect.collector import About, Behaviour, Episode, Here, Talk
 from lede.collect.errors import CollectError
 from lede.decode.model import Model
+from lede.ground import first_line
 
 RESTARTS = 3  # of each actor
 PAUSE = 0.5  # seconds before asking again for an actor that is being started again
@@ -60,7 +61,7 @@ class Cluster:
             with own_signals():
                 ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False, **ours)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise CollectError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+            raise CollectError(f"no Ray cluster at {address}: {first_line(error)}") from error
         room = ray.available_resources()
         if gpus is None:
             gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))

@@ -29,9 +29,9 @@ from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import ValueFunction
 from lede.decode.sampling import Settings, sampling_columns
-from lede.decode.state import TOP_K, TRACE
+from lede.ground import fingerprint, stable_hash
+from lede.process import TOP_K, TRACE
 from lede.replay.shards import Shard, claim
-from lede.replay.split import fingerprint, stable_hash
 from lede.replay.writer import EpisodeWriter, Run
 from lede.simulate.profile import measure
 
@@ -319,4 +319,4 @@ def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:
 def facts_of(model: Model) -> dict[str, Any]:
     """What a run is collected with; costs are measured now, on this device."""
     versions = {package: version(package) for package in ("lede", "torch", "transformers", "pyarrow")}
-    return {"versions": versions, "device": device_facts(model), "costs": measure(model).to_json()}
+    return {"versions": versions, "device": device_facts(model.device), "costs": measure(model).to_json()}

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from lede.decode.rules import LONG_DRAFTS, MAX_DRAFTS, ExitRule, QPolicy, ValueFunction, feature_row
-from lede.decode.state import DEPTH, State
+from lede.decode.rules import ExitRule, QPolicy, ValueFunction, feature_row
+from lede.decode.state import State
+from lede.process import LONG_DRAFTS, MAX_DRAFTS, WALK
 from lede.replay.schema import PAPER_STATE
 
 Exploration = Literal["uniform", "noisy", "epsilon"]
@@ -55,7 +56,7 @@ class Uniform(Exploring):
 
     def exit_chance(self, state: State) -> float:
         """1 / (candidates from here on) in the walk."""
-        if state.phase == DEPTH:
+        if state.phase == WALK:
             return 1 / (len(self.layers) - self.layers.index(state.layer))
         return DRAFT_CHANCE
 

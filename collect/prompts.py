@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from lede.collect import stdlib
 from lede.collect.errors import PromptError
-from lede.replay.split import SHARES, SPLITS, Split, fingerprint, group_of, split_of, stable_hash
+from lede.ground import fingerprint, stable_hash
+from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of
 
 AnySplit = Split | Literal["all"]
 LINES_BEFORE = 20  # of the module, above a function's head

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from lede.decode.round import Round
-from lede.decode.state import DEPTH
+from lede.process import WALK
 from lede.replay.schema import DERIVED, STATE, TRANSITIONS
 
 SEEN = attrgetter(*STATE)
@@ -24,7 +24,7 @@ def round_rows(episode: int, number: int, round_: Round) -> list[tuple[Any, ...]
     last = len(round_.decisions) - 1
     for step, (state, action, forced, propensity) in enumerate(round_.decisions):
         k = state.draft_index
-        if state.phase == DEPTH and action == 0:  # the layer only looked; what it would have drafted is still known
+        if state.phase == WALK and action == 0:  # the layer only looked; what it would have drafted is still known
             token = state.token
             accepted = token == round_.targets[0]
         else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lede.replay.split import stable_hash
+from lede.ground import stable_hash
 
 MAX_BYTES = 400_000  # larger files are tables (unicode data, opcode dumps), not code that people write
 HELD_OUT_SHARE = 18  # one module in 18 is never trained on

@@ -12,10 +12,10 @@ import torch
 from lede.decode.choice import Choice, Chooser
 from lede.decode.lookup import Lookup
 from lede.decode.model import Model
-from lede.decode.rules import LONG_DRAFTS
 from lede.decode.sampling import Settings, chooser
 from lede.decode.source import NO_MATCH
 from lede.decode.state import ConfidenceTrace, Statistics
+from lede.process import LONG_DRAFTS
 from lede.replay.schema import SWEEPS
 
 BLOCK = LONG_DRAFTS + 1  # rows a pass: as many as a verification has, so that products round as they do in decoding

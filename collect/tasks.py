@@ -20,7 +20,8 @@ from typing import Any
 
 from lede.collect.errors import PromptError
 from lede.collect.prompts import AnySplit, Prompt, by_turns, interleaved, load_prompts, stdlib_prompts
-from lede.replay.split import SPLITS, Split, group_of, split_of, stable_hash
+from lede.ground import stable_hash
+from lede.replay.split import SPLITS, Split, group_of, split_of
 
 FOLDER = "LEDE_DATASETS"
 LM_WORDS = 100  # of an article, to go on from

@@ -7,14 +7,12 @@ wrong with a request is said at once.
 
 import json
 import operator
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lede.decode.errors import ModelError
-from lede.decode.gguf import check_gguf, is_gguf
 
 DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES |= {name: name for name in DTYPES.values()}
@@ -54,31 +52,6 @@ class Config:
         original = self.rotary.get("original_max_position_embeddings") or self.max_position_embeddings
         scaled = self.max_position_embeddings > original
         return self.max_position_embeddings if scaled else int(original * (self.rotary.get("factor") or 1))
-
-
-def check_request(path: str | Path, dtype: str, device: str) -> Path | None:
-    """The checkpoint's folder, with all that can be checked of it at once; None for a name on the hub.
-
-    A GGUF file's is the one that it was converted into, or the file itself. Raises ModelError for a folder or a file
-    without a Llama, and for a dtype or device that there is not.
-    """
-    if dtype not in ("auto", *DTYPES):
-        raise ModelError(f"unknown dtype {dtype!r}: give auto, {', '.join(sorted(set(DTYPES.values())))}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ModelError(f"the device {device!r} is not supported: give cpu, cuda, cuda:0 … or auto")
-    name, folder = str(path), Path(path).expanduser()
-    if folder.is_file() and is_gguf(folder):
-        folder = check_gguf(folder)
-        if folder.is_file():
-            return folder
-    if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or is_gguf(folder):
-            known = "a folder with config.json, a .gguf file, or a name on the hub"
-            raise ModelError(f"there is no model folder {name}: give {known}")
-        return None
-    folder_config(folder)
-    weight_files(folder)
-    return folder
 
 
 def folder_config(folder: Path) -> Config:

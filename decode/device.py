@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lede.decode.model import Model
+    import torch
 
 
-def device_facts(model: "Model | None" = None) -> dict[str, Any]:
-    """{type, name, threads} of the device that decodes `model`; without one, of the device that `auto` would choose."""
+def device_facts(device: "torch.device | None" = None) -> dict[str, Any]:
+    """{type, name, threads} of a device; by default of the one that `auto` would choose."""
     import torch  # not before it is needed: compiling and choosing costs ask for the processor only
 
-    cuda = model.device.type == "cuda" if model is not None else torch.cuda.is_available()
-    name = torch.cuda.get_device_name(model.device if model is not None else None) if cuda else cpu_name()
+    cuda = device.type == "cuda" if device is not None else torch.cuda.is_available()
+    name = torch.cuda.get_device_name(device) if cuda else cpu_name()
     return {"type": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads()}
 
 

@@ -61,7 +61,7 @@ class Exits:
 
 def check_vocabulary(ids: "Tensor", vocabulary: int) -> None:
     """Raise ModelError unless `ids` (n,) can be a draft vocabulary of a model with so many tokens."""
-    from lede.decode.state import TOP_K
+    from lede.process import TOP_K
 
     if len(ids) < TOP_K or not bool((ids.diff() > 0).all()) or ids[0] < 0 or ids[-1] >= vocabulary:
         raise ModelError(f"a draft vocabulary is {TOP_K} or more ascending token ids under {vocabulary}")

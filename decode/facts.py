@@ -1,16 +1,12 @@
 """What identifies a model: what datasets and policies record, so that they are never used with another."""
 
-import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from lede.decode.config import Config
-
-if TYPE_CHECKING:
-    from lede.decode.model import Model
+from lede.decode.model import Model
+from lede.ground import fingerprint
 
 # Of a config, what `config_hash` leaves out.
 LEFT_OUT = ("head_dim", "max_position_embeddings", "rope_parameters", "eos_token_id", "revision")
@@ -38,10 +34,10 @@ def config_hash_v2(config: Config) -> str:
 
 def _hash(config: Config, **more: Any) -> str:
     described = {name: value for name, value in asdict(config).items() if name not in LEFT_OUT} | more
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(json.dumps(described, sort_keys=True))
 
 
-def model_facts(model: "Model") -> dict[str, Any]:
+def model_facts(model: Model) -> dict[str, Any]:
     """What datasets and policies record about the model that they are for."""
     config = model.config
     facts = {"name": model.name, "revision": config.revision, "layers": model.layer_count, "vocab": model.vocabulary}
@@ -49,21 +45,10 @@ def model_facts(model: "Model") -> dict[str, Any]:
     return facts | hashes | {"weights_hash": model.weights_hash} | drafting_facts(model)
 
 
-def drafting_facts(model: "Model") -> dict[str, Any]:
+def drafting_facts(model: Model) -> dict[str, Any]:
     """`exits`, the fingerprint of its exit heads, and `draft_vocabulary` {size, hash}; neither where there is none."""
     facts: dict[str, Any] = {} if model.exits is None else {"exits": model.exits.fingerprint}
     if (ids := model.draft_vocabulary) is not None:
-        named = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+        named = fingerprint(json.dumps(ids))
         facts["draft_vocabulary"] = {"size": len(ids), "hash": named}
     return facts
-
-
-def weights_hash(weights: dict[str, torch.Tensor]) -> str:
-    """Names a checkpoint's numbers by the head of every tensor, in bf16.
-
-    It is the same whichever dtype they are held in, but for fp16, which cannot hold all of them: take it before.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

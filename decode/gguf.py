@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lede.decode.backends.compile import cache_folder, cache_name
 from lede.decode.errors import ModelError
 from lede.decode.gguf_file import PART, Content, part_files, read_content
+from lede.ground import cache_folder, cache_name
 
 QUANTISATION = re.compile(r"[.-](I?Q\d\w*|BF16|F16|F32)$", re.IGNORECASE)  # at the end of a file's name
 RULES = 2  # of conversion: one more whenever a file gives another folder than before

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lede.decode.backends.compile import library
+from lede.decode.checkpoint import check_request
 from lede.decode.config import (
     BIN,
     DTYPES,
     SAFETENSORS,
     Config,
-    check_request,
     folder_config,
     llama_config,
     read_json,
@@ -29,6 +29,7 @@ from lede.decode.gguf import convert
 from lede.decode.model import Model
 from lede.decode.plain import check_rotary, plain_weights
 from lede.decode.tokenizer import folder_tokenizer
+from lede.ground import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -208,9 +209,3 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" or library() is not None else torch.float32
     chosen: torch.dtype = getattr(torch, DTYPES[dtype])
     return chosen
-
-
-def first_line(error: Exception) -> str:
-    """The part of a library's message that fits on one line."""
-    text = " ".join(str(error).split(os.linesep)[0].split())
-    return text if len(text) < 300 else text[:297] + "…"

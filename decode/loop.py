@@ -19,7 +19,8 @@ import torch
 
 from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
-from lede.decode.state import DEPTH, DRAFT, AcceptTrace, State, rounded
+from lede.decode.state import AcceptTrace, State, rounded
+from lede.process import DRAFT, WALK
 
 
 class Look(NamedTuple):
@@ -164,7 +165,7 @@ class Decoding:
                 break
             if not attempt.reach(layer):
                 continue
-            state = self._observe(attempt, layer, DEPTH)
+            state = self._observe(attempt, layer, WALK)
             if self._decide(attempt, self.rule.exit_here, state, True if layer == self.rule.layers[-1] else None):
                 self._take(attempt, layer, state)
                 return layer

@@ -10,6 +10,7 @@ Layers are counted 1…L (paper §3.1); `run(lo, hi, …)` runs layers lo+1…hi
 to p, whatever lies behind them in the cache, so drafts that were rejected are simply written over.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -22,7 +23,6 @@ from lede.decode.backends.native import Native, supports
 from lede.decode.config import Config, token_ids
 from lede.decode.errors import ModelError
 from lede.decode.exits import Exits, check_vocabulary
-from lede.decode.facts import weights_hash
 from lede.decode.prefix import Prefixes
 from lede.decode.state import Statistics
 
@@ -205,3 +205,14 @@ def check_numbers(name: str, weights: dict[str, Tensor], dtype: torch.dtype) -> 
                 raise ModelError(
                     f"{name} has numbers in {key} that are NaN or too large for {kind}: is the file whole?"
                 )
+
+
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """Names a checkpoint's numbers by the head of every tensor, in bf16.
+
+    It is the same whichever dtype they are held in, but for fp16, which cannot hold all of them: take it before.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -39,7 +39,7 @@ class ModelSource:
 
     def start(self, text: list[int], rule: ExitRule) -> None:
         """Make the cache and read the prompt, but for its last token. Raises ModelError for what cannot work."""
-        check_request(self.model, text, rule)
+        check_prompt(self.model, text, rule)
         self.text, self.rule = text, rule
         self.choose = chooser(self.settings, self.model, text)
         self.temperature = self.choose.temperature
@@ -191,7 +191,7 @@ class ModelAttempt(Attempt):
         return self._model.run(lo, hi, x, position, self._source.cache) if lo < hi else x
 
 
-def check_request(model: Model, prompt: list[int], rule: ExitRule) -> None:
+def check_prompt(model: Model, prompt: list[int], rule: ExitRule) -> None:
     """Raise ModelError for a prompt or a rule that this model cannot take."""
     if not prompt:
         raise ModelError("the prompt is empty: give at least one token")

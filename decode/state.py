@@ -7,15 +7,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-TOP_K = 5  # k of the token confidence (paper §3.1.1)
-TRACE = 20  # T of its trace
-ACCEPT_DECAY = 0.85  # a token, of `accept_trace`
+from lede.process import ACCEPT_DECAY, TOP_K, TRACE
 
 SPLITTER = 2.0**42 + 1  # keeps 11 of a double's 53 bits
 
 Double = TypeVar("Double", float, Tensor)
-
-DEPTH, DRAFT = 0, 1  # phases of a round: the walk for its first draft, and the drafts after it
 
 
 class State(NamedTuple):

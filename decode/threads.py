@@ -12,10 +12,11 @@ from statistics import median
 
 import torch
 
-from lede.decode.backends.compile import FOLDER, cache_folder, cache_name
+from lede.decode.backends.compile import FOLDER
 from lede.decode.device import cores, cpu_features, spent_by_all
 from lede.decode.facts import config_hash_v2
 from lede.decode.model import Model
+from lede.ground import cache_folder, cache_name
 
 SECONDS = 0.6  # of trying
 TURNS = 8  # of all choices, at least

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lede.learn.data import scaling
 from lede.learn.library import d3rlpy
+from lede.policy import Policy
+from lede.process import CONTINUE, EXIT
 from lede.replay.columns import Columns
-from lede.replay.schema import CONTINUE, EXIT
-from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Starts
 
 Float = NDArray[np.float32]

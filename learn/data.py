@@ -13,12 +13,12 @@ from lede.learn.errors import LearnError
 from lede.learn.network import Weights
 from lede.learn.rewards import rewarded
 from lede.learn.score import Score, exact_score, logged_score, ratio
+from lede.policy import Policy
 from lede.replay.columns import Columns, complete, take, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import OF_SAMPLED
 from lede.replay.split import Split, episode_splits
-from lede.serve.policy import Policy
 from lede.simulate.batched import Engine, Prices, prices_of
 from lede.simulate.costs import Costs, dataset_costs
 from lede.simulate.oracle import Static, best_static, static_milliseconds, worthwhile

@@ -17,7 +17,7 @@ from lede.learn.errors import LearnError
 from lede.learn.library import d3rlpy
 from lede.learn.network import FusedAdamFactory, NoisyNetworkFactory, SquaredErrorFactory, Weights, mean_weights
 from lede.learn.rewards import plain_rate
-from lede.serve.policy import Policy
+from lede.policy import Policy
 from lede.simulate.oracle import static_rates
 
 REFILL = 100  # updates between two fillings of the buffer from sweeps, and between two steps of the weights' average

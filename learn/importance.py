@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
+from lede.process import EXIT
 from lede.replay.columns import Columns
-from lede.replay.schema import EXIT
 
 Array = NDArray[np.generic]
 Float = NDArray[np.float64]

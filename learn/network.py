@@ -168,5 +168,5 @@ class FusedAdamFactory(d3rlpy.optimizers.AdamFactory):
 
 
 def mean_weights(layers: Iterable[Any]) -> Weights:
-    """Copies of ((W, b), ...) of linear layers, without noise: what a `serve.policy.Policy` is made of."""
+    """Copies of ((W, b), ...) of linear layers, without noise: what a `lede.policy.Policy` is made of."""
     return tuple((layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers)

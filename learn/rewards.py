@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.learn.errors import LearnError
+from lede.process import EXIT, WALK
 from lede.replay.columns import Columns, bypassed
 from lede.replay.reward import paper_reward
-from lede.replay.schema import EXIT, WALK
 from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:

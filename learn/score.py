@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from lede.learn.importance import Reweighted
 from lede.learn.rewards import drafts_made, first_step, tokens_and_time
+from lede.process import EXIT, WALK
 from lede.replay.columns import Columns
-from lede.replay.schema import EXIT, WALK
 from lede.simulate.batched import Prices, Rollout
 
 ENOUGH_EPISODES = 5  # estimates that rest on fewer are luck

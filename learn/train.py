@@ -18,8 +18,8 @@ from lede.learn.fitted import learn_fitted
 from lede.learn.history import draw, point, write_csv
 from lede.learn.library import quiet, threadpool_limits
 from lede.learn.score import Score
+from lede.policy import Policy
 from lede.replay.reader import Dataset, open_dataset
-from lede.serve.policy import Policy
 from lede.simulate.costs import costs_device
 
 Progress = Callable[[Snapshot, Score], None]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from lede.loading import load_model as load_model
     from lede.paths import default_model_path as default_model_path
     from lede.paths import default_policy_path as default_policy_path
+    from lede.policy import Policy as Policy
+    from lede.policy import load_policy as load_policy
     from lede.replay.reader import open_dataset as open_dataset
     from lede.serve.generate import generate as generate
-    from lede.serve.policy import Policy as Policy
-    from lede.serve.policy import load_policy as load_policy
 
 if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
     raise ImportError(
@@ -30,9 +30,9 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
         "with  git config core.symlinks true, or install the package with pip"
     )
 
-_HOME = {"Generation": "lede.decode.round", "Model": "lede.decode.model", "Policy": "lede.serve.policy"}
+_HOME = {"Generation": "lede.decode.round", "Model": "lede.decode.model", "Policy": "lede.policy"}
 _HOME |= dict.fromkeys(("default_model_path", "default_policy_path"), "lede.paths")
-_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.loading", "load_policy": "lede.serve.policy"}
+_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.loading", "load_policy": "lede.policy"}
 _HOME |= {"open_dataset": "lede.replay.reader"}
 __all__ = sorted(_HOME)
 

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from typing import Any, ParamSpec
 
 import typer
 
-USER_ERRORS = r"lede\.(\w+\.errors|hub)"  # each room's module with its exception for what its user got wrong
+from lede.ground import UserError
+
 # What a missing optional package is installed with.
 EXTRAS = {"datasets": "bench", "gguf": "gguf", "minari": "minari", "ray": "ray", "grpc": "ray", "obstore": "cloud"}
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
@@ -96,7 +96,7 @@ def said_plainly(command: Callable[P, None]) -> Callable[P, None]:
 
 def _explain(error: Exception) -> str | None:
     """One line for an error that is the user's to mend; None for one that is ours."""
-    if any(re.fullmatch(USER_ERRORS, kind.__module__) for kind in type(error).__mro__):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, typer.BadParameter):  # raised by a command about its options
         return error.message

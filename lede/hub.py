@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lede.ground import UserError, first_line
+
 # What a folder is by the file in it: in words, the hub's kind of repository, and how its card says to use it.
 KINDS = {
     "policy.json": ("policy", "model", "lede generate --policy hf://{name}"),
@@ -12,7 +14,7 @@ KINDS = {
 }
 
 
-class HubError(Exception):
+class HubError(UserError):
     """What the hub, or the way to it, does not let its user do."""
 
 
@@ -36,7 +38,7 @@ def push(folder: Path, name: str, private: bool = False) -> str:
             api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", **given)
         api.upload_folder(folder_path=folder, ignore_patterns=[".*", "*/.*", "*.tmp", "*.new"], **given)
     except Exception as error:  # the library, and what it sends with, have dozens of kinds
-        raise HubError(f"cannot push to {name}: {_first_line(error)} (hf auth login gives a token)") from error
+        raise HubError(f"cannot push to {name}: {first_line(error)} (hf auth login gives a token)") from error
     return str(url)
 
 
@@ -52,11 +54,7 @@ def fetched(value: Path) -> Path:
         except (RepositoryNotFoundError, LocalEntryNotFoundError):  # the second: offline, and no such model is cached
             return Path(snapshot_download(name, repo_type="dataset"))
     except Exception as error:
-        raise HubError(f"cannot fetch hf://{name}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HubError(f"cannot fetch hf://{name}: {first_line(error)}") from error
 
 
 def _card(what: str, use: str, facts: dict[str, Any]) -> str:

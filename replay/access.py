@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lede.ground import first_line
 from lede.replay.errors import DatasetError
 
 PREFIXES = {"s3:": "AWS_", "gs:": "GOOGLE_", "az:": "AZURE_", "abfss:": "AZURE_"}
@@ -87,6 +88,6 @@ def _section(path: Path, name: str) -> Iterator[dict[str, str]]:
     try:
         parser.read(path, "utf-8")
     except (Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read as profiles: {str(error).splitlines()[0]}") from error
+        raise DatasetError(f"{path} cannot be read as profiles: {first_line(error)}") from error
     if parser.has_section(name):
         yield dict(parser[name])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lede.process import CONTINUE, EXIT, WALK
 from lede.replay.errors import DatasetError
-from lede.replay.schema import CONTINUE, EXIT, WALK
 
 Mask = NDArray[np.bool_]
 
@@ -134,7 +134,7 @@ def with_candidates(columns: Columns, candidates: tuple[int, ...]) -> Columns:
         logged, wanted = (", ".join(map(str, layers)) for layers in (columns.layers, candidates))
         raise DatasetError(
             f"the decisions logged are at layers {logged}, not at {wanted}: "
-            "draw others from the sweeps with --write-transitions, and learn from those"
+            "name some of those, or learn from the sweeps (--source sweeps), which hold others"
         )
     raw, starts = columns.raw, columns.chain_starts
     lengths = np.diff(starts)

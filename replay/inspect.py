@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lede.process import CONTINUE, DRAFT, EXIT, WALK
 from lede.replay.columns import Columns
 from lede.replay.errors import DatasetError
 from lede.replay.integrity import verify
 from lede.replay.reader import open_dataset
-from lede.replay.schema import CONTINUE, DRAFT, EXIT, FROM_LOGITS, STATE, TABLES, WALK
+from lede.replay.schema import FROM_LOGITS, STATE, TABLES
 from lede.replay.split import SPLITS, episode_splits
 
 BINS = 40

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lede.process import DRAFT, EXIT
 from lede.replay.errors import DatasetError
 from lede.replay.files import (
     RUN_FOLDER,
@@ -26,7 +27,7 @@ from lede.replay.files import (
     superseded,
     table_files,
 )
-from lede.replay.schema import DRAFT, EXIT, OF_SAMPLED, TABLES, last_rows
+from lede.replay.schema import OF_SAMPLED, TABLES, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.storage import ObjectPath, place
 from lede.replay.writer import derive, is_sorted, load_header, run_file, run_name

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lede.replay.schema import EXIT
+from lede.process import EXIT
 
 CONTINUE_PENALTY = -0.01
 REJECTED = -2.0

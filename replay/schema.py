@@ -13,8 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 FORMAT = 1
-WALK, DRAFT = 0, 1  # phase
-CONTINUE, EXIT = 0, 1  # action
 
 #: What only sampled text has: 0 in greedy text.
 OF_SAMPLED = ("token_logp", "noise", "noise_margin", "temperature")

@@ -6,32 +6,20 @@ side follows from its *group* (the module, article or conversation that it is fr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from lede.ground import fingerprint, stable_hash
 from lede.replay.errors import DatasetError
-
-if TYPE_CHECKING:
-    from lede.replay.reader import Dataset
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)  # from the least held out to the most
 SHARES: dict[Split, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}  # of the groups
-
-
-def stable_hash(data: str | bytes) -> int:
-    """A number below 2^64 from a hash of `data`, equal on every machine."""
-    return int(fingerprint(data), 16)
-
-
-def fingerprint(data: str | bytes) -> str:
-    """16 hexadecimal digits of a hash of `data`, equal on every machine."""
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
 
 
 def split_of(group: str) -> Split:
@@ -55,7 +43,16 @@ class EpisodeSplits:
     group: NDArray[np.int64]  # (E,) index of the group, 0…
 
 
-def episode_splits(dataset: Dataset) -> EpisodeSplits:
+class Readable(Protocol):
+    """A dataset, as far as its split needs one."""
+
+    @property
+    def path(self) -> object: ...
+
+    def read(self, table: str, columns: list[str]) -> tuple[pa.Table, NDArray[np.int64]]: ...
+
+
+def episode_splits(dataset: Readable) -> EpisodeSplits:
     """The side of every episode, such that neither a group nor a prompt is on two, whatever run it is from.
 
     Episodes that share a prompt's tokens belong to one group, under whatever names they were recorded. Where a group

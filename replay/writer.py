@@ -85,10 +85,10 @@ def load_header(root: Path) -> dict[str, Any]:
     header = read_json(root / HEADER)
     made = header.get("format")
     if not isinstance(made, int) or not 1 <= made <= FORMAT:
-        from lede import __version__ as version
+        from importlib.metadata import version
 
         needed = f"lede {header['needs']} or later" if "needs" in header else "another version"
-        told = f"has format {made}, this version ({version}) reads {FORMAT}: it needs {needed}, update lede"
+        told = f"has format {made}, this version ({version('lede')}) reads {FORMAT}: it needs {needed}, update lede"
         raise DatasetError(f"{root / HEADER} {told}")
     if "layers" not in header or not isinstance(header.get("model"), dict):
         raise DatasetError(f"{root / HEADER} lacks model or layers: restore it from a copy")

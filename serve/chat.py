@@ -12,9 +12,9 @@ from lede.decode.generate import encode
 from lede.decode.model import Model
 from lede.decode.prefix import Prefixes
 from lede.decode.round import Generation, Round
+from lede.policy import Policy, load_policy
 from lede.serve.errors import ChatError
 from lede.serve.generate import generate, policy_rule
-from lede.serve.policy import Policy, load_policy
 from lede.serve.stream import Decoder
 from lede.serve.trace import Tracer
 

@@ -22,8 +22,8 @@ from lede.decode.load import from_transformers
 from lede.decode.model import Model
 from lede.decode.plain import plain_weights, rotary_buffer
 from lede.decode.round import Round
+from lede.policy import FACTS, WEIGHTS, Policy, load_policy
 from lede.serve.generate import policy_rule
-from lede.serve.policy import FACTS, WEIGHTS, Policy, load_policy
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel

@@ -1,13 +1,11 @@
-"""What can be wrong with a policy folder or a line of a chat, in one line a user can act on."""
+"""What can be wrong with a file that a report is of, or a line of a chat, in one line a user can act on."""
+
+from lede.ground import UserError
 
 
-class PolicyError(ValueError):
-    """A policy cannot be loaded, or does not fit the model it is to steer."""
-
-
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """A file that a report is to show is not one that it can show."""
 
 
-class ChatError(ValueError):
+class ChatError(UserError, ValueError):
     """A line of a chat that asks for what there is not."""

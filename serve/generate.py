@@ -13,7 +13,7 @@ from lede.decode.generation_config import request
 from lede.decode.model import Model
 from lede.decode.round import Generation, Round
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
-from lede.serve.policy import Policy, check_fits, load_policy
+from lede.policy import Policy, check_fits, load_policy
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList

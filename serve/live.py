@@ -8,8 +8,8 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from lede.decode.model import Model
 from lede.decode.round import Generation
+from lede.policy import Policy
 from lede.serve.api import ApiError, event
-from lede.serve.policy import Policy
 from lede.serve.report import Teller, render, report, summary
 from lede.serve.stream import Decoder
 from lede.serve.worker import Job, Worker

@@ -16,9 +16,10 @@ from lede.decode.device import device_facts
 from lede.decode.model import Model
 from lede.decode.round import Decision, Generation, Round
 from lede.decode.rules.network import ValueFunction, feature_row
-from lede.decode.state import DEPTH, DRAFT, TOP_K, State
+from lede.decode.state import State
+from lede.policy import Policy
+from lede.process import DRAFT, TOP_K, WALK
 from lede.serve.errors import ReportError
-from lede.serve.policy import Policy
 from lede.serve.stream import Decoder
 
 MEASURES = ["exit_layer", "draft_length", "acceptance", "tokens_per_round"]
@@ -74,7 +75,7 @@ class Teller:
         }
         return {
             "layer": state.layer,
-            "walk": state.phase == DEPTH,
+            "walk": state.phase == WALK,
             "exit": bool(decision.action),
             "forced": decision.forced,
             "values": values,
@@ -121,7 +122,7 @@ def policy_maps(policy: Policy, layer_count: int) -> list[dict[str, Any]]:
                 logp = -steep * ranks - np.log(np.exp(-steep * ranks).sum())
                 q = np.exp(logp)
                 seen = -logp[:TOP_K].mean(), -(q * logp).sum(), 0.0, q[0] - q[1], logp[0], (draft - 1) * logp[0]
-                states.append(State(layer, draft, DRAFT if draft > 1 else DEPTH, -1, *map(float, seen)))
+                states.append(State(layer, draft, DRAFT if draft > 1 else WALK, -1, *map(float, seen)))
             forced = draft == 1 and layer == policy.layers[-1]
             rows.append(drawn(f"layer {layer}", states) if not forced else {"name": f"layer {layer}", "values": None})
         maps.append({"title": title, "axis": "probability of its token", "columns": sure.tolist(), "rows": rows})
@@ -131,7 +132,7 @@ def policy_maps(policy: Policy, layer_count: int) -> list[dict[str, Any]]:
         rows = [
             drawn(
                 f"draft {k}",
-                [State(0, k, DRAFT if k > 1 else DEPTH, -1, lookup_length=n + k - 1, **agree) for n in lengths],
+                [State(0, k, DRAFT if k > 1 else WALK, -1, lookup_length=n + k - 1, **agree) for n in lengths],
             )
             for k in drafts
             if k <= policy.max_drafts
@@ -172,7 +173,7 @@ def report(
 
     texts: {prompt, rounds, summary} each. bench: `read_bench`. live: rounds come from /events.
     """
-    runs_on = device_facts(model)
+    runs_on = device_facts(model.device)
     threads = f"threads: {runs_on['threads']}" if runs_on["type"] == "cpu" else ""
     about = f"{model.layer_count} layers", str(model.dtype).removeprefix("torch."), runs_on["name"], threads
     return {

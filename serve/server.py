@@ -21,13 +21,12 @@ from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import Autoregressive, ExitRule, QPolicy
 from lede.decode.stops import StopStrings
+from lede.policy import Policy, PolicyError, check_fits, load_policy
 from lede.serve import api, live
 from lede.serve.adjust import adjusting
 from lede.serve.api import ApiError
 from lede.serve.asked import Asked, Chat, Completion, Own, StreamOptions, Swap
-from lede.serve.errors import PolicyError
 from lede.serve.guard import Guard
-from lede.serve.policy import Policy, check_fits, load_policy
 from lede.serve.stream import Answer
 from lede.serve.worker import Job, Worker
 

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lede.decode.rules import (
-    LONG_DRAFTS,
-    MAX_DRAFTS,
     AdaptiveLookup,
     Cascade,
     Del,
@@ -30,6 +28,7 @@ from lede.decode.rules import (
     Ucb,
 )
 from lede.decode.rules.dynamic_exit import best_exit
+from lede.process import LONG_DRAFTS, MAX_DRAFTS
 from lede.simulate.costs import Costs
 from lede.simulate.scalar import replay_rule
 from lede.simulate.texts import SWEPT, Texts

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lede.decode.state import ACCEPT_DECAY, AcceptTrace, rounded
+from lede.decode.state import AcceptTrace, rounded
+from lede.process import ACCEPT_DECAY, CONTINUE, EXIT
 from lede.replay.reward import CONTINUE_PENALTY, REJECTED
-from lede.replay.schema import CONTINUE, EXIT
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.oracle import accepted_runs
 from lede.simulate.texts import COPIED, SWEPT, Texts, Totals

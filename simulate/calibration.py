@@ -48,7 +48,7 @@ def calibrate(model: Model, seconds: float, progress: Callable[[float], None] = 
         costs=measure(model, seconds, progress),
         model=model_facts(model),
         dtype=str(model.dtype).removeprefix("torch."),
-        device=device_facts(model),
+        device=device_facts(model.device),
         versions={name: version(name) for name in ("lede", "torch", "transformers")},
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )

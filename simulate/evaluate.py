@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lede.decode.rules import LONG_DRAFTS, Autoregressive, ExitRule
+from lede.decode.rules import Autoregressive, ExitRule
+from lede.process import LONG_DRAFTS
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import FREE

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
-from lede.decode.state import DEPTH, State
+from lede.decode.state import State
+from lede.process import WALK
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.texts import COPIED, LOOKUPS, SWEPT, Texts, Totals
 
@@ -250,7 +251,7 @@ def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
     """
     if not rule.needs_state or not rule.layers:
         return 0.0, 0.0
-    own, state = deepcopy(rule), State(rule.layers[0], 2, DEPTH, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
+    own, state = deepcopy(rule), State(rule.layers[0], 2, WALK, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
     own.start()
 
     def spent(name: str) -> float:

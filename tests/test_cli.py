@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lede.cli import app
-from lede.serve.policy import load_policy
+from lede.policy import load_policy
 
 BENCH_KEYS = {"model", "task", "device", "dtype", "threads", "versions", "prompts", "rows", "differences", "run"}
 ROW_KEYS = {
@@ -287,7 +287,7 @@ import sys
 import lede
 from typer.testing import CliRunner
 from lede.cli import app
-from lede.serve.policy import load_policy
+from lede.policy import load_policy
 for arguments in ([], ["collect"], ["inspect"], ["learn"], ["generate"], ["bench"], ["evaluate"]):
     result = CliRunner().invoke(app, [*arguments, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, result.output

@@ -3,7 +3,7 @@
 
 def test_the_embedded_models_policy_is_in_the_package_and_used_where_none_was_learned(tmp_path, monkeypatch):
     from lede.paths import default_policy_path, usual_policy
-    from lede.serve.policy import load_policy
+    from lede.policy import load_policy
 
     monkeypatch.chdir(tmp_path)
     assert usual_policy(None) == usual_policy("lede-tiny") == default_policy_path()

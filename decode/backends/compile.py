@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from lede.decode.device import cpu_features
+from lede.ground import cache_folder, cache_name, fingerprint
 
 FOLDER = Path(__file__).parent
 # -ffast-math is left out on purpose: it would let sums be reordered, and a row's bits depend on its neighbours.
@@ -42,7 +42,7 @@ def load(source: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL | N
     folder, prefix = cache_folder(), cache_name(source.stem, texts, compiler, flags, cpu_features())
     for kept in folder.glob(f"{prefix}-*.so") if folder is not None else ():
         with contextlib.suppress(OSError):
-            if kept.name == f"{prefix}-{digest(kept.read_bytes())}.so":
+            if kept.name == f"{prefix}-{fingerprint(kept.read_bytes())}.so":
                 return ctypes.CDLL(str(kept))
     for parent in dict.fromkeys((folder, None)):  # None: the system's folder for temporary files
         try:
@@ -52,30 +52,10 @@ def load(source: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL | N
                 subprocess.run(command, check=True, capture_output=True, timeout=120)
                 loaded = ctypes.CDLL(str(fresh))
                 if parent is not None:
-                    fresh.replace(parent / f"{prefix}-{digest(fresh.read_bytes())}.so")
+                    fresh.replace(parent / f"{prefix}-{fingerprint(fresh.read_bytes())}.so")
                 return loaded
         except subprocess.SubprocessError:
             return None
         except OSError:  # a folder that cannot be written, or not be run from
             continue
     return None
-
-
-def cache_folder() -> Path | None:
-    """$XDG_CACHE_HOME/lede or ~/.cache/lede; None where there can be no such folder."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lede"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        return None
-    return folder
-
-
-def cache_name(kind: str, *described: object) -> str:
-    """The name of a file in the cache that depends on what is described."""
-    return f"{kind}-{digest(repr(described).encode())}"
-
-
-def digest(content: bytes) -> str:
-    """16 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()[:16]

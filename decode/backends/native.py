@@ -15,7 +15,8 @@ from lede.decode.backends.compile import library
 from lede.decode.backends.eager import Linear, head_weight
 from lede.decode.backends.rotary import Rotary
 from lede.decode.config import Config
-from lede.decode.state import TOP_K, Statistics, rounded
+from lede.decode.state import Statistics, rounded
+from lede.process import TOP_K
 
 LANES = 16  # of a vector
 BLOCK = 32  # outputs in a block of packed weights, positions in a block of the cache

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from lede.decode.rules.base import MAX_DRAFTS, ExitRule
+from lede.decode.rules.base import ExitRule
 from lede.decode.state import State
+from lede.process import MAX_DRAFTS
 
 if TYPE_CHECKING:
     from lede.decode.round import Round

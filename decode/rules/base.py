@@ -7,12 +7,10 @@ is forced; then, after each further draft, it asks `draft_on` (paper §3.3).
 from typing import TYPE_CHECKING
 
 from lede.decode.state import State
+from lede.process import MAX_DRAFTS
 
 if TYPE_CHECKING:
     from lede.decode.round import Round
-
-MAX_DRAFTS = 12  # per round, for rules that stop by themselves (paper §4.1)
-LONG_DRAFTS = 31  # where more pays: a text that repeats itself goes on for long (docs/notes/policies.md)
 
 
 class ExitRule:

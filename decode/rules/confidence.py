@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lede.decode.rules.base import LONG_DRAFTS, MAX_DRAFTS, ExitRule
+from lede.decode.rules.base import ExitRule
 from lede.decode.state import State
+from lede.process import LONG_DRAFTS, MAX_DRAFTS
 
 if TYPE_CHECKING:
     from lede.decode.round import Round

@@ -5,7 +5,8 @@ All parameters are tuned on training prompts by `bench.tune`.
 
 from typing import TYPE_CHECKING
 
-from lede.decode.rules.base import MAX_DRAFTS, ExitRule
+from lede.decode.rules.base import ExitRule
+from lede.process import MAX_DRAFTS
 
 if TYPE_CHECKING:
     from lede.decode.round import Round

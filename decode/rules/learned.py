@@ -1,8 +1,9 @@
 """A learned value function as an exit rule, and what each of its two decisions is worth on its own."""
 
-from lede.decode.rules.base import MAX_DRAFTS, ExitRule
+from lede.decode.rules.base import ExitRule
 from lede.decode.rules.network import ValueFunction, decider
 from lede.decode.state import State
+from lede.process import MAX_DRAFTS
 
 
 class QPolicy(ExitRule):

@@ -20,7 +20,7 @@ WIDEST = 256  # units of a layer, in decide.c
 
 
 class ValueFunction(Protocol):
-    """A learned policy as this room sees it; `serve.policy.Policy` is one.
+    """A learned policy as this room sees it; `lede.policy.Policy` is one.
 
     It may also have `matrices`: the network behind `values` as ((W, b), …) on raw features, W (inputs, outputs), ReLU
     between, two outputs.

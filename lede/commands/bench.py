@@ -105,7 +105,7 @@ def bench(
     from lede.bench.run import bench as run
     from lede.decode.sampling import Settings
     from lede.paths import dataset_path
-    from lede.serve.policy import load_policy
+    from lede.policy import load_policy
 
     reports: list[Report] = []
     with bar("measuring", 100, quiet=json) as advance:
@@ -150,7 +150,7 @@ def plan(
     """
     from lede.bench.names import KNOWN, LLAMA_CPP, LLAMA_CPPS, METHODS, POLICY_OF
     from lede.paths import dataset_path, usual_policies, usual_policy
-    from lede.serve.policy import load_policy
+    from lede.policy import load_policy
 
     further = [name for name in given if name not in METHODS]
     if asked is not None:

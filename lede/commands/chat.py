@@ -41,7 +41,8 @@ def chat(
     from lede.decode.config import chat_template
     from lede.decode.errors import ModelError
     from lede.messages import messages
-    from lede.serve.errors import ChatError, PolicyError
+    from lede.policy import PolicyError
+    from lede.serve.errors import ChatError
     from lede.terminal import console, show, warn
 
     folder = check_model(model, dtype, device, exits)

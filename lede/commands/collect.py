@@ -17,7 +17,7 @@ from lede.paths import EMBEDDED, SMOLLM2, default_model_path
 if TYPE_CHECKING:
     from lede.collect.collector import Engine
     from lede.decode.model import Model
-    from lede.serve.policy import Policy
+    from lede.policy import Policy
 
 MOST_PROMPTS = 10_000  # of a task; behind them the first come again
 
@@ -136,7 +136,7 @@ def collect(
     from lede.collect.tasks import TASKS, load_task
     from lede.commands.loading import check_model, usual_task, usual_vocabulary
     from lede.paths import dataset_path
-    from lede.serve.policy import load_policy
+    from lede.policy import load_policy
     from lede.terminal import bar, errors, print_json, say, warn
 
     side = shared.one_of("--split", split, "train", "validation", "test", "all")
@@ -239,7 +239,7 @@ def _load(learned: "Policy | None", *arguments: Any) -> "Model":
     loaded = load(*arguments)
     if learned is not None:
         from lede.decode.facts import model_facts
-        from lede.serve.policy import check_fits
+        from lede.policy import check_fits
 
         check_fits(learned, model_facts(loaded))
     return loaded

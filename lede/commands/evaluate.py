@@ -10,8 +10,8 @@ from lede.commands.options import JsonOption, PoliciesOption, named_policies
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
+    from lede.policy import Policy
     from lede.replay.reader import Dataset
-    from lede.serve.policy import Policy
     from lede.simulate.costs import Costs
     from lede.simulate.evaluate import Method
 
@@ -44,8 +44,8 @@ def evaluate(
     if plot is not None:
         check_format(plot)
     with errors.status("reading the sweeps"):
+        from lede.policy import load_policy
         from lede.replay.reader import open_dataset
-        from lede.serve.policy import load_policy
 
         opened = open_dataset(dataset)
         costs, whose, device = _costs(opened, calibration)
@@ -119,8 +119,7 @@ def _costs(dataset: "Dataset", calibration: Path | None) -> "tuple[Costs, str, d
 def policy_methods(dataset: "Dataset", policies: "dict[str, Policy]") -> "list[Method]":
     """The policies as rules. Raises PolicyError for one of another model, or with layers that were not swept."""
     from lede.decode.rules import QPolicy
-    from lede.serve.errors import PolicyError
-    from lede.serve.policy import check_fits
+    from lede.policy import PolicyError, check_fits
     from lede.simulate.evaluate import Method
 
     for name, policy in policies.items():

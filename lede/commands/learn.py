@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import BadParameter, Option
+from typer import Option
 
 from lede.commands.options import JsonOption, parse_bytes, parse_layers
 from lede.errors import said_plainly
@@ -80,13 +80,6 @@ def learn(
             "[dim]Default: all at once[/]"
         ),
     ] = None,
-    write_transitions: Annotated[
-        Path | None,
-        Option(
-            help="Learn nothing: write transitions drawn from the sweeps, as exploration logs them, to a new dataset "
-            "there. [dim]With --candidates, --max-drafts, --seed[/]"
-        ),
-    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Learn a policy from a dataset's files alone; the model is not needed, nor the machine that they come from.
@@ -101,27 +94,7 @@ def learn(
     options["reward"] = reward and os.path.expanduser(reward)  # a file's path, or a name
     given = {name: options[name] for name in OPTIONS if options[name] is not None}
     datasets = dataset or [Path("data/lede-tiny")]
-    if write_transitions is not None:
-        if wrong := given.keys() - {"candidates", "max_drafts", "seed"}:
-            raise BadParameter(f"--write-transitions takes none of {', '.join(sorted(wrong))}")
-        _write(datasets, write_transitions, given, json)
-    else:
-        _learn_one(datasets, out, preset, given, json)
-
-
-def _write(datasets: list[Path], out: Path, options: dict[str, Any], json: bool) -> None:
-    from lede.terminal import errors, print_json, say
-
-    with errors.status("drawing transitions"):
-        from lede.collect.simulated import write_transitions
-        from lede.replay.reader import open_dataset
-
-        layers = {"layers": options.pop("candidates")} if "candidates" in options else {}
-        rows = write_transitions(open_dataset(*datasets), out, **layers, **options)
-    if json:
-        print_json({"folder": str(out), "transitions": rows})
-    else:
-        say(f"{rows:,} simulated transitions in {out}")
+    _learn_one(datasets, out, preset, given, json)
 
 
 def _learn_one(datasets: list[Path], out: Path | None, preset: str | None, options: dict[str, Any], json: bool) -> None:

@@ -10,12 +10,12 @@ from lede.terminal import errors, warn
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
-    from lede.serve.policy import Policy
+    from lede.policy import Policy
 
 
 def check_model(model: str | None, dtype: str = "auto", device: str = "auto", exits: str | None = None) -> Path | None:
-    """`decode.config.check_request`: ModelError for what can be known to be wrong before torch is imported."""
-    from lede.decode.config import check_request
+    """`decode.checkpoint.check_request`: ModelError for what can be known to be wrong before torch is imported."""
+    from lede.decode.checkpoint import check_request
 
     path = check_request(model_path(model), dtype, device)
     exits_folder(model, exits)
@@ -24,7 +24,7 @@ def check_model(model: str | None, dtype: str = "auto", device: str = "auto", ex
 
 def chosen_policy(model: str | None, folder: Path | None) -> "Policy | None":
     """The policy in a folder, else the model's usual one; None, with a word on it, where there is none."""
-    from lede.serve.policy import load_policy
+    from lede.policy import load_policy
 
     folder = folder or usual_policy(model)
     if folder is None:
@@ -53,7 +53,7 @@ def warn_of_costs(model: "Model", *policies: "Policy | None") -> None:
     """`other_costs` of the policies that a model decodes with, once."""
     from lede.decode.device import device_facts
 
-    here = device_facts(model)
+    here = device_facts(model.device)
     for line in dict.fromkeys(other_costs(policy, here) for policy in policies if policy is not None):
         if line is not None:
             warn(line, "dim")

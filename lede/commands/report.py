@@ -10,7 +10,7 @@ from lede.errors import said_plainly
 
 if TYPE_CHECKING:
     from lede.decode.model import Model
-    from lede.serve.policy import Policy
+    from lede.policy import Policy
 
 
 @said_plainly

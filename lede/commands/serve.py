@@ -74,9 +74,9 @@ def serve(
     from lede.decode.prefix import Prefixes
     from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
+    from lede.policy import load_policy
     from lede.serve.guard import is_loopback, is_origin
     from lede.serve.metrics import Metrics
-    from lede.serve.policy import load_policy
     from lede.serve.server import Limits, Policies, app
     from lede.serve.worker import Worker, log
     from lede.terminal import errors, say
@@ -106,7 +106,7 @@ def serve(
         warn_of_costs(loaded, *map(load_policy, folders.values()))
         recorder = None
         if record is not None and first is not None:
-            from lede.serve.recorder import Recorder
+            from lede.collect.served import Recorder
 
             with errors.status("measuring what decoding costs here (once)"):
                 recorder = Recorder(loaded, first, record, epsilon, record_text)

@@ -25,7 +25,7 @@ from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.rules import Autoregressive, LayerSkip
 from lede.decode.sampling import Settings
-from lede.serve.policy import Policy
+from lede.policy import Policy
 from lede.simulate.baselines import make_rule
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.profile import SAMPLED

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from lede.bench import gpu
 from lede.collect import collector
 from lede.decode.generate import generate
 from lede.decode.load import load_model
 from lede.decode.rules import LayerSkip
 from lede.decode.sampling import Settings
 from lede.paths import default_model_path
+from tests.bench import gpu
 from tests.collect.small import COSTS
 
 
@@ -63,5 +63,5 @@ def test_what_there_is_not_is_refused(arguments, said, capsys):
 
 
 def test_it_needs_no_learning_library():
-    check = "import sys, lede.bench.gpu; print({'d3rlpy', 'polars'} & set(sys.modules))"
+    check = "import sys, tests.bench.gpu; print({'d3rlpy', 'polars'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -23,8 +23,8 @@ from lede.decode.facts import model_facts
 from lede.decode.load import load_model
 from lede.decode.model import Model
 from lede.decode.sampling import Settings
+from lede.policy import Policy
 from lede.replay.errors import DatasetError
-from lede.serve.policy import Policy
 
 PROMPTS = tuple(
     Prompt(f"p{i}", "toy", text, reference="a b") for i, text in enumerate(("def mean(", "while x", "import"))

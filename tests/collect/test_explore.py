@@ -10,7 +10,8 @@ from lede.decode.generate import generate
 from lede.decode.round import Decision
 from lede.decode.rules import QPolicy
 from lede.decode.sampling import Settings
-from lede.decode.state import DEPTH, DRAFT, State
+from lede.decode.state import State
+from lede.process import DRAFT, WALK
 from tests.models import ours
 
 LAYERS = (0, 1, 2, 3)
@@ -25,10 +26,10 @@ class Fixed:
 
     def values(self, row):
         phase, at1, at2 = row
-        return np.array([0.0, 1.0 if (at2 if phase == DEPTH else not at1) else -1.0])
+        return np.array([0.0, 1.0 if (at2 if phase == WALK else not at1) else -1.0])
 
 
-def state(layer: int, phase: int = DEPTH, confidence: float = 1.0) -> State:
+def state(layer: int, phase: int = WALK, confidence: float = 1.0) -> State:
     return State(layer, 1 + phase, phase, token=0, conf_topk=confidence, entropy=2 * confidence)
 
 
@@ -41,7 +42,7 @@ def makers():
 
 
 @pytest.mark.parametrize("make", makers(), ids=["uniform", "noisy", "epsilon"])
-@pytest.mark.parametrize(("layer", "phase"), [(0, DEPTH), (1, DEPTH), (2, DEPTH), (1, DRAFT), (3, DRAFT)])
+@pytest.mark.parametrize(("layer", "phase"), [(0, WALK), (1, WALK), (2, WALK), (1, DRAFT), (3, DRAFT)])
 def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
     rule = make(seed=1)
     chosen = Counter()
@@ -86,7 +87,7 @@ def test_epsilon_mixes_the_policy_with_uniform():
 
 
 def test_noisy_draws_another_network_for_every_episode_and_keeps_it():
-    states = [state(layer, phase, c) for c in (0.1, 1.0, 3.0, 9.0) for layer in (1, 2) for phase in (DEPTH, DRAFT)]
+    states = [state(layer, phase, c) for c in (0.1, 1.0, 3.0, 9.0) for layer in (1, 2) for phase in (WALK, DRAFT)]
 
     def chances(rule: Noisy) -> tuple[float, ...]:
         rule.start()
@@ -115,7 +116,7 @@ def test_most_noisy_networks_use_both_actions():
     varied = 0
     for seed in range(60):
         rule = Noisy(LAYERS, seed)
-        exits = [rule.exit_chance(State(1, 1, DEPTH, 0, *row)) > 0.5 for row in rows]
+        exits = [rule.exit_chance(State(1, 1, WALK, 0, *row)) > 0.5 for row in rows]
         varied += 0.02 < np.mean(exits) < 0.98
     assert varied > 36
 
@@ -158,7 +159,7 @@ def test_epsilon_may_bypass_and_draft_as_long_as_its_policy():
     bypassed = [r for r in rounds if r.exit_layer is None and r.decisions]
     assert bypassed
     assert all([d.action for d in r.decisions] == [0, 0] and not r.drafts for r in bypassed)
-    assert not any(d.forced for r in rounds for d in r.decisions if d.state.phase == DEPTH)
+    assert not any(d.forced for r in rounds for d in r.decisions if d.state.phase == WALK)
     assert 12 < max(len(r.drafts) for r in rounds) <= 20
 
 

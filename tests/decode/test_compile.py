@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lede.decode.backends.compile import FLAGS, FOLDER, cache_folder, digest, load
+from lede.decode.backends.compile import FLAGS, FOLDER, load
+from lede.ground import cache_folder, fingerprint
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or ""
 
@@ -49,7 +50,7 @@ def test_a_library_for_another_machine_is_compiled_anew(cache):
     (kept,) = cache.glob("*.so")
     kept.unlink()
     other = b"\x7fELF for another machine"
-    foreign = kept.with_name(f"{kept.stem.rpartition('-')[0]}-{digest(other)}.so")
+    foreign = kept.with_name(f"{kept.stem.rpartition('-')[0]}-{fingerprint(other)}.so")
     foreign.write_bytes(other)
     assert works()
     assert len(list(cache.glob("*.so"))) == 2

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lede.decode import gguf as ours
-from lede.decode.config import check_request
+from lede.decode.checkpoint import check_request
 from lede.decode.errors import ModelError
 from lede.decode.generate import generate
 from lede.decode.gguf_llama import rotary

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from lede.decode.backends.compile import library
 from lede.decode.rules.network import WIDEST, decider, feature_row
-from lede.decode.state import DEPTH, State
-from lede.serve.policy import Policy
+from lede.decode.state import State
+from lede.policy import Policy
+from lede.process import WALK
 from tests.decode.values import Values
 from tests.models import FIXED
 
@@ -33,7 +34,7 @@ def policy(rng: np.random.Generator, hidden: tuple[int, ...]) -> Policy:
 
 def states(rng: np.random.Generator, count: int) -> list[State]:
     return [
-        State(int(rng.choice(LAYERS)), int(rng.integers(1, 13)), DEPTH, 17, *rng.standard_normal(10).tolist())
+        State(int(rng.choice(LAYERS)), int(rng.integers(1, 13)), WALK, 17, *rng.standard_normal(10).tolist())
         for _ in range(count)
     ]
 
@@ -71,7 +72,7 @@ def test_where_nothing_is_compiled_values_decides(monkeypatch):
 
 
 def test_rows_are_the_named_columns():
-    state = State(4, 3, DEPTH, 17, *(float(i) for i in range(10, 20)))
+    state = State(4, 3, WALK, 17, *(float(i) for i in range(10, 20)))
     names = ("entropy", "layer=2", "draft_index", "lookup_match", "layer=4")
     assert feature_row(names, (2, 4))(state).tolist() == [11.0, 0.0, 3.0, 19.0, 1.0]
     assert feature_row(("conf_topk",), (2, 4))(state).tolist() == [10.0]

@@ -34,7 +34,8 @@ from lede.decode.rules import (
 from lede.decode.rules.bandit import GOES_ON
 from lede.decode.rules.dynamic_exit import best_exit
 from lede.decode.sampling import Settings
-from lede.decode.state import DEPTH, DRAFT, State
+from lede.decode.state import State
+from lede.process import DRAFT, WALK
 from tests.decode.rounds import timeless
 from tests.decode.values import Values
 from tests.models import FIXED, ours, variant
@@ -83,7 +84,7 @@ def finished(drafts: int, accepted: int, **more) -> Round:
 
 
 def state(layer: int, probability: float, draft_index: int = 1) -> State:
-    phase = DEPTH if draft_index == 1 else DRAFT
+    phase = WALK if draft_index == 1 else DRAFT
     return State(layer, draft_index, phase, 0, top1_logp=math.log(probability))
 
 
@@ -167,7 +168,7 @@ def test_coin_flips_say_how_likely_they_were():
     seen = {
         (d.state.phase, d.action, d.forced): d.propensity for r in decoded(rule, PROMPTS[1]).rounds for d in r.decisions
     }
-    chances = {(DEPTH, 1, False): 0.25, (DEPTH, 0, False): 0.75, (DRAFT, 1, False): 0.7, (DRAFT, 0, False): 0.3}
+    chances = {(WALK, 1, False): 0.25, (WALK, 0, False): 0.75, (DRAFT, 1, False): 0.7, (DRAFT, 0, False): 0.3}
     assert {key: seen[key] for key in chances} == pytest.approx(chances)
     assert all(propensity == 1 for (_, _, forced), propensity in seen.items() if forced)
 
@@ -202,7 +203,7 @@ def test_the_cascade_copies_behind_long_matches_and_drafts_from_its_exit_elsewhe
     lengths, unsure = {0: set(), 2: set()}, 0
     for prompt in PROMPTS:
         for round_ in decoded(rule, prompt).rounds:
-            walk = [d.state for d in round_.decisions if d.state.phase == DEPTH]
+            walk = [d.state for d in round_.decisions if d.state.phase == WALK]
             on = [d.state for d in round_.decisions if d.state.phase == DRAFT]
             copies = [state.lookup_length >= match for state in walk if state.layer == 0]
             sure = [math.exp(state.top1_logp) >= threshold for state in walk if state.layer == 2]
@@ -233,7 +234,7 @@ def test_lite_leaves_at_the_first_layer_that_is_sure_enough():
         exits = set()
         for prompt in PROMPTS:
             for round_ in decoded(rule, prompt).rounds:
-                walk = [d for d in round_.decisions if d.state.phase == DEPTH]
+                walk = [d for d in round_.decisions if d.state.phase == WALK]
                 sure = [math.exp(d.state.top1_logp) >= {1: 0.6, 2: 0.5, 3: 0.9}[d.state.layer] for d in walk]
                 assert not any(sure[:-1])
                 if walk and round_.exit_layer is not None:

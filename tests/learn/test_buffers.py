@@ -13,7 +13,7 @@ from lede.learn.buffers import (
     swept_transitions,
 )
 from lede.learn.library import d3rlpy
-from lede.replay.schema import CONTINUE, EXIT
+from lede.process import CONTINUE, EXIT
 from lede.simulate.batched import Engine
 from tests.learn.swept import made_up
 from tests.learn.toy import COSTS, columns, random_columns

@@ -6,10 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lede.cli import app
-from lede.replay.reader import open_dataset
-from lede.serve.policy import load_policy
+from lede.policy import load_policy
 from tests.learn.toy import write_known
-from tests.replay.synthetic import write_dataset
 
 RUNNER = CliRunner()
 
@@ -91,17 +89,3 @@ def test_policies_of_other_recipes_have_folders_of_their_own(data, tmp_path, mon
         done = lede(*quick, *options, "--json")
         assert json.loads(done.stdout)["folder"] == f"policies/{folder}"
     assert len(list((tmp_path / "policies").iterdir())) == 5
-
-
-def test_transitions_from_sweeps_are_written_and_learned_from(tmp_path):
-    write_dataset(tmp_path / "swept", 30, seed=1, layers=(0, 4, 8), with_sweeps=True)
-    options = ("--dataset", tmp_path / "swept", "--write-transitions", tmp_path / "simulated")
-    told = json.loads(lede(*options, "--candidates", "4,8", "--max-drafts", 20, "--json").stdout)
-    columns = open_dataset(tmp_path / "simulated").columns(horizon="round")
-    assert told["transitions"] == len(columns.actions) and columns.layers == (4, 8)
-    assert 12 < columns.raw["draft_index"].max() <= 20
-    lede("--dataset", tmp_path / "simulated", "--out", tmp_path / "p", "--reward", "accepted", "--updates", 5)
-    policy = load_policy(tmp_path / "p")
-    assert policy.info["hyperparameters"]["source"] == "log" and policy.layers == (4, 8)
-    refused = lede(*options, "--gamma", 0.9, code=2)
-    assert "--write-transitions takes none of gamma" in refused.stderr

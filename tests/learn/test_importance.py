@@ -10,9 +10,9 @@ from lede.learn.errors import LearnError
 from lede.learn.importance import Reweighted, reach_probability
 from lede.learn.rewards import first_step, rewarded, tokens_and_time
 from lede.learn.score import Score, exact_score, logged_score, ratio
+from lede.process import DRAFT, WALK
 from lede.replay.columns import complete
 from lede.replay.reader import open_dataset
-from lede.replay.schema import DRAFT, WALK
 from lede.simulate.batched import Engine, prices_of
 from tests.learn.swept import made_up
 from tests.learn.toy import COSTS, KNOWN_COSTS, columns, write_known

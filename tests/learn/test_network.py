@@ -11,7 +11,7 @@ from lede.learn.buffers import TableBuffer, logged_transitions
 from lede.learn.config import LearnConfig
 from lede.learn.dqn import make_algorithm
 from lede.learn.network import NoisyLinear, NoisyNetwork, SquaredErrorForwarder, mean_weights
-from lede.serve.policy import Policy
+from lede.policy import Policy
 from tests.learn.toy import random_columns
 
 CONFIG = LearnConfig(algorithm="dqn", hidden=(16, 8), gamma=0.9, batch_size=32, sigma0=0.1, anneal=False)

@@ -16,11 +16,11 @@ from lede.learn.config import LearnConfig, preset
 from lede.learn.data import Data, scaling
 from lede.learn.errors import LearnError
 from lede.learn.train import learn, train
+from lede.policy import check_fits, load_policy
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.replay.schema import OF_SAMPLED
 from lede.replay.writer import EpisodeWriter
-from lede.serve.policy import check_fits, load_policy
 from lede.simulate.costs import costs_device
 from lede.simulate.oracle import best_static, ceiling
 from tests.learn.swept import made_up

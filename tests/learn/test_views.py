@@ -6,10 +6,10 @@ import pytest
 from lede.learn.errors import LearnError
 from lede.learn.importance import Reweighted
 from lede.learn.rewards import rewarded
+from lede.process import CONTINUE, EXIT, WALK
 from lede.replay.columns import complete, with_candidates
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
-from lede.replay.schema import CONTINUE, EXIT, WALK
 from tests.learn.toy import COSTS, MODEL_LAYERS, write_known
 from tests.replay.synthetic import write_dataset
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lede.replay.schema import CONTINUE, DRAFT, EXIT, STATE, WALK
+from lede.process import CONTINUE, DRAFT, EXIT, WALK
+from lede.replay.schema import STATE
 from lede.replay.writer import EpisodeWriter, Run, open_for_writing, start_run
 from lede.simulate.costs import MAX_ROWS, Costs
 

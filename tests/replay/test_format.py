@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lede import replay
-from lede.replay.split import episode_splits, fingerprint
+from lede.ground import fingerprint
+from lede.replay.split import episode_splits
 from lede.simulate.costs import dataset_costs
 from tests.replay.synthetic import COSTS, facts, make_episode
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lede.process import EXIT
 from lede.replay.reward import paper_reward
-from lede.replay.schema import EXIT
 from tests.replay.synthetic import MODEL_LAYERS, make_episode
 
 CANDIDATES = [(4, 5, 6, 8), (0, 4, 5, 6, 8), (1, 15), (16,)]

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lede import replay
+from lede.process import EXIT, WALK
 from lede.replay.reward import paper_reward
-from lede.replay.schema import EXIT, EXTENDED, FEW, STATE, TRANSITIONS, WALK
+from lede.replay.schema import EXTENDED, FEW, STATE, TRANSITIONS
 from lede.simulate.costs import dataset_costs
 from tests.replay.synthetic import COSTS, facts, header, make_episode, start, write_dataset
 

@@ -19,8 +19,9 @@ import torch
 from lede.decode.generate import generate
 from lede.decode.load import from_transformers, load_model
 from lede.decode.sampling import Settings
+from lede.policy import PolicyError
 from lede.serve.chat import Chat
-from lede.serve.errors import ChatError, PolicyError
+from lede.serve.errors import ChatError
 from tests.models import byte_llama, byte_tokenizer
 from tests.serve.test_generate import random_policy
 

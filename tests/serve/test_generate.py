@@ -11,9 +11,8 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from lede.decode.errors import ModelError
 from lede.decode.facts import model_facts
 from lede.decode.load import from_transformers
-from lede.serve.errors import PolicyError
+from lede.policy import Policy, PolicyError
 from lede.serve.generate import _tell, generate, policy_rule
-from lede.serve.policy import Policy
 from tests.models import byte_llama, byte_tokenizer, library_text
 
 PROMPT = "def mean(values):"

@@ -14,7 +14,7 @@ from lede.collect.prompts import Prompt
 from lede.decode.load import load_model
 from lede.decode.round import Round
 from lede.decode.sampling import Settings
-from lede.serve.policy import load_policy
+from lede.policy import load_policy
 from lede.serve.report import Teller, policy_maps
 from lede.serve.stream import Decoder
 from tests.models import byte_tokenizer

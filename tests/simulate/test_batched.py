@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lede.replay.schema import EXIT, EXTENDED, OF_SAMPLED, SWEPT
-from lede.serve.policy import Policy
+from lede.policy import Policy
+from lede.process import EXIT
+from lede.replay.schema import EXTENDED, OF_SAMPLED, SWEPT
 from lede.simulate.batched import Engine, Starts, prices_of
 from tests.learn.swept import made_up
 from tests.learn.toy import COSTS

@@ -8,12 +8,11 @@ import pytest
 
 from lede.commands.evaluate import policy_methods
 from lede.decode.rules import AdaptiveLookup, DraftVerify, LayerSkip, PromptLookup, QPolicy
+from lede.policy import Policy, PolicyError
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
 from lede.replay.split import episode_splits
 from lede.replay.writer import EpisodeWriter, start_run
-from lede.serve.errors import PolicyError
-from lede.serve.policy import Policy
 from lede.simulate.baselines import BASELINES
 from lede.simulate.costs import Costs
 from lede.simulate.evaluate import Method, chosen, evaluate, read_sides, tuned_baselines

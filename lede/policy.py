@@ -17,16 +17,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
-from lede.serve.errors import PolicyError
+from lede.ground import UserError, write_whole
+from lede.process import CONTINUE, EXIT, MAX_DRAFTS
 
 FORMAT = 1
 WEIGHTS = "policy.safetensors"
 FACTS = "policy.json"
-CONTINUE, EXIT = 0, 1
 NEAR = 0.3  # temperatures no farther from those learned from are served as well
-MAX_DRAFTS = 12
 
 Array = NDArray[np.float32]
+
+
+class PolicyError(UserError, ValueError):
+    """A policy cannot be loaded, or does not fit the model it is to steer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +117,7 @@ class Policy:
         facts = self.info | {"format": FORMAT, "features": list(self.features), "layers": list(self.layers)}
         facts["weights_sha256"] = hashlib.sha256(blob).hexdigest()
         for name, content in ((WEIGHTS, blob), (FACTS, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")):
-            (target / f"{name}.tmp").write_bytes(content)
-            os.replace(target / f"{name}.tmp", target / name)
+            write_whole(target / name, content)
 
 
 def load_policy(folder: str | os.PathLike[str]) -> Policy:

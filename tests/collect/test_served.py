@@ -14,9 +14,9 @@ from lede.cli import app
 from lede.collect.collector import CollectConfig
 from lede.collect.errors import PromptError
 from lede.collect.prompts import load_prompts
+from lede.collect.served import Recorder
+from lede.policy import load_policy
 from lede.replay.split import episode_splits
-from lede.serve.policy import load_policy
-from lede.serve.recorder import Recorder
 from tests.collect.small import COSTS, collected, tables, tiny_model
 from tests.serve.serving import serving, wait_for
 from tests.serve.test_generate import random_policy

@@ -1,4 +1,4 @@
-"""`python -m lede.bench.gpu`: what a GPU makes of the decoder, as JSON. Nothing is downloaded, learned or tuned.
+"""`python -m tests.bench.gpu`: what a GPU makes of the decoder, as JSON. Nothing is downloaded, learned or tuned.
 
 On the embedded model, and on random weights in the shapes of two Llamas, with upper layers so weak that early exits
 mostly agree. In fp32 no token may differ from plain decoding's; in bf16, where passes over more rows round otherwise,
@@ -50,7 +50,7 @@ PROMPTS, TOKENS = 6, 128  # and tokens written behind each
 
 def main(arguments: list[str] | None = None) -> Path:
     """Measure every model in fp32 and bf16; returns the file that says what came out."""
-    parser = argparse.ArgumentParser(prog="python -m lede.bench.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=[EMBEDDED, *SHAPES], default=[EMBEDDED, *SHAPES][:3])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> Path:
     models: dict[str, Any] = {}
     for name, dtype in ((name, dtype) for name in asked.models for dtype in (torch.float32, torch.bfloat16)):
         model = load_model(default_model_path(), dtype, str(device)) if name == EMBEDDED else made(name, dtype, device)
-        facts = device_facts(model)
+        facts = device_facts(model.device)
         models[f"{name}, {str(dtype).removeprefix('torch.')}"] = report(model)
         del model  # before the next is made
     file = Path(asked.out, re.sub("[^a-z0-9]+", "-", facts["name"].lower()).strip("-") + ".json")

@@ -5,6 +5,7 @@ import queue
 import random
 import threading
 from pathlib import Path
+from typing import Protocol
 
 from lede import replay
 from lede.collect.collector import episode_row, facts_of, header
@@ -14,15 +15,34 @@ from lede.collect.record import transitions
 from lede.decode.model import Model
 from lede.decode.round import Generation
 from lede.decode.rules import ExitRule, QPolicy
+from lede.decode.sampling import Settings
+from lede.policy import Policy
 from lede.replay.split import group_of
 from lede.replay.writer import EpisodeWriter
-from lede.serve.policy import Policy
-from lede.serve.worker import Job
 
 WAITING = 64  # finished texts that are not written yet; more are left out
 SECONDS = 30.0  # between two looks whether what is buffered should be written
 
 log = logging.getLogger("lede")
+
+
+class Served(Protocol):
+    """A request that was answered, as the server has it.
+
+    ids: of its prompt. group: the group that its text belongs to (`replay.split`), "" where it is its own.
+    """
+
+    @property
+    def ids(self) -> list[int]: ...
+
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def rule(self) -> ExitRule: ...
+
+    @property
+    def settings(self) -> Settings: ...
 
 
 class Recorder:
@@ -43,7 +63,7 @@ class Recorder:
         run = replay.start_run(out, arguments, lambda: facts_of(model) | behaviour, new_run=True)
         self._number = max(run.committed(), default=-1) + 1
         self._writer, self._full = EpisodeWriter(run), False
-        self._finished: queue.Queue[tuple[Job, Generation] | None] = queue.Queue(WAITING)
+        self._finished: queue.Queue[tuple[Served, Generation] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write, name="lede-record", daemon=True)
         self._thread.start()
 
@@ -54,7 +74,7 @@ class Recorder:
         rule.needs_trace = rule.needs_lookup = True
         return rule
 
-    def __call__(self, job: Job, done: Generation) -> None:
+    def __call__(self, job: Served, done: Generation) -> None:
         """Take a finished text; returns at once."""
         try:
             self._finished.put_nowait((job, done))
@@ -80,7 +100,7 @@ class Recorder:
         except Exception:
             log.exception("recorded answers could not be written")
 
-    def _next(self) -> tuple[Job, Generation] | None:
+    def _next(self) -> tuple[Served, Generation] | None:
         """The next finished text; while there is none, what is buffered is written."""
         while True:
             try:
@@ -91,7 +111,7 @@ class Recorder:
                 except OSError as error:
                     log.error("recorded answers wait to be written: %s", error)
 
-    def _add(self, job: Job, done: Generation) -> None:
+    def _add(self, job: Served, done: Generation) -> None:
         rows = transitions(self._number, done.rounds)
         if not rows["step"] or tuple(layer for layer in job.rule.layers if layer < self._top) != self._layers:
             return
