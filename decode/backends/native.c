@@ -31,10 +31,21 @@
 #endif
 #endif
 
+/* Intel's matrix unit (AMX) multiplies 16 rows in the time of one, so that a verification takes little more than reading the
+ * weights. It sums in an order of its own, so single rows go through it too. Where the system does not let this process use
+ * it, pairs are multiplied, which takes its activations as they are. */
+#ifndef TILES
+#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__) && defined(__linux__)
+#define TILES 1
+#else
+#define TILES 0
+#endif
+#endif
+
 /* AMD's cores (SSE4A: AMD alone has it) multiply pairs of bf16 at twice the rate of single fp32 numbers, Intel's at half of
  * it. There they are widened instead, and the same sums taken in the same order: the bits are those of the instruction. */
 #ifndef PAIRS
-#if defined(__AVX512BF16__) && defined(__SSE4A__)
+#if TILES || (defined(__AVX512BF16__) && defined(__SSE4A__))
 #define PAIRS 1
 #else
 #define PAIRS 0
@@ -42,6 +53,10 @@
 #endif
 #if PAIRS
 #include <immintrin.h>
+#endif
+#if TILES
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #define BLOCK 32 /* outputs in a block of packed weights, positions in a block of keys */
@@ -58,7 +73,7 @@
 #define MOST_UNITS 4
 #endif
 #define CHUNK_ROWS 96 /* rows that a thread takes through all layers together: they stay in the core's own cache */
-#define APART_ROWS 4 /* so many rows for each thread, and threads take rows of their own */
+#define APART_ROWS (TILES ? 32 : 4) /* so many rows for each thread, and threads take rows of their own: reading all weights */
 #define LINE 16       /* numbers in a cache line */
 #define PAD 16        /* floats between rows that would otherwise lie a power of two apart */
 
@@ -215,6 +230,65 @@ INLINE void tile_bf16(const Product *p, const char *soon, int row, int64_t unit,
 PRODUCT(fp32)
 PRODUCT(bf16)
 
+#if TILES
+/* Registers of the matrix unit, 16 lines of 64 bytes each: 0 and 1 are the sums of some rows over a block, a half each, 2 and 3
+ * those of further rows; 4 and 5 the rows' next 32 inputs; 6 and 7 weights. A packed weight is read as it lies: a line of the
+ * unit is 16 outputs of a pair of inputs. The unit waits for what it reads, so that is fetched before. */
+#define TILE_LINES 16
+#define STEP 32                   /* inputs */
+#define PAIR_BYTES (BLOCK * 2 * 2) /* of a block, from a pair of inputs to the next */
+#define STEP_BYTES (STEP / 2 * PAIR_BYTES)
+#define AHEAD (2 * STEP_BYTES)
+
+/* Whether the system lets this process use it; asked once. */
+static int have_tiles(void) {
+    static int known = -1;
+    if (known < 0) known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XFEATURE_XTILEDATA */) == 0;
+    return known;
+}
+
+static void product_tiles(const Product *p, int rows, int first, int last) {
+    const int height = ceiling(rows, ceiling(rows, TILE_LINES)); /* even tiles; the last may take some rows again */
+    struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t lines[16]; } shape = {.palette = 1};
+    for (int t = 0; t < 8; t++) shape.bytes[t] = 64, shape.lines[t] = t < 6 ? height : TILE_LINES;
+    _tile_loadconfig(&shape);
+    const int64_t ldx = p->ldx * 4ll, ldy = p->ldy * 4ll;
+    const char *end = p->w + last * p->stride;
+    for (int block = first; block < last; block++)
+        for (int tile = 0; tile < rows; tile += 2 * height) {
+            const int more = tile + height < rows, row = smaller(tile, rows - height), row2 = smaller(tile + height, rows - height);
+            const char *x = (const char *)(p->x + (int64_t)row * p->ldx), *x2 = (const char *)(p->x + (int64_t)row2 * p->ldx);
+            float *y = p->y + (int64_t)row * p->ldy + block * BLOCK, *y2 = p->y + (int64_t)row2 * p->ldy + block * BLOCK;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            const char *w = p->w + block * p->stride;
+            for (int i = 0; i < p->in; i += STEP, w += STEP_BYTES, x += 2 * STEP, x2 += 2 * STEP) {
+                if (tile == 0) {
+                    const char *soon = w + AHEAD < end ? w + AHEAD : (const char *)p->next + (w + AHEAD - end);
+                    for (int line = 0; line < STEP_BYTES; line += 64) __builtin_prefetch(soon + line, 0, 3);
+                }
+                _tile_loadd(4, x, ldx);
+                _tile_loadd(6, w, PAIR_BYTES);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(7, w + PAIR_BYTES / 2, PAIR_BYTES);
+                _tile_dpbf16ps(1, 4, 7);
+                if (!more) continue;
+                _tile_loadd(5, x2, ldx);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            _tile_stored(0, y, ldy);
+            _tile_stored(1, y + HALF, ldy);
+            if (!more) continue;
+            _tile_stored(2, y2, ldy);
+            _tile_stored(3, y2 + HALF, ldy);
+        }
+    _tile_release();
+}
+#endif
+
 /* ---- threads -------------------------------------------------------------------------------------------------- */
 
 /* Threads that share a call. They wait for each other every few microseconds, so one that waits spins; but not for long,
@@ -349,6 +423,10 @@ INLINE const char *cached(const Work *k, const float *first, int h) {
 /* products = x · wᵀ over a share of w's blocks; x as `put` wrote it. */
 static void product(const Work *k, const void *w, const float *x, int pitch, int in, Share s, const void *next) {
     const Product p = {w, lede_packed_size(BLOCK, in, k->m->bf16), x, k->products, pitch, k->product_pitch, in, next};
+#if TILES
+    if (k->m->bf16 && have_tiles()) product_tiles(&p, k->rows, s.first, s.last);
+    else
+#endif
     if (k->m->bf16) product_bf16(&p, k->rows, s.first, s.last);
     else product_fp32(&p, k->rows, s.first, s.last);
 }

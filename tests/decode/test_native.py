@@ -49,9 +49,20 @@ def test_rows_of_every_tile_and_chunk_have_the_same_bits(dtype):
 @pytest.mark.skipif(not X86 or "avx512_bf16" not in cpu_features(), reason="needs AVX512-BF16")
 def test_multiplying_pairs_gives_the_bits_of_multiplying_widened_numbers(monkeypatch):
     widened, pairs = (
-        outputs(compiled(monkeypatch, (*FLAGS, "-fopenmp", f"-DPAIRS={n}"), torch.bfloat16), 9) for n in (0, 1)
+        outputs(compiled(monkeypatch, (*FLAGS, "-fopenmp", "-DTILES=0", f"-DPAIRS={n}"), torch.bfloat16), 9)
+        for n in (0, 1)
     )
     assert torch.equal(widened, pairs)
+
+
+@pytest.mark.skipif(not X86 or "amx_bf16" not in cpu_features(), reason="needs AMX")
+def test_the_matrix_unit_computes_the_same_numbers_and_keeps_rows_apart(monkeypatch):
+    vectors, tiles = (compiled(monkeypatch, (*FLAGS, "-fopenmp", f"-DTILES={n}"), torch.bfloat16) for n in (0, 1))
+    alone = outputs(tiles, 1)
+    torch.testing.assert_close(alone, outputs(vectors, 1), rtol=0, atol=0.3)
+    assert not torch.equal(alone, outputs(vectors, 1))  # it sums in another order
+    for block in (2, 15, 16, 17, 31, 32, 33, 64, 65, 150):
+        assert torch.equal(alone, outputs(tiles, block, 1 + (block > 16))), block
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -52,6 +52,7 @@ def serving(
         try:
             yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", worker, policies, application)
         finally:
+            worker.closing = True  # as the command does: a page that watches would be watching for ever
             server.should_exit = True
             thread.join()
 
