@@ -180,7 +180,7 @@ def report(
         "title": f"{model.name}, written with lede",
         "about": " · ".join(filter(None, (*about, f"lede {version('lede')}"))),
         "layer_count": model.layer_count,
-        "layers": [] if policy is None else policy.layers,
+        "layers": [] if policy is None else [layer for layer in policy.layers if layer < model.layer_count],
         "maps": [] if policy is None else policy_maps(policy, model.layer_count),
         "texts": texts,
         "bench": bench,

@@ -41,6 +41,10 @@ class Tracer:
 
     def legend(self, layers: Sequence[int]) -> Text:
         """What the colours mean, for the candidate layers of a policy."""
-        parts = [("lookup" if layer == 0 else f"layer {layer}", self.style(layer)) for layer in layers]
+        parts = [
+            ("lookup" if layer == 0 else f"layer {layer}", self.style(layer))
+            for layer in layers
+            if layer < self._layers
+        ]
         parts += [("the full model's own", VERIFIER), (self._rejected.format("rejected"), REJECTED)]
         return Text("  ").join(Text(words, style=style) for words, style in parts)

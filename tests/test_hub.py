@@ -90,7 +90,7 @@ def hub(tmp_path):
         command = [sys.executable, "-m", "lede", *map(str, arguments)]
         done = subprocess.run(command, env=environment | more, capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
+        return done.stderr if code else done.stdout
 
     lede.repos = handler.repos
     yield lede

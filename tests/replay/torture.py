@@ -121,7 +121,8 @@ def check(path: Path, end: int = 0) -> None:
     write(untroubled / "data", end=end)
     ours, theirs = tables(path), tables(untroubled / "data")
     assert all(ours[name].equals(theirs[name]) for name in TABLES)
-    assert pl.scan_parquet(path / "transitions/**/*.parquet").collect().height == theirs["transitions"].height
+    if end:  # polars refuses to scan nothing
+        assert pl.scan_parquet(path / "transitions/**/*.parquet").collect().height == theirs["transitions"].height
     assert replay.verify(path) == []
 
 

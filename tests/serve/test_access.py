@@ -1,5 +1,8 @@
 """Who may ask: pages of which origins, keys however they are written."""
 
+import http.server
+import threading
+
 import httpx
 import pytest
 import torch
@@ -85,8 +88,11 @@ def test_a_browser_lets_a_page_of_another_port_ask(model, tmp_path):
             .then(answer => answer.json())
             .then(said => done(said.usage.completion_tokens), fault => done(String(fault)))
     """
-    with chromium(tmp_path) as browser, serving(model) as page, serving(model) as served:
-        browser.get(page.url)
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    with chromium(tmp_path) as browser, serving(model) as served:
+        browser.get(f"http://127.0.0.1:{pages.server_port}/README.md")  # not a page of ours, which ask nobody else
         assert browser.execute_async_script(script, f"{served.url}/v1/completions") == 2
         browser.get("data:text/html,hello")  # whose origin is null
         assert "TypeError" in browser.execute_async_script(script, f"{served.url}/v1/completions")
+    pages.shutdown()
