@@ -145,6 +145,7 @@ def test_generate_traces_which_layer_drafted_what(work):
     assert "class Tree:" in traced.stdout
 
 
+@pytest.mark.slow
 def test_bench_reports_what_the_readme_promises(work):
     other = write_prompts(work["folder"] / "test.jsonl", ["def median(values):", "while True:", "with open("])
     picture = work["folder"] / "lede.bench.png"
@@ -198,6 +199,7 @@ def test_bench_reports_what_the_readme_promises(work):
     assert f"{rows['lede']['speedup']:.2f}× (" in again
 
 
+@pytest.mark.slow
 def test_bench_samples_as_it_is_asked_to_and_says_so(work):
     texts = write_prompts(work["folder"] / "sampled.jsonl", ["def median(values):", "while True:"])
     command = ["bench", "--model", work["model"], "--prompts", texts, "--training", work["prompts"], "--limit", 2]
@@ -433,6 +435,7 @@ def test_other_arguments_are_named_and_a_new_run_takes_them(work, folder):
     assert len(replay.open_dataset(folder / "data").runs) == 2
 
 
+@pytest.mark.slow
 def test_what_a_bench_cannot_measure_is_named(work, folder):
     assert "no method leda: choose among transformers," in complaint("bench", "--methods", "lede,leda")
     assert "lede learn" in complaint("bench", "--methods", "autoregressive,lede-paper")

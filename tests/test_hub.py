@@ -119,6 +119,7 @@ def test_a_dataset_becomes_a_dataset(hub, tmp_path):
     assert "decisions" in hub("inspect", "hf://me/data", HF_HUB_OFFLINE="1")  # from the cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
 def test_a_model_is_fetched_whole_by_its_name(hub, checkpoint, form):
     files = {file.name: file.read_bytes() for file in checkpoint.iterdir()}

@@ -45,6 +45,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_without_a_home_or_a_user_in_a_folder_that_is_read_only(command, data, checkpoint, tmp_path):
     places = {"DATA": data, "MODEL": checkpoint, "OUT": tmp_path / "out"}

@@ -140,6 +140,7 @@ def at_terminal(*arguments: object) -> str:
     return re.sub(r"\x1b\[(\?25[lh]|\d?[AK]|(0|1|2|3|31)?m)", "", shown.decode(errors="replace"))
 
 
+@pytest.mark.slow
 def test_control_characters_do_not_reach_the_terminal(tmp_path):
     path = tmp_path / "data\x1b[35m"
     model = header()

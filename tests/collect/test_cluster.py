@@ -38,6 +38,7 @@ def cluster() -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_two_actors_collect_what_one_process_does_also_if_one_is_killed(cluster: str, tmp_path: Path) -> None:
     collected(tmp_path / "alone")
     mortal = partial(load_mortal, tmp_path / "died", 1)

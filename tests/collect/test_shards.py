@@ -92,6 +92,7 @@ def test_turns_of_a_conversation_stay_together(tmp_path: Path) -> None:
     assert same(tables(tmp_path / "shards"), tables(tmp_path / "alone"))
 
 
+@pytest.mark.slow
 def test_workers_collect_the_same_also_if_one_is_killed(alone: Path, tmp_path: Path) -> None:
     mortal = partial(load_mortal, tmp_path / "died", 1)
     with Workers([mortal, mortal]) as workers:

@@ -36,6 +36,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(library() is None, reason="no C compiler")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs affinities")
 def test_a_team_without_a_core_for_each_rests_and_writes_the_same():

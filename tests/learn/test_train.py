@@ -93,6 +93,7 @@ def test_writes_a_policy_and_the_record_of_its_training(synthetic, tmp_path, nam
     assert kept["rate"] == result.score.rate
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_files_give_the_same_weights(synthetic, tmp_path):
     def digest(folder, **overrides):
         learn(synthetic, tmp_path / folder, preset(**QUICK, **overrides))

@@ -16,6 +16,7 @@ from tests.replay.synthetic import make_episode, write_dataset
 from tests.replay.test_store import expected_rows, stored_rows
 
 
+@pytest.mark.slow
 def test_compaction_in_front_of_readers(tmp_path: Path) -> None:
     """Scans during compaction see every row once, or fail because a file is gone; they never see fewer or more."""
     template = tmp_path / "template"

@@ -102,6 +102,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert replay.verify(path) == []  # starting the run again, as `check` does, has cleaned up
 
 
+@pytest.mark.slow
 def test_killed_before_every_step(tmp_path: Path) -> None:
     """A flush of three tables is 3 x stage, then 3 x (publish, sync of the folder); new folders add syncs."""
     path = tmp_path / "data"

@@ -221,6 +221,7 @@ for number in range(50):
 """
 
 
+@pytest.mark.slow
 def test_a_merge_killed_anywhere_leaves_nothing_half(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a", 3, seed=0)
     write_dataset(tmp_path / "b", 3, seed=1)

@@ -80,6 +80,7 @@ def test_what_an_origin_is():
     assert not any(map(is_origin, ("", "page.example", f"{PAGE}/", f"{PAGE}/a", "https://", "HTTPS://page.example")))
 
 
+@pytest.mark.slow
 def test_a_browser_lets_a_page_of_another_port_ask(model, tmp_path):
     script = """
         const [url, done] = arguments

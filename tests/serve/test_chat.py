@@ -122,6 +122,7 @@ def run(stdin: bytes, *arguments: object, code: int = 0) -> subprocess.Completed
     return done
 
 
+@pytest.mark.slow
 def test_in_a_pipe_every_line_is_a_message_and_stdout_has_answers_alone(folder):
     arguments = ("--model", folder, "--policy", folder / "policy", "--max-new-tokens", 12)
     done = run("Grüße?\n\n/trace\nAnd?\n".encode(), *arguments)
@@ -235,6 +236,7 @@ def test_what_is_piped_arrives_whole(folder, tmp_path):
     assert [m["content"] for m in messages[::2]] == ["One", "Two\rhalves", LONG, "Four"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to_file", [False, True])
 def test_what_is_typed_or_pasted_arrives_whole(folder, tmp_path, to_file):
     arguments = ("--model", folder, "--plain", "--max-new-tokens", 3)
@@ -264,6 +266,7 @@ def test_what_is_typed_or_pasted_arrives_whole(folder, tmp_path, to_file):
         assert b"> " not in (tmp_path / "answers.txt").read_bytes()[:2]
 
 
+@pytest.mark.slow
 def test_what_is_typed_or_pasted_while_an_answer_is_written_arrives_whole(folder, tmp_path):
     terminal = Terminal("--model", folder, "--plain", "--max-new-tokens", 400)
     terminal.wait("> ")

@@ -166,6 +166,7 @@ def both(rule, number, texts=TEXTS, settings=SETTINGS, model=PLAIN):
     return there, record.rounds(rule), record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @given(rule=looking_rules(), number=st.integers(0, len(PROMPTS) - 1))
 @settings(FIXED, max_examples=80)
@@ -224,6 +225,7 @@ def bill(round_, rule, room, costs):
     return total + costs.finish(layer, count, at) - layer * costs.again(at)
 
 
+@pytest.mark.slow
 @given(
     layers=candidates(),
     seed=st.integers(0, 99),
