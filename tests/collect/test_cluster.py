@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -163,3 +164,13 @@ def test_the_command_takes_ray_and_relative_paths(
     done = CliRunner().invoke(app, [*SHORT, "data", *named, "--ray", "--workers", "1"])
     assert done.exit_code == 0 and json.loads(done.stdout)["episodes"] == 6, done.output
     assert replay.verify(tmp_path / "data") == []
+
+
+@pytest.mark.slow
+def test_actors_write_the_sampled_text_of_a_seed(cluster: str, tmp_path: Path) -> None:
+    sampled = replace(CONFIG, temperature=0.9, top_k=20, seed=3)
+    collected(tmp_path / "alone", sampled)
+    with Cluster(load_tiny, cluster, 2) as engine:
+        collect(engine, PROMPTS, tmp_path / "data", sampled)
+    ours, alone = tables(tmp_path / "data"), tables(tmp_path / "alone")
+    assert same(ours, alone) and (ours["episodes"]["temperature"] == 0.9).all()
