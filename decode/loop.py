@@ -17,14 +17,16 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from lede.decode.choice import Choice
+from lede.decode.lookup import Guess
 from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
-from lede.decode.state import AcceptTrace, State, rounded
+from lede.decode.state import AcceptTrace, State, Statistics, rounded
 from lede.process import DRAFT, WALK
 
 
 class Look(NamedTuple):
-    """What a layer says of the next token; names as in `State`."""
+    """What a layer says of the next token, and the lookup there; names as in `State`."""
 
     token: int
     conf_topk: float = 0.0
@@ -33,10 +35,36 @@ class Look(NamedTuple):
     top1_logp: float = 0.0
     lookup_length: float = 0.0
     lookup_agreement: float = 0.0
-    lookup_match: float = 1.0
+    lookup_match: float = 0.0
     token_logp: float = 0.0
     noise: float = 0.0
     noise_margin: float = 0.0
+
+    @classmethod
+    def of(cls, seen: Statistics, chosen: Choice, guess: Guess | None) -> "Look":
+        """At a real layer: its logits, the token chosen from them, and the lookup's guess there, if it was asked."""
+        length, agreement, match = 0.0, 0.0, 0.0
+        if guess is not None:
+            length, agreement, match = guess.length, guess.agreement, float(guess.token == chosen.token)
+        return cls(
+            token=chosen.token,
+            conf_topk=seen.conf_topk,
+            entropy=seen.entropy,
+            margin=seen.margin,
+            top1_logp=seen.top1_logp,
+            lookup_length=length,
+            lookup_agreement=agreement,
+            lookup_match=match,
+            token_logp=chosen.logp,
+            noise=chosen.noise,
+            noise_margin=chosen.margin,
+        )
+
+    @classmethod
+    def copied(cls, guess: Guess, noise: float) -> "Look":
+        """At layer 0, whose token is the guess's; its noise, 0 in greedy text."""
+        length, agreement = guess.length, guess.agreement
+        return cls(guess.token, lookup_length=length, lookup_agreement=agreement, lookup_match=1.0, noise=noise)
 
 
 class Attempt(ABC):

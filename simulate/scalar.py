@@ -25,10 +25,9 @@ from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import State
 from lede.process import WALK
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import COPIED, LOOKUPS, SWEPT, Texts, Totals
+from lede.simulate.texts import COPIED, SWEPT, Texts, Totals
 
-TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
-NOISE = slice(SWEPT.index("token_logp"), SWEPT.index("noise_margin") + 1)
+SEEN = [SWEPT.index(name) for name in Look._fields[1:]]
 UNKNOWN = -1  # a token that nobody knows
 BEYOND = -2  # the full model's behind the end of a text
 CALLS = 50  # of a rule, to time its decisions
@@ -121,7 +120,7 @@ class RecordedAttempt(Attempt):
         source = self._source
         column = self._column = _column(source.texts, layer)
         if self._rule.needs_trace:  # over committed tokens: the round's drafts leave it as it was
-            self.conf_trace = column.states[source.number][self._at][TRACE]
+            self.conf_trace = column.trace[source.number][self._at]
         if layer == 0:
             source.spent += source.costs.lookup
             return column.found[source.number][self._at]
@@ -134,9 +133,10 @@ class RecordedAttempt(Attempt):
         if self.drafts:
             self._looks += 1
         source.spent += self._looking(layer)
-        token, row = self._read(layer)
-        lookups = row[LOOKUPS] if layer == 0 or self._rule.needs_lookup else (0.0, 0.0, 0.0)
-        return Look(token, row[0], row[1], row[3], row[4], *lookups, *row[NOISE])
+        seen = self._read(layer)
+        if layer == 0 or self._rule.needs_lookup:
+            return seen
+        return seen._replace(lookup_length=0.0, lookup_agreement=0.0, lookup_match=0.0)
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         source, column, at = self._source, self._column, self._at + len(self.drafts)
@@ -144,7 +144,7 @@ class RecordedAttempt(Attempt):
         token = state.token
         if not self._rule.needs_state:
             source.spent += source.costs.speak if layer else source.costs.lookup * bool(self.drafts)
-            token = self._read(layer)[0]
+            token = self._read(layer).token
         if not self.wrong and not (at < source.length and column.right[source.number][at]):
             self.wrong = len(self.drafts) + 1
         return token, state.token_logp if state.temperature else state.top1_logp
@@ -169,32 +169,29 @@ class RecordedAttempt(Attempt):
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         source, number = self._source, self._source.number
         source.spent += len(self._rule.shadow_layers) * source.costs.shadow(rows)
-        span = range(self._at, min(self._at + rows, source.length))
+        span = slice(self._at, min(self._at + rows, source.length))
         columns = {layer: _column(source.texts, layer) for layer in self._rule.shadow_layers}
         return {
-            layer: tuple((c.drafts[number][t], math.exp(c.states[number][t][TOP1])) for t in span)
-            for layer, c in columns.items()
+            layer: tuple((seen.token, math.exp(seen.top1_logp)) for seen in column.looks[number][span])
+            for layer, column in columns.items()
         }
 
     def commit(self, tokens: list[int]) -> None:
         """Nothing is kept."""
 
-    def _read(self, layer: int) -> tuple[int, list[float]]:
-        """The token that `layer` would draft next, and the columns SWEPT of its state."""
+    def _read(self, layer: int) -> Look:
+        """What `layer` says of the next token; of a token that nobody knows the rest is the true text's."""
         source, column, at = self._source, self._column, self._at + len(self.drafts)
         assert column is not None
         if layer == 0 and self.wrong:
             copies = source.texts.copies
             where = copies.number[source.number, self._at + self.wrong - 1], len(self.drafts) - self.wrong
-            row = [0.0] * len(SWEPT)
-            row[COPIED] = copies.states[where].tolist()
-            return int(copies.tokens[where]), row
-        token, row = UNKNOWN, column.states[source.number][min(at, source.length - 1)]
-        if at < source.length:
-            token = column.drafts[source.number][at]
-            if self.wrong and token in source.stops:  # on the true text; what is drafted here nobody knows
-                token = UNKNOWN
-        return token, row
+            lookup = dict(zip(SWEPT[COPIED], copies.states[where].tolist(), strict=True))
+            return Look(int(copies.tokens[where]), **lookup)
+        seen = column.looks[source.number][min(at, source.length - 1)]
+        if at >= source.length or (self.wrong and seen.token in source.stops):
+            return seen._replace(token=UNKNOWN)
+        return seen
 
     def _looking(self, layer: int) -> float:
         """Milliseconds to see one state and to decide there."""
@@ -232,8 +229,8 @@ class _Column:
 
     found: list[list[bool]]
     right: list[list[bool]]
-    drafts: list[list[int]]
-    states: list[list[list[float]]]  # [text][token][SWEPT]
+    trace: list[list[float]]  # conf_trace
+    looks: list[list[Look]]
 
 
 @lru_cache(maxsize=64)
@@ -241,7 +238,10 @@ def _column(texts: Texts, layer: int) -> _Column:
     if layer not in texts.layers:
         raise ValueError(f"the texts were not swept at layer {layer}, only at {', '.join(map(str, texts.layers))}")
     c = texts.layers.index(layer)
-    return _Column(*(getattr(texts, name)[:, :, c].tolist() for name in ("found", "right", "drafts", "states")))
+    found, right, drafts, states = (getattr(texts, name)[:, :, c] for name in ("found", "right", "drafts", "states"))
+    seen = zip(drafts.tolist(), states[..., SEEN].tolist(), strict=True)
+    looks = [[Look(token, *row) for token, row in zip(*text, strict=True)] for text in seen]
+    return _Column(found.tolist(), right.tolist(), states[..., SWEPT.index("conf_trace")].tolist(), looks)
 
 
 def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
@@ -251,7 +251,8 @@ def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
     """
     if not rule.needs_state or not rule.layers:
         return 0.0, 0.0
-    own, state = deepcopy(rule), State(rule.layers[0], 2, WALK, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
+    seen = {"conf_topk": 0.5, "entropy": 0.5, "conf_trace": 0.5, "margin": 0.5, "top1_logp": -0.5, "draft_logp": -0.5}
+    own, state = deepcopy(rule), State(rule.layers[0], 2, WALK, 0, **seen)
     own.start()
 
     def spent(name: str) -> float:

@@ -18,9 +18,7 @@ from lede.replay.reader import Dataset
 from lede.replay.schema import SWEPT
 from lede.simulate.rollouts import Copies, Seeds, copies_of, guesses_of
 
-#: Of these, what the lookup says;
-LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)
-#: and what Copies.states has, in its order.
+#: What Copies.states has, in its order.
 COPIED = slice(SWEPT.index("lookup_length"), SWEPT.index("noise") + 1)
 TEMPERATURE = SWEPT.index("temperature")
 
