@@ -21,7 +21,7 @@ NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
 
 
 class Exploring(ExitRule):
-    """An exit rule that draws its actions; `propensity` is the probability of the last one drawn."""
+    """An exit rule that draws its actions."""
 
     needs_state = True
     needs_lookup = True
@@ -39,14 +39,11 @@ class Exploring(ExitRule):
         """The probability of action 1 in `state`."""
         raise NotImplementedError
 
-    def exit_here(self, state: State) -> bool:
-        """Draw an action."""
+    def answer(self, state: State) -> tuple[bool, float]:
+        """Draw an action; its probability."""
         chance = min(max(self.exit_chance(state), FLOOR), 1 - FLOOR)
         exits = self._random.random() < chance
-        self.propensity = chance if exits else 1 - chance
-        return exits
-
-    draft_on = exit_here
+        return exits, chance if exits else 1 - chance
 
 
 class Uniform(Exploring):

@@ -194,7 +194,7 @@ class Decoding:
             if not attempt.reach(layer):
                 continue
             state = self._observe(attempt, layer, WALK)
-            if self._decide(attempt, self.rule.exit_here, state, True if layer == self.rule.layers[-1] else None):
+            if self._decide(attempt, state, True if layer == self.rule.layers[-1] else None):
                 self._take(attempt, layer, state)
                 return layer
         return None
@@ -210,8 +210,8 @@ class Decoding:
             state = self._observe(attempt, layer, DRAFT)
             if self.rule.keeps_last:
                 self._take(attempt, layer, state)
-                goes_on = self._decide(attempt, self.rule.draft_on, state, False if self._full(attempt) else None)
-            elif self._decide(attempt, self.rule.draft_on, state):
+                goes_on = self._decide(attempt, state, False if self._full(attempt) else None)
+            elif self._decide(attempt, state):
                 self._take(attempt, layer, state)
             else:
                 return
@@ -252,14 +252,13 @@ class Decoding:
         attempt.drafts.append(token)
         attempt.draft_logp += logp
 
-    def _decide(self, attempt: Attempt, ask: Callable[[State], bool], state: State, forced: bool | None = None) -> bool:
+    def _decide(self, attempt: Attempt, state: State, forced: bool | None = None) -> bool:
         """The rule's answer; `forced` where it is not asked."""
         answer, propensity = forced, 1.0
         if answer is None:
             began = self.source.clock()
-            answer = ask(state)
+            answer, propensity = self.rule.answer(state)
             attempt.deciding += self.source.clock() - began
-            propensity = self.rule.propensity
         if self.rule.needs_state:
             attempt.decisions.append(Decision(state, int(answer), forced is not None, propensity))
         return answer

@@ -23,7 +23,7 @@ from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import State
-from lede.process import WALK
+from lede.process import DRAFT, WALK
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.texts import COPIED, SWEPT, Texts, Totals
 
@@ -245,20 +245,20 @@ def _column(texts: Texts, layer: int) -> _Column:
 
 
 def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
-    """Milliseconds of one `exit_here` and one `draft_on`: a network's as measured; others are timed, on a copy.
+    """Milliseconds of one answer in the walk, and one behind a draft: a network's as measured; others' on a copy.
 
     Every state that is reached is charged for a decision, as in learning, those where the choice is forced included.
     """
     if not rule.needs_state or not rule.layers:
         return 0.0, 0.0
     seen = {"conf_topk": 0.5, "entropy": 0.5, "conf_trace": 0.5, "margin": 0.5, "top1_logp": -0.5, "draft_logp": -0.5}
-    own, state = deepcopy(rule), State(rule.layers[0], 2, WALK, 0, **seen)
+    own = deepcopy(rule)
     own.start()
 
-    def spent(name: str) -> float:
-        if getattr(type(rule), name) is getattr(QPolicy, name):
+    def spent(phase: int, question: str) -> float:
+        if getattr(type(rule), question) is getattr(QPolicy, question):
             return costs.decision
-        question = getattr(own, name)
-        return min(repeat(lambda: question(state), number=CALLS, repeat=5)) / CALLS * 1e3
+        state = State(rule.layers[0], 2, phase, 0, **seen)
+        return min(repeat(lambda: own.answer(state), number=CALLS, repeat=5)) / CALLS * 1e3
 
-    return spent("exit_here"), spent("draft_on")
+    return spent(WALK, "exit_here"), spent(DRAFT, "draft_on")

@@ -47,8 +47,7 @@ def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
     rule = make(seed=1)
     chosen = Counter()
     for _ in range(DRAWS):
-        exits = rule.draft_on(state(layer, phase)) if phase == DRAFT else rule.exit_here(state(layer, phase))
-        chosen[exits, rule.propensity] += 1
+        chosen[rule.answer(state(layer, phase))] += 1
     assert len(chosen) == 2  # both actions happen, each with one propensity
     assert sum(chance for _, chance in chosen) == pytest.approx(1)
     for (_, chance), count in chosen.items():
@@ -59,7 +58,7 @@ def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
 def test_uniform_takes_every_candidate_equally_often():
     rule, taken = Uniform(LAYERS, seed=0), Counter()
     for _ in range(DRAWS):
-        taken[next((layer for layer in LAYERS[:-1] if rule.exit_here(state(layer))), LAYERS[-1])] += 1
+        taken[next((layer for layer in LAYERS[:-1] if rule.answer(state(layer))[0]), LAYERS[-1])] += 1
     assert all(abs(taken[layer] / DRAWS - 0.25) < 0.03 for layer in LAYERS)
 
 
@@ -72,8 +71,7 @@ def test_no_action_is_ever_rarer_than_one_in_twenty(rule):
     chances = []
     for _ in range(300):
         for layer in rule.layers[:-1]:
-            rule.exit_here(state(layer))
-            chances.append(rule.propensity)
+            chances.append(rule.answer(state(layer))[1])
     assert min(chances) == pytest.approx(0.05)
 
 
