@@ -15,7 +15,7 @@ import numpy as np
 from lede.decode.device import device_facts
 from lede.decode.model import Model
 from lede.decode.round import Decision, Generation, Round
-from lede.decode.rules.network import ValueFunction, feature_row
+from lede.decode.rules.network import feature_row
 from lede.decode.state import State
 from lede.policy import Policy
 from lede.process import DRAFT, TOP_K, WALK
@@ -31,7 +31,7 @@ COLUMNS = 20  # of the maps of a policy
 class Teller:
     """Turns rounds into objects for the page, one after the other. `decoder` keeps special tokens, as they are text."""
 
-    def __init__(self, decoder: Decoder, policy: ValueFunction | None = None):
+    def __init__(self, decoder: Decoder, policy: Policy | None = None):
         self._decoder, self._policy = decoder, policy
         self._row = None if policy is None else feature_row(policy.features, policy.layers)
 

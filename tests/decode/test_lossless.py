@@ -30,7 +30,7 @@ from lede.decode.rules import (
 from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from tests.decode.rounds import timeless
-from tests.decode.values import Values
+from tests.decode.values import random_policy
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant
 from tests.rules import RandomRule
 
@@ -84,8 +84,8 @@ def rules(layer_count: int) -> list[ExitRule]:
         LengthHeuristic(1, 3),
         Del(inner, layer_count, max_drafts=18),
         Del(inner[:2], layer_count, keeps_last=False),
-        QPolicy(Values(every)),
-        QPolicy(Values((*every, layer_count))),
+        QPolicy(random_policy(every)),
+        QPolicy(random_policy((*every, layer_count))),
         Cascade(1, 2, 1, 1, 20, 0.4, 5),
         Cascade(2, 1, 3, 2, 6, 0.6, 12, keeps_last=False, layer_count=layer_count),
     ]

@@ -22,6 +22,7 @@ from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.scalar import Record, replay_rule
 from lede.simulate.texts import texts_of
 from tests.decode.test_exits import with_heads
+from tests.decode.values import random_policy
 from tests.models import FIXED, ours
 from tests.rules import RandomRule
 
@@ -66,26 +67,9 @@ class Threshold(ExitRule):
         return state.top1_logp + state.conf_trace > -0.9 and state.draft_logp > -3
 
 
-class Network:
-    """A value function with random weights."""
-
-    def __init__(self, layers, features, seed):
-        self.layers, self.features = layers, features
-        sizes, rng = (len(features), 16, 2), np.random.default_rng(seed)
-        self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
-
-    def values(self, rows):
-        return np.maximum(rows @ self._weights[0], 0) @ self._weights[1]
-
-
-def features(layers, *without):
-    return tuple(name for name in (*State._fields[4:], "draft_index") if name not in without) + tuple(
-        f"layer={layer}" for layer in layers
-    )
-
-
 def network(layers, seed, *without, max_drafts=None):
-    return QPolicy(Network(layers, features(layers, *without), seed), max_drafts=max_drafts)
+    features = [name for name in State._fields[4:] if name not in without]
+    return QPolicy(random_policy(layers, seed, features), max_drafts=max_drafts)
 
 
 def texts_under(settings, model):
@@ -234,16 +218,15 @@ def bill(round_, rule, room, costs):
 @settings(FIXED, max_examples=80)
 def test_all_texts_at_once_are_the_texts_one_by_one(layers, seed, most, without, greedy):
     swept = TEXTS if greedy else COMPILED
-    policy, bypass = network(layers, seed, *without, max_drafts=most), layers[-1] == 4
-    value = Network(layers, features(layers, *without), seed)
+    rule, bypass = network(layers, seed, *without, max_drafts=most), layers[-1] == 4
     columns = list(layers[: len(layers) - bypass])
     if not columns:
         return
     own = {name: getattr(swept, name)[:, :, columns] for name in ("states", "found", "right", "drafts")}
     texts = replace(swept, layers=tuple(columns), **own)
-    engine = Engine(texts, FLAT, value.features, bypass=bypass, max_drafts=most)
-    played = engine.play(lambda x: np.diff(value.values(x))[:, 0] > 0)
-    mine = replay_rule(policy, swept, FLAT)
+    engine = Engine(texts, FLAT, rule.policy.features, bypass=bypass, max_drafts=most)
+    played = engine.play(rule.policy.exits)
+    mine = replay_rule(rule, swept, FLAT)
     for name in ("tokens", "rounds", "drafting", "depth", "drafted", "accepted", "milliseconds"):
         assert getattr(played, name).tolist() == pytest.approx(getattr(mine, name).tolist()), name
 
