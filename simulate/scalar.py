@@ -12,7 +12,7 @@ remembers how many drafts were lost (Draft & Verify, accept_trace) may decide la
 import math
 from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from timeit import repeat
 
@@ -67,12 +67,12 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
 class Record:
     """One text as the source of a speculation loop. See `decode.loop.Source`.
 
-    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is); decisions: milliseconds of one in the
-    walk, and of one in the draft phase.
+    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is), but for its decisions: milliseconds of
+    one in the walk, and of one in the draft phase. The clock moves when a round is verified, by all that it took.
     """
 
     def __init__(self, texts: Texts, number: int, costs: Costs, decisions: tuple[float, float]):
-        self.texts, self.number, self.costs = texts, number, costs
+        self.texts, self.number, self.costs = texts, number, replace(costs, decision=0.0)
         self.walk_decision, self.draft_decision = decisions
         self.layer_count, self.stops = costs.layers, texts.stops
         self.temperature = float(texts.temperatures[number])
@@ -80,7 +80,6 @@ class Record:
         self.limit, self.finish_at_limit = self.prompt + int(texts.limits[number]), "length"
         self.targets = texts.targets[number, : self.length].tolist()
         self.spent = self.lost_low = self.lost_high = 0.0  # milliseconds
-        self.first, self.again, self.rise = costs.first(0), costs.again(0), costs.further(1, 1) - costs.further(1, 0)
 
     def rounds(self, rule: ExitRule) -> "list[Round]":
         """All rounds of the text under a rule."""
@@ -111,8 +110,9 @@ class RecordedAttempt(Attempt):
         super().__init__(len(source.text) - 1, most)
         self._source, self._rule = source, source.rule
         self._at = len(source.text) - source.prompt  # tokens committed
-        self._layer = 0  # the last one reached
-        self._looks = 0  # states seen in the draft phase
+        self._asked = False  # whether layer 0 was
+        self._walk: list[int] = []  # candidates seen, the last of which drafts
+        self._looks = 0  # what was seen behind drafts
         self.wrong = 0  # number of the first draft that is; 0: none yet
         self._column: _Column | None = None
 
@@ -121,19 +121,11 @@ class RecordedAttempt(Attempt):
         column = self._column = _column(source.texts, layer)
         if self._rule.needs_trace:  # over committed tokens: the round's drafts leave it as it was
             self.conf_trace = column.trace[source.number][self._at]
-        if layer == 0:
-            source.spent += source.costs.lookup
-            return column.found[source.number][self._at]
-        source.spent += (layer - self._layer) * (source.first + source.rise * self.position)
-        self._layer = layer
-        return True
+        self._asked |= layer == 0
+        return layer > 0 or column.found[source.number][self._at]
 
     def look(self, layer: int) -> Look:
-        source = self._source
-        if self.drafts:
-            self._looks += 1
-        source.spent += self._looking(layer)
-        seen = self._read(layer)
+        seen = self._see(layer)
         if layer == 0 or self._rule.needs_lookup:
             return seen
         return seen._replace(lookup_length=0.0, lookup_agreement=0.0, lookup_match=0.0)
@@ -143,26 +135,20 @@ class RecordedAttempt(Attempt):
         assert column is not None
         token = state.token
         if not self._rule.needs_state:
-            source.spent += source.costs.speak if layer else source.costs.lookup * bool(self.drafts)
-            token = self._read(layer).token
+            token = self._see(layer).token
         if not self.wrong and not (at < source.length and column.right[source.number][at]):
             self.wrong = len(self.drafts) + 1
         return token, state.token_logp if state.temperature else state.top1_logp
 
     def extend(self, layer: int) -> None:
-        source = self._source
-        source.spent += layer * (source.again + source.rise * (self.position + len(self.drafts)))
+        """Nothing is run; a round's price has all its passes."""
 
     def verify(self) -> list[int]:
         """See Attempt. Behind the first wrong draft the targets are the true text's."""
         source, count = self._source, len(self.drafts)
-        if count:
-            source.spent += self._upper(count)
-            self._bound(count)
-        else:
-            source.spent += source.costs.plain(self.position)
-            source.spent -= self._layer * (source.first + source.rise * self.position)
-        source.spent += source.costs.trace + source.costs.index
+        spent = self._price(count, self._looks)
+        source.spent += spent
+        self._bound(count, spent)
         targets = source.targets[self._at : self._at + count + 1]
         return targets + [BEYOND] * (count + 1 - len(targets))
 
@@ -179,8 +165,12 @@ class RecordedAttempt(Attempt):
     def commit(self, tokens: list[int]) -> None:
         """Nothing is kept."""
 
-    def _read(self, layer: int) -> Look:
+    def _see(self, layer: int) -> Look:
         """What `layer` says of the next token; of a token that nobody knows the rest is the true text's."""
+        if self.drafts:
+            self._looks += 1
+        else:
+            self._walk.append(layer)
         source, column, at = self._source, self._column, self._at + len(self.drafts)
         assert column is not None
         if layer == 0 and self.wrong:
@@ -193,34 +183,26 @@ class RecordedAttempt(Attempt):
             return seen._replace(token=UNKNOWN)
         return seen
 
-    def _looking(self, layer: int) -> float:
-        """Milliseconds to see one state and to decide there."""
-        source, costs = self._source, self._source.costs
-        decision = source.draft_decision if self.drafts else source.walk_decision
-        if layer == 0:
-            return decision + (costs.lookup if self.drafts else 0.0)
-        return decision + costs.speak + costs.features + costs.queries * costs.lookup * bool(self.drafts)
+    def _price(self, drafts: int, looks: int) -> float:
+        """Milliseconds of the round with so many drafts, and states seen behind them."""
+        source, walk = self._source, self._walk
+        missed = self._asked and 0 not in walk
+        spent = source.costs.price(walk, drafts, self.position, looks=looks, missed=missed)
+        if drafts:  # each of whose passes is a position further on
+            rise = source.costs.further(1, 1) - source.costs.further(1, 0)
+            spent += walk[-1] * rise * drafts * (drafts + 1) / 2
+        if self._rule.needs_state:
+            spent += len(walk) * source.walk_decision + looks * source.draft_decision
+        return spent
 
-    def _upper(self, drafts: int) -> float:
-        """Milliseconds of a verification of so many drafts."""
-        costs, rows = self._source.costs, drafts + 1
-        layers = costs.layers - self._layer
-        return layers * (costs.layer[drafts] + costs.further(rows, self.position)) + costs.head[drafts] + costs.round
-
-    def _bound(self, count: int) -> None:
+    def _bound(self, count: int, here: float) -> None:
         """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""
         source, rule, wrong = self._source, self._rule, self.wrong
         decided = wrong == self.most or (rule.keeps_last and wrong == count)
-        if not wrong or self._layer == 0 or not rule.needs_state or decided or self.drafts[-1] in source.stops:
+        if not wrong or self._walk[-1] == 0 or not rule.needs_state or decided or self.drafts[-1] in source.stops:
             return
-
-        def spent(drafts: int, looks: int) -> float:
-            passes = drafts * (source.again + source.rise * (self.position + (drafts + 1) / 2))
-            return self._layer * passes + looks * self._looking(self._layer) + self._upper(drafts)
-
-        here = spent(count, self._looks)
-        source.lost_low += spent(wrong + rule.keeps_last, wrong) - here
-        source.lost_high += spent(self.most, self.most - 1) - here
+        source.lost_low += self._price(wrong + rule.keeps_last, wrong) - here
+        source.lost_high += self._price(self.most, self.most - 1) - here
 
 
 @dataclass(frozen=True)

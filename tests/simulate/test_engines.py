@@ -198,7 +198,7 @@ def bill(round_, rule, room, costs):
     if 0 in rule.layers and room > 0 and 0 not in walked:
         total += costs.lookup  # without a match
     for lower, upper in pairwise([0, *walked]):
-        total += costs.step(lower, upper, at) if upper else costs.visit0
+        total += costs.step(lower, upper, at)
     reached = max(walked, default=0)
     if layer is None:
         return total + costs.plain(at) - reached * costs.first(at) + kept
