@@ -299,11 +299,12 @@ def episode_row(
 ) -> dict[str, Any]:
     """The row of the episodes table. seed: of a greedy text's exploration; a sampled one has its noise's."""
     seed = seed if generation.seed is None else generation.seed
-    row = {"episode": number, "prompt_id": prompt.id, "seed": seed, "rounds": len(generation.rounds)}
+    row = {"episode": number, "prompt_id": prompt.id, "seed": seed}
     row |= sampling_columns(settings)
     row |= {"prompt_tokens": list(generation.prompt_ids), "output_tokens": list(generation.token_ids)}
     row |= {name: getattr(prompt, name) for name in ("task", "split", "group")}
-    return row | {name: getattr(generation, name) for name in ("drafted", "accepted", "seconds", "finish")}
+    row |= {name: getattr(generation.sums, name) for name in ("rounds", "drafted", "accepted", "seconds")}
+    return row | {"finish": generation.finish}
 
 
 def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:

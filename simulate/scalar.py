@@ -23,9 +23,9 @@ from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import State
-from lede.process import DRAFT, WALK
+from lede.process import DRAFT, WALK, Sums
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import COPIED, SWEPT, Texts, Totals
+from lede.simulate.texts import COPIED, COUNTS, SWEPT, Texts, Totals
 
 SEEN = [SWEPT.index(name) for name in Look._fields[1:]]
 UNKNOWN = -1  # a token that nobody knows
@@ -51,17 +51,16 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
     own = costs.for_rule(rule)
     of_kind = own, own.sampled()
     calls = deciding(rule, own)
-    exits, sums = Counter[int](), []
+    exits, sums, times = Counter[int](), list[Sums](), []
     for number in range(len(texts.lengths)):
         record = Record(texts, number, of_kind[int(texts.temperatures[number] > 0)], calls)
         rounds = record.rounds(rule)
-        layers = [round_.exit_layer for round_ in rounds if round_.exit_layer is not None]
-        exits.update(layers)
-        drafted, accepted = sum(len(round_.drafts) for round_ in rounds), sum(round_.accepted for round_ in rounds)
-        counts = record.length, len(rounds), len(layers), sum(layers), drafted, accepted
-        sums.append((record.spent, *counts, record.spent + record.lost_low, record.spent + record.lost_high))
-    columns = np.array(sums, float).reshape(-1, 9).T
-    return Replayed(*columns, exits=dict(sorted(exits.items())))  # type: ignore[misc]  # nine of them
+        exits.update(round_.exit_layer for round_ in rounds if round_.exit_layer is not None)
+        sums.append(Sums.of(record.length, record.clock(), [round_.counts for round_ in rounds]))
+        times.append((record.spent, record.spent + record.lost_low, record.spent + record.lost_high))
+    counts = {name: np.array([getattr(one, name) for one in sums], float) for name in COUNTS}
+    milliseconds, low, high = np.array(times, float).reshape(-1, 3).T
+    return Replayed(milliseconds, **counts, low=low, high=high, exits=dict(sorted(exits.items())))
 
 
 class Record:

@@ -114,7 +114,7 @@ def test_the_models_write_varied_text_and_their_early_layers_guess_some_of_it():
         texts = [reference(name, prompt, TOKENS) for prompt in PROMPTS]
         assert len({token for text in texts for token in text}) > 12
         done = [generate(ours(name), list(prompt), LayerSkip(1, 4), Settings(TOKENS)) for prompt in PROMPTS]
-        drafted, accepted = sum(d.drafted for d in done), sum(d.accepted for d in done)
+        drafted, accepted = sum(d.sums.drafted for d in done), sum(d.sums.accepted for d in done)
         assert 0.1 < accepted / drafted < 0.9
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
-from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, QPolicy
+from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, PromptLookup, QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.state import State
+from lede.process import Sums
 from lede.simulate.baselines import BASELINES, drawn, make_rule
 from lede.simulate.batched import Engine
 from lede.simulate.costs import MAX_ROWS, Costs
@@ -259,6 +260,15 @@ def test_baselines_take_the_same_rounds(family, parameters):
         if family not in ("del", "lite"):
             assert [len(r.drafts) for r in there] == [len(r.drafts) for r in here]
             assert record.lost_low == record.lost_high == 0
+
+
+def test_a_replay_is_measured_as_decoding_is():
+    rule = PromptLookup(3)
+    decoded = Sums.total([generate(PLAIN, prompt, rule, SETTINGS) for prompt in PROMPTS])
+    replayed = replay_rule(rule, TEXTS, COSTS)
+    assert replace(decoded, seconds=0) == replace(replayed.sums, seconds=0)
+    assert (decoded.exit_layer, replayed.draft_length) == (0, decoded.drafted / decoded.drafting)
+    assert replayed.measures == decoded.measures | {"tokens_per_s": pytest.approx(1e3 * replayed.rate)}
 
 
 @pytest.mark.parametrize(("family", "parameters"), tuned_rules("draft-verify", 4))
