@@ -12,13 +12,14 @@ from lede.decode.round import Generation
 from lede.decode.rules import ExitRule
 from lede.decode.sampling import Settings
 from lede.ground import stable_hash
+from lede.process import Measured, Sums
 from lede.simulate.profile import synchronise
 
 WARM_UP = 2  # prompts decoded by every method before anything is timed
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Measured):
     """One method on one prompt. Seconds are wall time; a method of the library has no rounds and no split of them."""
 
     method: str
@@ -38,29 +39,9 @@ class Sample:
     text: str = ""
 
     @property
-    def tokens(self) -> int:
-        return len(self.token_ids)
-
-    @property
-    def rounds(self) -> int:
-        return len(self.exits)
-
-    @property
-    def drafting_rounds(self) -> int:
-        return sum(layer is not None for layer in self.exits)
-
-    @property
-    def exit_layers(self) -> int:
-        """Summed over the rounds that drafted."""
-        return sum(layer or 0 for layer in self.exits)
-
-    @property
-    def drafted(self) -> int:
-        return sum(self.drafts)
-
-    @property
-    def accepted(self) -> int:
-        return sum(self.accepts)
+    def sums(self) -> Sums:
+        """See `Measured`."""
+        return Sums.of(len(self.token_ids), self.seconds, [*zip(self.exits, self.drafts, self.accepts, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def prompt_seed(seed: int | None, ids: Sequence[int]) -> int:
 
 def speed(samples: Sequence[Sample]) -> float:
     """Σtokens/Σseconds."""
-    return sum(s.tokens for s in samples) / sum(s.seconds for s in samples)
+    return Sums.total(samples).tokens_per_s
 
 
 def rule_method(model: Model, rule: ExitRule, settings: Settings, name: str | None = None) -> Method:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lede.bench.measure import Sample, speed
 from lede.bench.names import BASELINE, FOREIGN, LIBRARY
+from lede.process import Sums
 from lede.simulate.bootstrap import ratio_interval
 
 
@@ -61,11 +62,7 @@ def summarise(
         low, high = interval(mine, reference, groups)
         row = Row(
             method,
-            exit_layer=mean(mine, "exit_layers", "drafting_rounds"),
-            draft_length=mean(mine, "drafted", "drafting_rounds"),
-            acceptance=mean(mine, "accepted", "drafted"),
-            tokens_per_round=mean(mine, "tokens", "rounds"),
-            tokens_per_s=speed(mine),
+            **Sums.total(mine).measures,
             speedup=speed(mine) / speed(reference),
             speedup_low=low,
             speedup_high=high,
@@ -89,7 +86,7 @@ def by_name(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
 
 def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
     """Where the time of a method went; nothing is known of the library's."""
-    if not any(s.rounds for s in samples):
+    if not any(s.exits for s in samples):
         return dict.fromkeys(f"{part}_share" for part in ("prompt", "draft", "decision", "verify", "host", "choose"))
     parts = ("", "prompt_", "draft_", "decision_", "verify_", "choose_")
     whole, prompt, drafting, deciding, verifying, choosing = (
@@ -106,12 +103,6 @@ def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
     }
 
 
-def mean(samples: Sequence[Sample], numerator: str, denominator: str) -> float | None:
-    """Ratio of two sums; None for nothing over nothing."""
-    below = sum(getattr(s, denominator) for s in samples)
-    return sum(getattr(s, numerator) for s in samples) / below if below else None
-
-
 def interval(
     samples: Sequence[Sample], baseline: Sequence[Sample], groups: Mapping[str, str] | None = None
 ) -> tuple[float, float]:
@@ -120,8 +111,8 @@ def interval(
     What is resampled are groups, by prompt id (a module, an article, a conversation): texts of one are alike. A prompt
     without one is a group of its own.
     """
-    above = [(s.tokens, b.seconds) for s, b in zip(samples, baseline, strict=True)]
-    below = [(s.seconds, b.tokens) for s, b in zip(samples, baseline, strict=True)]
+    above = [(len(s.token_ids), b.seconds) for s, b in zip(samples, baseline, strict=True)]
+    below = [(s.seconds, len(b.token_ids)) for s, b in zip(samples, baseline, strict=True)]
     return ratio_interval(above, below, [(groups or {}).get(s.prompt_id, s.prompt_id) for s in samples])
 
 

@@ -27,9 +27,9 @@ from lede.decode.generation_config import request
 from lede.decode.load import check_layers
 from lede.decode.model import Model
 from lede.decode.round import Generation
-from lede.decode.rules import ValueFunction
 from lede.decode.sampling import Settings, sampling_columns
 from lede.ground import fingerprint, stable_hash
+from lede.policy import Policy
 from lede.process import TOP_K, TRACE
 from lede.replay.shards import Shard, claim
 from lede.replay.writer import EpisodeWriter, Run
@@ -97,7 +97,7 @@ class Behaviour(NamedTuple):
 
     config: CollectConfig
     layers: tuple[int, ...]
-    policy: ValueFunction | None
+    policy: Policy | None
 
     def rule(self, seed: int) -> Exploring:
         """The exploring rule of one episode."""
@@ -162,7 +162,7 @@ def collect(
     prompts: Sequence[Prompt],
     out: Path,
     config: CollectConfig,
-    policy: ValueFunction | None = None,
+    policy: Policy | None = None,
     source: dict[str, Any] | None = None,
     new_run: bool = False,
     progress: Callable[[Collected], None] = lambda collected: None,
@@ -196,7 +196,7 @@ def start(
     engine: Engine,
     out: Path,
     config: CollectConfig,
-    policy: ValueFunction | None,
+    policy: Policy | None,
     source: dict[str, Any],
     new_run: bool,
 ) -> tuple[Run, Behaviour]:
@@ -275,9 +275,7 @@ def settings_of(model: Model, config: CollectConfig, prompt: Prompt, length: int
     return request(model, length, {name: value for name, value in given.items() if value is not None}, seed)
 
 
-def describe_source(
-    prompts: Sequence[Prompt], policy: ValueFunction | None = None, split: str = "all"
-) -> dict[str, Any]:
+def describe_source(prompts: Sequence[Prompt], policy: Policy | None = None, split: str = "all") -> dict[str, Any]:
     """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
     text = "\0".join(f"{p.id}\0{p.text}\0{p.tokens}" + f"\0{p.messages}{p.turns}" * bool(p.messages) for p in prompts)
     described: dict[str, Any] = {"split": split, "prompts": fingerprint(text)}
@@ -301,11 +299,12 @@ def episode_row(
 ) -> dict[str, Any]:
     """The row of the episodes table. seed: of a greedy text's exploration; a sampled one has its noise's."""
     seed = seed if generation.seed is None else generation.seed
-    row = {"episode": number, "prompt_id": prompt.id, "seed": seed, "rounds": len(generation.rounds)}
+    row = {"episode": number, "prompt_id": prompt.id, "seed": seed}
     row |= sampling_columns(settings)
     row |= {"prompt_tokens": list(generation.prompt_ids), "output_tokens": list(generation.token_ids)}
     row |= {name: getattr(prompt, name) for name in ("task", "split", "group")}
-    return row | {name: getattr(generation, name) for name in ("drafted", "accepted", "seconds", "finish")}
+    row |= {name: getattr(generation.sums, name) for name in ("rounds", "drafted", "accepted", "seconds")}
+    return row | {"finish": generation.finish}
 
 
 def header(model: Model, layers: tuple[int, ...]) -> dict[str, Any]:

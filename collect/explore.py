@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from lede.decode.rules import ExitRule, QPolicy, ValueFunction, feature_row
+from lede.decode.rules import ExitRule, feature_row
 from lede.decode.state import State
+from lede.policy import Policy, forward
 from lede.process import LONG_DRAFTS, MAX_DRAFTS, WALK
 from lede.replay.schema import PAPER_STATE
 
@@ -21,7 +22,7 @@ NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random
 
 
 class Exploring(ExitRule):
-    """An exit rule that draws its actions; `propensity` is the probability of the last one drawn."""
+    """An exit rule that draws its actions."""
 
     needs_state = True
     needs_lookup = True
@@ -39,14 +40,11 @@ class Exploring(ExitRule):
         """The probability of action 1 in `state`."""
         raise NotImplementedError
 
-    def exit_here(self, state: State) -> bool:
-        """Draw an action."""
+    def answer(self, state: State) -> tuple[bool, float]:
+        """Draw an action; its probability."""
         chance = min(max(self.exit_chance(state), FLOOR), 1 - FLOOR)
         exits = self._random.random() < chance
-        self.propensity = chance if exits else 1 - chance
-        return exits
-
-    draft_on = exit_here
+        return exits, chance if exits else 1 - chance
 
 
 class Uniform(Exploring):
@@ -76,7 +74,8 @@ class Noisy(Exploring):
         super().__init__(layers, seed)
         rng = np.random.default_rng(seed)
         sizes = (len(PAPER_STATE), *hidden, 2)
-        self._weights = [noisy_linear(rng, i, o, sigma) for i, o in pairwise(sizes)]
+        drawn = (noisy_linear(rng, i, o, sigma) for i, o in pairwise(sizes))
+        self._network = [(weight.T, bias) for weight, bias in drawn]
         self._row = feature_row(PAPER_STATE, layers)
 
     def start(self) -> None:
@@ -87,11 +86,7 @@ class Noisy(Exploring):
 
     def exit_chance(self, state: State) -> float:
         """1 - floor/2 where the network prefers to exit, else floor/2."""
-        x = self._standardised(self._row(state))
-        for weight, bias in self._weights[:-1]:
-            x = np.maximum(weight @ x + bias, 0)
-        weight, bias = self._weights[-1]
-        go_on, exit_ = weight @ x + bias
+        go_on, exit_ = forward(self._network, self._standardised(self._row(state)))
         return 1 - NOISY_FLOOR / 2 if exit_ > go_on else NOISY_FLOOR / 2
 
     def _standardised(self, row: np.ndarray) -> np.ndarray:
@@ -112,17 +107,17 @@ class Epsilon(Exploring):
 
     name = "epsilon"
 
-    def __init__(self, policy: ValueFunction, seed: int, epsilon: float = 0.2):
-        super().__init__(tuple(policy.layers), seed)
-        self.max_drafts = QPolicy(policy).max_drafts
+    def __init__(self, policy: Policy, seed: int, epsilon: float = 0.2):
+        super().__init__(policy.layers, seed)
+        self.max_drafts = policy.max_drafts
         self.policy, self._epsilon = policy, epsilon
         self._row = feature_row(policy.features, self.layers)
         self._uniform = Uniform(self.layers, seed)
 
     def exit_chance(self, state: State) -> float:
         """(1 - ε)·[policy exits] + ε·(uniform's chance)."""
-        go_on, exit_ = self.policy.values(self._row(state))
-        return (1 - self._epsilon) * float(exit_ > go_on) + self._epsilon * self._uniform.exit_chance(state)
+        exits = float(self.policy.exits(self._row(state)))
+        return (1 - self._epsilon) * exits + self._epsilon * self._uniform.exit_chance(state)
 
 
 def noisy_linear(rng: np.random.Generator, inputs: int, outputs: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ import torch
 
 from lede.decode.choice import Choice, Chooser
 from lede.decode.lookup import Lookup
+from lede.decode.loop import Look
 from lede.decode.model import Model
 from lede.decode.sampling import Settings, chooser
-from lede.decode.source import NO_MATCH
 from lede.decode.state import ConfidenceTrace, Statistics
 from lede.process import LONG_DRAFTS
 from lede.replay.schema import SWEEPS
@@ -36,29 +36,26 @@ def sweep(
     """
     tokens = [*prompt, *output]
     choose = chooser(settings or Settings(), model, [*prompt])
-    heat = choose.temperature
     first = len(prompt) - 1  # the position whose logits give output[0]
     seen, chosen = _seen(model, tuple(layer for layer in layers if layer > 0), tokens, first, choose)
     confidence = [s.top1_logp for s in seen[model.layer_count]]
     lookup, trace = Lookup(prompt), ConfidenceTrace()
-    rows: list[tuple[Any, ...]] = []
+    rows: list[dict[str, Any]] = []
     for i, target in enumerate(output):
-        guess, behind = lookup.guess(), trace.value
+        guess = lookup.guess()
+        text = {"conf_trace": trace.value, "temperature": choose.temperature}
         for layer in layers:
             if layer == 0 and guess is None:
                 continue
             if layer > 0 or guess is None:
-                s, draft = seen[layer][i], chosen[layer][i]
+                look = Look.of(seen[layer][i], chosen[layer][i], guess)
             else:
-                s = Statistics(guess.token, 0.0, 0.0, 0.0, 0.0)
-                draft = Choice(guess.token, noise=choose.noise(len(prompt) + i, guess.token))
-            same = NO_MATCH if guess is None else (guess.length, guess.agreement, float(guess.token == draft.token))
-            noise = draft.logp, draft.noise, draft.margin, heat
-            state = (s.conf_topk, s.entropy, behind, s.margin, s.top1_logp, *same, *noise)
-            rows.append((episode, len(prompt) + i, layer, *state, draft.token, target))
+                look = Look.copied(guess, choose.noise(len(prompt) + i, guess.token))
+            place = {"episode": episode, "position": len(prompt) + i, "layer": layer, "target_token": target}
+            rows.append(place | text | look._asdict() | {"draft_token": look.token})
         lookup.push(target)
         trace.add(confidence[i : i + 1])
-    return {name: [row[j] for row in rows] for j, name in enumerate(SWEEPS.names)}
+    return {name: [row[name] for row in rows] for name in SWEEPS.names}
 
 
 def _seen(

@@ -17,14 +17,16 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from lede.decode.choice import Choice
+from lede.decode.lookup import Guess
 from lede.decode.round import Decision, Round
 from lede.decode.rules import ExitRule
-from lede.decode.state import AcceptTrace, State, rounded
+from lede.decode.state import AcceptTrace, State, Statistics, rounded
 from lede.process import DRAFT, WALK
 
 
 class Look(NamedTuple):
-    """What a layer says of the next token; names as in `State`."""
+    """What a layer says of the next token, and the lookup there; names as in `State`."""
 
     token: int
     conf_topk: float = 0.0
@@ -33,10 +35,36 @@ class Look(NamedTuple):
     top1_logp: float = 0.0
     lookup_length: float = 0.0
     lookup_agreement: float = 0.0
-    lookup_match: float = 1.0
+    lookup_match: float = 0.0
     token_logp: float = 0.0
     noise: float = 0.0
     noise_margin: float = 0.0
+
+    @classmethod
+    def of(cls, seen: Statistics, chosen: Choice, guess: Guess | None) -> "Look":
+        """At a real layer: its logits, the token chosen from them, and the lookup's guess there, if it was asked."""
+        length, agreement, match = 0.0, 0.0, 0.0
+        if guess is not None:
+            length, agreement, match = guess.length, guess.agreement, float(guess.token == chosen.token)
+        return cls(
+            token=chosen.token,
+            conf_topk=seen.conf_topk,
+            entropy=seen.entropy,
+            margin=seen.margin,
+            top1_logp=seen.top1_logp,
+            lookup_length=length,
+            lookup_agreement=agreement,
+            lookup_match=match,
+            token_logp=chosen.logp,
+            noise=chosen.noise,
+            noise_margin=chosen.margin,
+        )
+
+    @classmethod
+    def copied(cls, guess: Guess, noise: float) -> "Look":
+        """At layer 0, whose token is the guess's; its noise, 0 in greedy text."""
+        length, agreement = guess.length, guess.agreement
+        return cls(guess.token, lookup_length=length, lookup_agreement=agreement, lookup_match=1.0, noise=noise)
 
 
 class Attempt(ABC):
@@ -166,7 +194,7 @@ class Decoding:
             if not attempt.reach(layer):
                 continue
             state = self._observe(attempt, layer, WALK)
-            if self._decide(attempt, self.rule.exit_here, state, True if layer == self.rule.layers[-1] else None):
+            if self._decide(attempt, state, True if layer == self.rule.layers[-1] else None):
                 self._take(attempt, layer, state)
                 return layer
         return None
@@ -182,8 +210,8 @@ class Decoding:
             state = self._observe(attempt, layer, DRAFT)
             if self.rule.keeps_last:
                 self._take(attempt, layer, state)
-                goes_on = self._decide(attempt, self.rule.draft_on, state, False if self._full(attempt) else None)
-            elif self._decide(attempt, self.rule.draft_on, state):
+                goes_on = self._decide(attempt, state, False if self._full(attempt) else None)
+            elif self._decide(attempt, state):
                 self._take(attempt, layer, state)
             else:
                 return
@@ -224,14 +252,13 @@ class Decoding:
         attempt.drafts.append(token)
         attempt.draft_logp += logp
 
-    def _decide(self, attempt: Attempt, ask: Callable[[State], bool], state: State, forced: bool | None = None) -> bool:
+    def _decide(self, attempt: Attempt, state: State, forced: bool | None = None) -> bool:
         """The rule's answer; `forced` where it is not asked."""
         answer, propensity = forced, 1.0
         if answer is None:
             began = self.source.clock()
-            answer = ask(state)
+            answer, propensity = self.rule.answer(state)
             attempt.deciding += self.source.clock() - began
-            propensity = self.rule.propensity
         if self.rule.needs_state:
             attempt.decisions.append(Decision(state, int(answer), forced is not None, propensity))
         return answer

@@ -1,9 +1,11 @@
 """What travels out of the speculation loop."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from lede.decode.state import State
+from lede.process import Measured, Sums
 
 
 class Decision(NamedTuple):
@@ -36,9 +38,14 @@ class Round:
     # first mismatch, which are accepted + 1.
     shadow: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
+    @property
+    def counts(self) -> tuple[int | None, int, int]:
+        """See `Sums.of`."""
+        return self.exit_layer, len(self.drafts), self.accepted
+
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Measured):
     """One finished text and what it took."""
 
     prompt_ids: tuple[int, ...]
@@ -52,39 +59,7 @@ class Generation:
     reused: int = 0  # positions of the prompt that were not read again (`Model.prefixes`)
     seed: int | None = None  # of the noise of sampled text, given or drawn; None: greedy
 
-    @property
-    def tokens_per_s(self) -> float:
-        """New tokens a second, reading the prompt included."""
-        return len(self.token_ids) / self.seconds if self.seconds else 0.0
-
-    @property
-    def drafted(self) -> int:
-        """Tokens drafted."""
-        return sum(len(r.drafts) for r in self.rounds)
-
-    @property
-    def accepted(self) -> int:
-        """Drafts that the full model confirmed."""
-        return sum(r.accepted for r in self.rounds)
-
-    @property
-    def acceptance(self) -> float | None:
-        """accepted / drafted; None where nothing was drafted."""
-        return self.accepted / self.drafted if self.drafted else None
-
-    @property
-    def exit_layer(self) -> float | None:
-        """E: the mean exit layer of the rounds that drafted."""
-        layers = [r.exit_layer for r in self.rounds if r.exit_layer is not None]
-        return sum(layers) / len(layers) if layers else None
-
-    @property
-    def draft_length(self) -> float | None:
-        """d: the mean number of drafts of the rounds that drafted."""
-        lengths = [len(r.drafts) for r in self.rounds if r.exit_layer is not None]
-        return sum(lengths) / len(lengths) if lengths else None
-
-    @property
-    def tokens_per_round(self) -> float | None:
-        """Committed tokens per round; None for an empty generation."""
-        return len(self.token_ids) / len(self.rounds) if self.rounds else None
+    @cached_property
+    def sums(self) -> Sums:
+        """See `Measured`."""
+        return Sums.of(len(self.token_ids), self.seconds, [round_.counts for round_ in self.rounds])

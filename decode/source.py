@@ -17,8 +17,6 @@ from lede.decode.sampling import Settings, chooser
 from lede.decode.state import ConfidenceTrace, State
 from lede.decode.stops import StopStrings
 
-NO_MATCH = (0.0, 0.0, 0.0)  # the lookup columns where there is nothing to copy
-
 
 class ModelSource:
     """Drafts and verifies with a model. See `decode.loop.Source`."""
@@ -87,10 +85,8 @@ class ModelAttempt(Attempt):
     def look(self, layer: int) -> Look:
         choose = self._source.choose
         if layer == 0:
-            copied, noise = self._copy(), 0.0
-            if choose.temperature:
-                noise = choose.noise(self.position + len(self.drafts) + 1, copied.token)
-            return Look(copied.token, lookup_length=copied.length, lookup_agreement=copied.agreement, noise=noise)
+            copied = self._copy()
+            return Look.copied(copied, choose.noise(self.position + len(self.drafts) + 1, copied.token))
         logits = self._speak(layer)
         seen = self._model.said(logits)[0]
         chosen = Choice(seen.token) if choose.plain else self._chosen(logits)
@@ -101,14 +97,7 @@ class ModelAttempt(Attempt):
                 self._source.lookup.push(self.drafts[-1])
                 self._guess = self._source.lookup.guess()
             guess = self._guess
-        length, agreement, match = NO_MATCH
-        if guess is not None:
-            length, agreement, match = guess.length, guess.agreement, float(guess.token == chosen.token)
-        same = length, agreement, match
-        _, conf_topk, entropy, margin, top1_logp = seen
-        return Look(
-            chosen.token, conf_topk, entropy, margin, top1_logp, *same, chosen.logp, chosen.noise, chosen.margin
-        )
+        return Look.of(seen, chosen, guess)
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         if layer == 0:

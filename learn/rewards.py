@@ -67,9 +67,8 @@ def tokens_and_time(rounds: Columns, prices: "Prices") -> tuple[Float, Float]:
     raw, last, passed, kind = rounds.raw, last_rows(rounds), bypassed(rounds), kinds(rounds)
     tokens = np.where(drafts_made(rounds), raw["accepted"], 0.0) + last
     at = np.searchsorted(rounds.layers, raw["layer"])
-    walked = np.column_stack((prices.reach[:, 1:], prices.finish[:, -1, 0]))[kind, at]
     finish = prices.finish[kind, at, np.where(passed, 0, raw["draft_index"])]
-    on = np.where(rounds.actions == EXIT, prices.draft[kind, at], walked)
+    on = np.where(rounds.actions == EXIT, prices.draft[kind, at], prices.walk[kind, at])
     return tokens, np.where(last, finish, on)
 
 
@@ -77,9 +76,8 @@ def first_step(rounds: Columns, prices: "Prices") -> Float:
     """Milliseconds (N,) to reach the first candidate visited, on each round's first row; 0 on all others."""
     starts = rounds.chain_starts[:-1]
     at = np.searchsorted(rounds.layers, rounds.raw["layer"][starts])
-    skipped = prices.lookup if rounds.layers[0] == 0 else 0.0  # a lookup that finds nothing
     spent = np.zeros(len(rounds.actions))
-    spent[starts] = prices.reach[kinds(rounds)[starts], at] + np.where(at > 0, skipped, 0.0)
+    spent[starts] = prices.first[kinds(rounds)[starts], at]
     return spent
 
 

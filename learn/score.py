@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lede.learn.importance import Reweighted
 from lede.learn.rewards import drafts_made, first_step, tokens_and_time
-from lede.process import EXIT, WALK
+from lede.process import EXIT, WALK, Measured, Sums
 from lede.replay.columns import Columns
 from lede.simulate.batched import Prices, Rollout
 
@@ -48,7 +48,6 @@ def exact_score(rollout: Rollout, group: NDArray[np.int64], reward: str, rate: f
     """
     known = {"paper": rollout.paper, "time": rollout.tokens - rate * rollout.milliseconds}
     gained = known.get(reward, np.full(len(group), math.nan))
-    drafting, drafted = rollout.drafting.sum(), rollout.drafted.sum()
     per_round, reward_error = ratio(gained, rollout.rounds, group)
     achieved, rate_error = ratio(rollout.tokens, rollout.milliseconds, group)
     return Score(
@@ -56,11 +55,15 @@ def exact_score(rollout: Rollout, group: NDArray[np.int64], reward: str, rate: f
         reward_error=reward_error,
         rate=achieved,
         rate_error=rate_error,
-        exit_layer=float(rollout.depth.sum() / drafting) if drafting else math.nan,
-        drafts=float(drafted / drafting) if drafting else math.nan,
-        acceptance=float(rollout.accepted.sum() / drafted) if drafted else math.nan,
+        **drafting(rollout),
         effective=float(rollout.rounds.sum()),
     )
+
+
+def drafting(done: Measured) -> dict[str, float]:
+    """How it drafted, by the names of `Score`; NaN where nothing was."""
+    found = {"exit_layer": done.exit_layer, "drafts": done.draft_length, "acceptance": done.acceptance}
+    return {name: math.nan if value is None else value for name, value in found.items()}
 
 
 def ratio(above: Float, below: Float, group: NDArray[np.int64]) -> tuple[float, float]:
@@ -93,7 +96,8 @@ def logged_score(
     reward = walk.mean(returns)
     leaves = (rounds.raw["phase"] == WALK) & (rounds.actions == EXIT)
     drafted = drafts_made(rounds)
-    drafts, left = whole.mean(drafted), whole.mean(leaves)
+    accepted, depth = drafted & rounds.raw["accepted"].astype(bool), leaves * rounds.raw["layer"]
+    means = Sums(math.nan, 1, *map(whole.mean, (leaves, depth, drafted, accepted)), seconds=math.nan)
     rate = rate_error = math.nan
     if prices is not None:
         tokens, spent = tokens_and_time(rounds, prices)
@@ -106,8 +110,6 @@ def logged_score(
         reward_error=walk.error(returns, reward),
         rate=rate,
         rate_error=rate_error,
-        exit_layer=whole.mean(leaves * rounds.raw["layer"]) / left if left else math.nan,
-        drafts=drafts / left if left else math.nan,
-        acceptance=whole.mean(drafted & rounds.raw["accepted"].astype(bool)) / drafts if drafts else math.nan,
+        **drafting(means),
         effective=whole.effective,
     )

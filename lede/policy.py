@@ -7,6 +7,7 @@ It depends on nothing but numpy and safetensors and is never a pickle, so it can
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,7 @@ class Policy:
 
     def values(self, row: Array) -> Array:
         """Values of [continue, exit], (2,), of one row of raw features (F,) float32; (N, 2) of N rows (N, F)."""
-        *hidden, (last, offset) = self.matrices
-        for weight, bias in hidden:
-            row = np.maximum(row.dot(weight) + bias, 0)
-        return row.dot(last) + offset
+        return forward(self.matrices, row)
 
     def exits(self, row: Array) -> Any:
         """Whether to exit: bool for one row, (N,) for N. A tie continues."""
@@ -118,6 +116,14 @@ class Policy:
         facts["weights_sha256"] = hashlib.sha256(blob).hexdigest()
         for name, content in ((WEIGHTS, blob), (FACTS, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")):
             write_whole(target / name, content)
+
+
+def forward(matrices: Sequence[tuple[NDArray[Any], NDArray[Any]]], rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows (…, inputs) through a network ((W, b), ...), W (inputs, outputs), ReLU between: (…, outputs)."""
+    *hidden, (last, offset) = matrices
+    for weight, bias in hidden:
+        rows = np.maximum(rows.dot(weight) + bias, 0)
+    return rows.dot(last) + offset
 
 
 def load_policy(folder: str | os.PathLike[str]) -> Policy:

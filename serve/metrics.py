@@ -30,7 +30,7 @@ class Metrics:
         self.speed.set(done.tokens_per_s)
         self.seconds.inc(done.seconds)
         counts = {"prompt": len(done.prompt_ids), "completion": len(done.token_ids)}
-        for kind, count in (counts | {"drafted": done.drafted, "accepted": done.accepted}).items():
+        for kind, count in (counts | {"drafted": done.sums.drafted, "accepted": done.sums.accepted}).items():
             self.tokens.labels(kind).inc(count)
         for round_ in done.rounds:
             self.rounds.labels("none" if round_.exit_layer is None else round_.exit_layer).inc()

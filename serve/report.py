@@ -15,7 +15,7 @@ import numpy as np
 from lede.decode.device import device_facts
 from lede.decode.model import Model
 from lede.decode.round import Decision, Generation, Round
-from lede.decode.rules.network import ValueFunction, feature_row
+from lede.decode.rules.network import feature_row
 from lede.decode.state import State
 from lede.policy import Policy
 from lede.process import DRAFT, TOP_K, WALK
@@ -31,7 +31,7 @@ COLUMNS = 20  # of the maps of a policy
 class Teller:
     """Turns rounds into objects for the page, one after the other. `decoder` keeps special tokens, as they are text."""
 
-    def __init__(self, decoder: Decoder, policy: ValueFunction | None = None):
+    def __init__(self, decoder: Decoder, policy: Policy | None = None):
         self._decoder, self._policy = decoder, policy
         self._row = None if policy is None else feature_row(policy.features, policy.layers)
 
@@ -121,8 +121,10 @@ def policy_maps(policy: Policy, layer_count: int) -> list[dict[str, Any]]:
             for steep in np.interp(sure, first, steepness):
                 logp = -steep * ranks - np.log(np.exp(-steep * ranks).sum())
                 q = np.exp(logp)
-                seen = -logp[:TOP_K].mean(), -(q * logp).sum(), 0.0, q[0] - q[1], logp[0], (draft - 1) * logp[0]
-                states.append(State(layer, draft, DRAFT if draft > 1 else WALK, -1, *map(float, seen)))
+                seen = {"conf_topk": -logp[:TOP_K].mean(), "entropy": -(q * logp).sum(), "margin": q[0] - q[1]}
+                seen |= {"top1_logp": logp[0], "draft_logp": (draft - 1) * logp[0]}
+                phase = DRAFT if draft > 1 else WALK
+                states.append(State(layer, draft, phase, -1, **{name: float(x) for name, x in seen.items()}))
             forced = draft == 1 and layer == policy.layers[-1]
             rows.append(drawn(f"layer {layer}", states) if not forced else {"name": f"layer {layer}", "values": None})
         maps.append({"title": title, "axis": "probability of its token", "columns": sure.tolist(), "rows": rows})

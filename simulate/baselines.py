@@ -7,6 +7,7 @@ stored as JSON.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeVar
 
@@ -96,8 +97,7 @@ def _coded(space: Sequence[Parameters]) -> NDArray[np.int64]:
 def predicted_rate(rule: ExitRule, texts: Texts, costs: Costs) -> float:
     """Tokens per second by replay, reading the prompts included."""
     replayed = replay_rule(rule, texts, costs)
-    spent = replayed.milliseconds + costs.read(texts.prompt_lengths)
-    return float(1e3 * replayed.tokens.sum() / spent.sum())
+    return replace(replayed, milliseconds=replayed.milliseconds + costs.read(texts.prompt_lengths)).tokens_per_s
 
 
 def real_layers(layer_count: int) -> tuple[int, ...]:

@@ -35,12 +35,14 @@ Exits = Callable[[NDArray[np.float32]], NDArray[np.bool_]]  # rows (N, F) of raw
 class Prices:
     """Milliseconds of what a network's actions run, for C candidates; the first axis (2) is greedy, sampled text.
 
-    reach: (2, C) to each candidate from the one before it, to the first from the round's start. draft: (2, C) to the
-    state of a candidate's next draft. finish: (2, C, 32) verify 0…31 drafts; none: go on from the candidate to the full
-    model. plain: (2,) a round without a walk. lookup: one query of the prompt lookup. layers: L, of the model.
+    first: (2, C) from the round's start to a candidate, the first that it looks at; past layer 0 if that has no guess.
+    walk: (2, C) from a candidate on to the next; from the last to the full model, without a draft. draft: (2, C) to the
+    state of a candidate's next draft. finish: (2, C, 32) verify 0…31 drafts; none: as from the last in `walk`. plain:
+    (2,) a round without a walk. lookup: one query of the prompt lookup. layers: L, of the model.
     """
 
-    reach: Float
+    first: Float
+    walk: Float
     draft: Float
     finish: Float
     plain: Float
@@ -49,15 +51,17 @@ class Prices:
 
 
 def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) -> Prices:
-    """What a network with these features and candidates pays for: what it uses."""
+    """What a network with these features and candidates pays for: what it uses. `Costs.price`, part by part."""
     used = costs.for_policy(features, layers)
+    missed = used.lookup if layers[0] == 0 else 0.0
     parts = []
     for c in (used, used.sampled()):
-        reach = [c.visit0 if layer == 0 else c.step(before, layer) for before, layer in pairwise((0, *layers))]
+        steps = [c.step(before, layer) for before, layer in pairwise((0, *layers))]
+        first = [steps[0], *(step + missed for step in steps[1:])]
         finish = [[c.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
-        parts.append((reach, [c.draft(layer) for layer in layers], finish, c.finish(0, 0)))
-    reach_, draft, finish_, plain = (np.array(part) for part in zip(*parts, strict=True))
-    return Prices(reach_, draft, finish_, plain, used.lookup, used.layers)
+        walk = [*steps[1:], finish[-1][0]]
+        parts.append((first, walk, [c.draft(layer) for layer in layers], finish, c.price((), 0)))
+    return Prices(*(np.array(part) for part in zip(*parts, strict=True)), used.lookup, used.layers)
 
 
 class Starts(NamedTuple):
@@ -151,8 +155,8 @@ class Engine:
     ) -> None:
         self.texts, self.features, self.bypass, self.longest = texts, features, bypass, max_drafts
         self.prices = prices = prices_of(costs, features, texts.layers)
-        self._reach, self._draft = torch.from_numpy(prices.reach), torch.from_numpy(prices.draft)
-        self._finish, self._plain = torch.from_numpy(prices.finish), torch.from_numpy(prices.plain)
+        tables = prices.first, prices.walk, prices.draft, prices.finish, prices.plain
+        self._first, self._walk, self._draft, self._finish, self._plain = map(torch.from_numpy, tables)
         self._sampled = torch.from_numpy(texts.temperatures > 0)
         self._states, self._found = torch.from_numpy(texts.states), torch.from_numpy(texts.found)
         self._errs = torch.from_numpy(texts.copies.number >= 0)  # whether layer 0 drafts a wrong token there
@@ -191,9 +195,9 @@ class Engine:
         tokens[:, :, 0, CONTINUE] = 0.0
         tokens[:, :, 0, EXIT] += single[:, :, 0]
         kind = self._sampled[text].long()
-        reach, draft, finish = self._reach[kind], self._draft[kind], self._finish[kind]
+        begin, draft, finish = self._first[kind], self._draft[kind], self._finish[kind]
         stop, on = finish[..., 1 : longest + 1].clone(), draft[..., None].expand(shape).clone()
-        stop[:, :-1, 0], stop[:, -1, 0] = reach[:, 1:], finish[:, -1, 0]
+        stop[:, :, 0] = self._walk[kind]
         tokens[:, -1, 0, CONTINUE] = 1.0
         on[:, :, 0] = torch.where(single[:, :, 0], finish[..., 1], draft)
 
@@ -208,9 +212,7 @@ class Engine:
         # a lookup without a guess is no candidate
         absent = ~self._found[text, position, 0]
         first = torch.where(absent, longest, 0)
-        spent = torch.where(absent, self.prices.lookup, reach[:, 0])
-        if candidates > 1:
-            spent = torch.where(absent, spent + reach[:, 1], spent)
+        spent = torch.where(absent, begin[:, 1] if candidates > 1 else self.prices.lookup, begin[:, 0])
         nothing = (most == 0) | (first == end)
         spent = torch.where(nothing, torch.where(most == 0, 0.0, spent) + self._plain[kind], spent)
         return Rounds(

@@ -102,7 +102,7 @@ class Costs:
             features=self.features if states else 0.0,
             decision=self.decision if states else 0.0,
             trace=self.trace if trace else 0.0,
-            queries=1.0 if lookup else 0.0,
+            queries=1.0 if states and lookup else 0.0,
             index=index,
         )
 
@@ -117,29 +117,25 @@ class Costs:
         """
         return (self.autoregressive - self.head[0]) / self.layers + self.further(1, position)
 
-    def step(self, lo: int, hi: int, position: int | None = None) -> float:
-        """Walk from candidate `lo` on to candidate `hi` >= 1, and decide there."""
-        return (hi - lo) * self.first(position) + self.speak + self.features + self.decision
-
-    @property
-    def visit0(self) -> float:
-        """Look at candidate 0, and decide there."""
-        return self.lookup + self.decision
-
-    def draft(self, exit_layer: int, position: int | None = None) -> float:
-        """Reach the state of the next draft at `exit_layer`, and decide there."""
-        if exit_layer == 0:
-            return self.visit0
-        looks = self.features + self.queries * self.lookup + self.decision
-        return exit_layer * self.again(position) + self.speak + looks
-
-    def shadow(self, rows: int) -> float:
-        """Make drafts and states of one layer's output over `rows` rows: rows are as dear to it as to the head."""
-        return self.speak * self.head[rows - 1] / max(self.head[0], 1e-12) + rows * self.features
-
     def again(self, position: int | None = None) -> float:
         """One layer over one row right after it ran: that of a draft behind a round's first."""
         return self.layer[0] + self.further(1, position)
+
+    def step(self, lo: int, hi: int, position: int | None = None) -> float:
+        """Walk from candidate `lo` (0 also at a round's start) on to candidate `hi`, and decide there."""
+        if hi == 0:
+            return self.lookup + self.decision
+        return (hi - lo) * self.first(position) + self.speak + self.features + self.decision
+
+    def look(self, exit_layer: int) -> float:
+        """See what `exit_layer` says behind a draft that it has run, and decide there."""
+        if exit_layer == 0:
+            return self.lookup + self.decision
+        return self.speak + self.features + self.queries * self.lookup + self.decision
+
+    def draft(self, exit_layer: int, position: int | None = None) -> float:
+        """Reach the state of the next draft at `exit_layer`, and decide there."""
+        return exit_layer * self.again(position) + self.look(exit_layer)
 
     def finish(self, exit_layer: int, drafts: int, position: int | None = None) -> float:
         """Verify up to 31 `drafts`: the bonus token's early pass, and the upper layers over drafts + 1 rows.
@@ -152,19 +148,44 @@ class Costs:
         upper = (self.layers - exit_layer) * (self.layer[drafts] + self.further(drafts + 1, position))
         return exit_layer * self.again(position) + upper + self.head[drafts] + self.round + kept
 
+    def price(
+        self,
+        walk: Sequence[int],
+        drafts: int,
+        position: int | None = None,
+        *,
+        looks: int | None = None,
+        missed: bool = False,
+    ) -> float:
+        """A whole round. What one costs is said here; who wants it action by action has it from the parts summed.
+
+        walk: the candidates that were looked at; from the last of them the drafts were made, if any. looks: states seen
+        behind drafts (None: behind all but the last). missed: the lookup was asked, and had no guess.
+        """
+        spent, reached = self.lookup if missed else 0.0, 0
+        for layer in walk:
+            spent += self.step(reached, layer, position)
+            reached = layer
+        if drafts:
+            seen = drafts - 1 if looks is None else looks
+            spent += (drafts - 1) * reached * self.again(position) + seen * self.look(reached)
+        return spent + self.finish(reached, drafts, position)
+
+    def blind(self, copies: bool) -> Costs:
+        """The costs of a rule that sees no states and decides nothing; copies: it drafts from the text."""
+        return self._used(states=False, trace=False, lookup=False, copies=copies)
+
     def fixed(self, exit_layer: int, drafts: int, position: int | None = None) -> float:
-        """A whole round of a rule that always drafts so many tokens at one layer: it sees no states, decides nothing.
+        """A round of a rule that always drafts so many tokens at one layer.
 
         No drafts are a token of plain decoding; at layer 0 one for want of anything to copy.
         """
-        copies = exit_layer == 0
-        if drafts == 0:
-            return self.plain(position) + (self.lookup + self.index if copies else 0.0)
-        if copies:
-            made = drafts * self.lookup
-        else:
-            made = exit_layer * (self.first(position) + (drafts - 1) * self.again(position)) + drafts * self.speak
-        return made + self.finish(exit_layer, drafts, position) - self.trace - (0.0 if copies else self.index)
+        copies, walk = exit_layer == 0, (exit_layer,) if drafts else ()
+        return self.blind(copies).price(walk, drafts, position, missed=copies and not drafts)
+
+    def shadow(self, rows: int) -> float:
+        """Make drafts and states of one layer's output over `rows` rows: rows are as dear to it as to the head."""
+        return self.speak * self.head[rows - 1] / max(self.head[0], 1e-12) + rows * self.features
 
     def plain(self, position: int | None = None) -> float:
         """One token of autoregressive decoding."""

@@ -166,16 +166,12 @@ def evaluate(
 
     def row(name: str, done: Totals, parameters: dict[str, Any] | None = None) -> Evaluated:
         times = done.milliseconds, *((done.low, done.high) if isinstance(done, Replayed) else (done.milliseconds,) * 2)
-        spent, drafting, drafted = times[0] + prompts, done.drafting.sum(), done.drafted.sum()
+        whole = replace(done, milliseconds=done.milliseconds + prompts)
         speedup, fastest, slowest = (float(plain.sum() / (time + prompts).sum()) for time in times)
-        low, high = ratio_interval(plain, spent, groups)
+        low, high = ratio_interval(plain, whole.milliseconds, groups)
         return Evaluated(
             method=name,
-            exit_layer=float(done.depth.sum() / drafting) if drafting else None,
-            draft_length=float(drafted / drafting) if drafting else None,
-            acceptance=float(done.accepted.sum() / drafted) if drafted else None,
-            tokens_per_round=float(done.tokens.sum() / done.rounds.sum()),
-            tokens_per_s=float(done.tokens.sum() / spent.sum() * 1e3),
+            **whole.measures,
             predicted_speedup=speedup,
             predicted_low=low,
             predicted_high=high,

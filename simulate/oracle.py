@@ -151,24 +151,18 @@ class _Table:
     def _priced(self, costs: Costs, position: int) -> list[Float]:
         """Milliseconds of rounds of one kind of text: with drafts, by (guess found, candidate, drafts); without, at a
         text's end, for want of a guess, and (2,) by choice, without and with a guess found."""
-        kept = costs.trace + costs.index if self._decisions else 0.0  # what a round of a policy keeps for the next
-        plain = np.array(costs.plain(position) + kept)
-        alone = np.array(costs.plain(position) + costs.lookup + max(kept, costs.index))
-        skip = np.full(2, costs.plain(position))
-        spent = np.zeros((2, len(self._layers), self.widest + 1))
+        layers, looks = self._layers, self._decisions
+        blind, copying = (costs, costs) if looks else (costs.blind(copies=False), costs.blind(copies=True))
+        spent, skip = np.zeros((2, len(layers), self.widest + 1)), np.zeros(2)
         for found in (0, 1):
-            walk, before = 0.0, 0
-            for c, layer in enumerate(self._layers):
-                if layer == 0:
-                    walk += costs.visit0 if found else costs.lookup
-                else:
-                    walk += costs.step(before, layer, position)
-                before = layer
-                for d in range(1, self.widest + 1):
-                    further = (d - 1) * costs.draft(layer, position) + costs.finish(layer, d, position)
-                    spent[found, c, d] = walk + further if self._decisions else costs.fixed(layer, d, position)
-            if self._decisions:
-                skip[found] = walk + costs.finish(before, 0, position)
+            walk, missed = list[int](), looks and 0 in layers and not found
+            for c, layer in enumerate(layers):
+                walk = [*walk, layer] if layer or found else walk
+                own, seen = blind if layer else copying, walk if looks else [layer]
+                spent[found, c, 1:] = [own.price(seen, d + 1, position, missed=missed) for d in range(self.widest)]
+            skip[found] = blind.price(walk if looks else (), 0, position, missed=missed)
+        plain = np.array(blind.price((), 0, position))
+        alone = np.array(copying.price((), 0, position, missed=True))
         return [spent, plain, alone, skip]
 
     def options(self, t: int) -> tuple[Float, Int, Int]:

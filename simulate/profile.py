@@ -23,6 +23,7 @@ from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.sampling import Settings, chooser
 from lede.decode.source import ModelSource
 from lede.decode.state import State
+from lede.policy import Policy
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.fit import Sample, fit
 
@@ -68,28 +69,19 @@ class _Probe(_Planned, QPolicy):
     """Drafts as planned, but looks and thinks each time as a learned policy would."""
 
     def __init__(self, plan: Plan):
-        QPolicy.__init__(self, _Network(tuple(sorted({exit_layer for exit_layer, _ in plan}))))
+        QPolicy.__init__(self, _usual(tuple(sorted({exit_layer for exit_layer, _ in plan}))))
         self._start(plan)
 
 
-class _Network:
+def _usual(layers: tuple[int, ...]) -> Policy:
     """A policy of the usual size with arbitrary weights, but for a last bias that makes it always draft on."""
-
-    def __init__(self, layers: tuple[int, ...]):
-        self.layers = layers
-        self.features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
-        sizes, rng = (len(self.features), 64, 64, 2), np.random.default_rng(0)
-        weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
-        biases = [np.zeros(size, np.float32) for size in sizes[1:]]
-        biases[-1][1] = 1e9
-        self.matrices = tuple(zip(weights, biases, strict=True))
-
-    def values(self, row: np.ndarray) -> np.ndarray:
-        """What continue and exit are worth."""
-        for weight, bias in self.matrices[:-1]:
-            row = np.maximum(row @ weight + bias, 0)
-        weight, bias = self.matrices[-1]
-        return row @ weight + bias
+    features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
+    sizes, rng = (len(features), 64, 64, 2), np.random.default_rng(0)
+    weights = [rng.standard_normal(shape).astype(np.float32).T for shape in pairwise(sizes)]
+    biases = [np.zeros(size, np.float32) for size in sizes[1:]]
+    biases[-1][1] = 1e9
+    mean, scale = np.zeros(sizes[0], np.float32), np.ones(sizes[0], np.float32)
+    return Policy(features, layers, tuple(zip(weights, biases, strict=True)), mean, scale)
 
 
 class _Synchronised:

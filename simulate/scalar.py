@@ -12,7 +12,7 @@ remembers how many drafts were lost (Draft & Verify, accept_trace) may decide la
 import math
 from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from timeit import repeat
 
@@ -23,12 +23,11 @@ from lede.decode.loop import Attempt, Decoding, Look
 from lede.decode.round import Round
 from lede.decode.rules import ExitRule, QPolicy
 from lede.decode.state import State
-from lede.process import WALK
+from lede.process import DRAFT, WALK, Sums
 from lede.simulate.costs import MAX_ROWS, Costs
-from lede.simulate.texts import COPIED, LOOKUPS, SWEPT, Texts, Totals
+from lede.simulate.texts import COPIED, COUNTS, SWEPT, Texts, Totals
 
-TOP1, TRACE = SWEPT.index("top1_logp"), SWEPT.index("conf_trace")
-NOISE = slice(SWEPT.index("token_logp"), SWEPT.index("noise_margin") + 1)
+SEEN = [SWEPT.index(name) for name in Look._fields[1:]]
 UNKNOWN = -1  # a token that nobody knows
 BEYOND = -2  # the full model's behind the end of a text
 CALLS = 50  # of a rule, to time its decisions
@@ -52,28 +51,27 @@ def replay_rule(rule: ExitRule, texts: Texts, costs: Costs) -> Replayed:
     own = costs.for_rule(rule)
     of_kind = own, own.sampled()
     calls = deciding(rule, own)
-    exits, sums = Counter[int](), []
+    exits, sums, times = Counter[int](), list[Sums](), []
     for number in range(len(texts.lengths)):
         record = Record(texts, number, of_kind[int(texts.temperatures[number] > 0)], calls)
         rounds = record.rounds(rule)
-        layers = [round_.exit_layer for round_ in rounds if round_.exit_layer is not None]
-        exits.update(layers)
-        drafted, accepted = sum(len(round_.drafts) for round_ in rounds), sum(round_.accepted for round_ in rounds)
-        counts = record.length, len(rounds), len(layers), sum(layers), drafted, accepted
-        sums.append((record.spent, *counts, record.spent + record.lost_low, record.spent + record.lost_high))
-    columns = np.array(sums, float).reshape(-1, 9).T
-    return Replayed(*columns, exits=dict(sorted(exits.items())))  # type: ignore[misc]  # nine of them
+        exits.update(round_.exit_layer for round_ in rounds if round_.exit_layer is not None)
+        sums.append(Sums.of(record.length, record.clock(), [round_.counts for round_ in rounds]))
+        times.append((record.spent, record.spent + record.lost_low, record.spent + record.lost_high))
+    counts = {name: np.array([getattr(one, name) for one in sums], float) for name in COUNTS}
+    milliseconds, low, high = np.array(times, float).reshape(-1, 3).T
+    return Replayed(milliseconds, **counts, low=low, high=high, exits=dict(sorted(exits.items())))
 
 
 class Record:
     """One text as the source of a speculation loop. See `decode.loop.Source`.
 
-    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is); decisions: milliseconds of one in the
-    walk, and of one in the draft phase.
+    costs: of the rule (`Costs.for_rule`, and `Costs.sampled` where the text is), but for its decisions: milliseconds of
+    one in the walk, and of one in the draft phase. The clock moves when a round is verified, by all that it took.
     """
 
     def __init__(self, texts: Texts, number: int, costs: Costs, decisions: tuple[float, float]):
-        self.texts, self.number, self.costs = texts, number, costs
+        self.texts, self.number, self.costs = texts, number, replace(costs, decision=0.0)
         self.walk_decision, self.draft_decision = decisions
         self.layer_count, self.stops = costs.layers, texts.stops
         self.temperature = float(texts.temperatures[number])
@@ -81,7 +79,6 @@ class Record:
         self.limit, self.finish_at_limit = self.prompt + int(texts.limits[number]), "length"
         self.targets = texts.targets[number, : self.length].tolist()
         self.spent = self.lost_low = self.lost_high = 0.0  # milliseconds
-        self.first, self.again, self.rise = costs.first(0), costs.again(0), costs.further(1, 1) - costs.further(1, 0)
 
     def rounds(self, rule: ExitRule) -> "list[Round]":
         """All rounds of the text under a rule."""
@@ -112,8 +109,9 @@ class RecordedAttempt(Attempt):
         super().__init__(len(source.text) - 1, most)
         self._source, self._rule = source, source.rule
         self._at = len(source.text) - source.prompt  # tokens committed
-        self._layer = 0  # the last one reached
-        self._looks = 0  # states seen in the draft phase
+        self._asked = False  # whether layer 0 was
+        self._walk: list[int] = []  # candidates seen, the last of which drafts
+        self._looks = 0  # what was seen behind drafts
         self.wrong = 0  # number of the first draft that is; 0: none yet
         self._column: _Column | None = None
 
@@ -121,109 +119,89 @@ class RecordedAttempt(Attempt):
         source = self._source
         column = self._column = _column(source.texts, layer)
         if self._rule.needs_trace:  # over committed tokens: the round's drafts leave it as it was
-            self.conf_trace = column.states[source.number][self._at][TRACE]
-        if layer == 0:
-            source.spent += source.costs.lookup
-            return column.found[source.number][self._at]
-        source.spent += (layer - self._layer) * (source.first + source.rise * self.position)
-        self._layer = layer
-        return True
+            self.conf_trace = column.trace[source.number][self._at]
+        self._asked |= layer == 0
+        return layer > 0 or column.found[source.number][self._at]
 
     def look(self, layer: int) -> Look:
-        source = self._source
-        if self.drafts:
-            self._looks += 1
-        source.spent += self._looking(layer)
-        token, row = self._read(layer)
-        lookups = row[LOOKUPS] if layer == 0 or self._rule.needs_lookup else (0.0, 0.0, 0.0)
-        return Look(token, row[0], row[1], row[3], row[4], *lookups, *row[NOISE])
+        seen = self._see(layer)
+        if layer == 0 or self._rule.needs_lookup:
+            return seen
+        return seen._replace(lookup_length=0.0, lookup_agreement=0.0, lookup_match=0.0)
 
     def take(self, layer: int, state: State) -> tuple[int, float]:
         source, column, at = self._source, self._column, self._at + len(self.drafts)
         assert column is not None
         token = state.token
         if not self._rule.needs_state:
-            source.spent += source.costs.speak if layer else source.costs.lookup * bool(self.drafts)
-            token = self._read(layer)[0]
+            token = self._see(layer).token
         if not self.wrong and not (at < source.length and column.right[source.number][at]):
             self.wrong = len(self.drafts) + 1
         return token, state.token_logp if state.temperature else state.top1_logp
 
     def extend(self, layer: int) -> None:
-        source = self._source
-        source.spent += layer * (source.again + source.rise * (self.position + len(self.drafts)))
+        """Nothing is run; a round's price has all its passes."""
 
     def verify(self) -> list[int]:
         """See Attempt. Behind the first wrong draft the targets are the true text's."""
         source, count = self._source, len(self.drafts)
-        if count:
-            source.spent += self._upper(count)
-            self._bound(count)
-        else:
-            source.spent += source.costs.plain(self.position)
-            source.spent -= self._layer * (source.first + source.rise * self.position)
-        source.spent += source.costs.trace + source.costs.index
+        spent = self._price(count, self._looks)
+        source.spent += spent
+        self._bound(count, spent)
         targets = source.targets[self._at : self._at + count + 1]
         return targets + [BEYOND] * (count + 1 - len(targets))
 
     def shadow(self, rows: int) -> dict[int, tuple[tuple[int, float], ...]]:
         source, number = self._source, self._source.number
         source.spent += len(self._rule.shadow_layers) * source.costs.shadow(rows)
-        span = range(self._at, min(self._at + rows, source.length))
+        span = slice(self._at, min(self._at + rows, source.length))
         columns = {layer: _column(source.texts, layer) for layer in self._rule.shadow_layers}
         return {
-            layer: tuple((c.drafts[number][t], math.exp(c.states[number][t][TOP1])) for t in span)
-            for layer, c in columns.items()
+            layer: tuple((seen.token, math.exp(seen.top1_logp)) for seen in column.looks[number][span])
+            for layer, column in columns.items()
         }
 
     def commit(self, tokens: list[int]) -> None:
         """Nothing is kept."""
 
-    def _read(self, layer: int) -> tuple[int, list[float]]:
-        """The token that `layer` would draft next, and the columns SWEPT of its state."""
+    def _see(self, layer: int) -> Look:
+        """What `layer` says of the next token; of a token that nobody knows the rest is the true text's."""
+        if self.drafts:
+            self._looks += 1
+        else:
+            self._walk.append(layer)
         source, column, at = self._source, self._column, self._at + len(self.drafts)
         assert column is not None
         if layer == 0 and self.wrong:
             copies = source.texts.copies
             where = copies.number[source.number, self._at + self.wrong - 1], len(self.drafts) - self.wrong
-            row = [0.0] * len(SWEPT)
-            row[COPIED] = copies.states[where].tolist()
-            return int(copies.tokens[where]), row
-        token, row = UNKNOWN, column.states[source.number][min(at, source.length - 1)]
-        if at < source.length:
-            token = column.drafts[source.number][at]
-            if self.wrong and token in source.stops:  # on the true text; what is drafted here nobody knows
-                token = UNKNOWN
-        return token, row
+            lookup = dict(zip(SWEPT[COPIED], copies.states[where].tolist(), strict=True))
+            return Look(int(copies.tokens[where]), **lookup)
+        seen = column.looks[source.number][min(at, source.length - 1)]
+        if at >= source.length or (self.wrong and seen.token in source.stops):
+            return seen._replace(token=UNKNOWN)
+        return seen
 
-    def _looking(self, layer: int) -> float:
-        """Milliseconds to see one state and to decide there."""
-        source, costs = self._source, self._source.costs
-        decision = source.draft_decision if self.drafts else source.walk_decision
-        if layer == 0:
-            return decision + (costs.lookup if self.drafts else 0.0)
-        return decision + costs.speak + costs.features + costs.queries * costs.lookup * bool(self.drafts)
+    def _price(self, drafts: int, looks: int) -> float:
+        """Milliseconds of the round with so many drafts, and states seen behind them."""
+        source, walk = self._source, self._walk
+        missed = self._asked and 0 not in walk
+        spent = source.costs.price(walk, drafts, self.position, looks=looks, missed=missed)
+        if drafts:  # each of whose passes is a position further on
+            rise = source.costs.further(1, 1) - source.costs.further(1, 0)
+            spent += walk[-1] * rise * drafts * (drafts + 1) / 2
+        if self._rule.needs_state:
+            spent += len(walk) * source.walk_decision + looks * source.draft_decision
+        return spent
 
-    def _upper(self, drafts: int) -> float:
-        """Milliseconds of a verification of so many drafts."""
-        costs, rows = self._source.costs, drafts + 1
-        layers = costs.layers - self._layer
-        return layers * (costs.layer[drafts] + costs.further(rows, self.position)) + costs.head[drafts] + costs.round
-
-    def _bound(self, count: int) -> None:
+    def _bound(self, count: int, here: float) -> None:
         """Add how much less and how much more the round may have taken, for what is behind its first wrong draft."""
         source, rule, wrong = self._source, self._rule, self.wrong
         decided = wrong == self.most or (rule.keeps_last and wrong == count)
-        if not wrong or self._layer == 0 or not rule.needs_state or decided or self.drafts[-1] in source.stops:
+        if not wrong or self._walk[-1] == 0 or not rule.needs_state or decided or self.drafts[-1] in source.stops:
             return
-
-        def spent(drafts: int, looks: int) -> float:
-            passes = drafts * (source.again + source.rise * (self.position + (drafts + 1) / 2))
-            return self._layer * passes + looks * self._looking(self._layer) + self._upper(drafts)
-
-        here = spent(count, self._looks)
-        source.lost_low += spent(wrong + rule.keeps_last, wrong) - here
-        source.lost_high += spent(self.most, self.most - 1) - here
+        source.lost_low += self._price(wrong + rule.keeps_last, wrong) - here
+        source.lost_high += self._price(self.most, self.most - 1) - here
 
 
 @dataclass(frozen=True)
@@ -232,8 +210,8 @@ class _Column:
 
     found: list[list[bool]]
     right: list[list[bool]]
-    drafts: list[list[int]]
-    states: list[list[list[float]]]  # [text][token][SWEPT]
+    trace: list[list[float]]  # conf_trace
+    looks: list[list[Look]]
 
 
 @lru_cache(maxsize=64)
@@ -241,23 +219,27 @@ def _column(texts: Texts, layer: int) -> _Column:
     if layer not in texts.layers:
         raise ValueError(f"the texts were not swept at layer {layer}, only at {', '.join(map(str, texts.layers))}")
     c = texts.layers.index(layer)
-    return _Column(*(getattr(texts, name)[:, :, c].tolist() for name in ("found", "right", "drafts", "states")))
+    found, right, drafts, states = (getattr(texts, name)[:, :, c] for name in ("found", "right", "drafts", "states"))
+    seen = zip(drafts.tolist(), states[..., SEEN].tolist(), strict=True)
+    looks = [[Look(token, *row) for token, row in zip(*text, strict=True)] for text in seen]
+    return _Column(found.tolist(), right.tolist(), states[..., SWEPT.index("conf_trace")].tolist(), looks)
 
 
 def deciding(rule: ExitRule, costs: Costs) -> tuple[float, float]:
-    """Milliseconds of one `exit_here` and one `draft_on`: a network's as measured; others are timed, on a copy.
+    """Milliseconds of one answer in the walk, and one behind a draft: a network's as measured; others' on a copy.
 
     Every state that is reached is charged for a decision, as in learning, those where the choice is forced included.
     """
     if not rule.needs_state or not rule.layers:
         return 0.0, 0.0
-    own, state = deepcopy(rule), State(rule.layers[0], 2, WALK, 0, 0.5, 0.5, 0.5, 0.5, -0.5, -0.5)
+    seen = {"conf_topk": 0.5, "entropy": 0.5, "conf_trace": 0.5, "margin": 0.5, "top1_logp": -0.5, "draft_logp": -0.5}
+    own = deepcopy(rule)
     own.start()
 
-    def spent(name: str) -> float:
-        if getattr(type(rule), name) is getattr(QPolicy, name):
+    def spent(phase: int, question: str) -> float:
+        if getattr(type(rule), question) is getattr(QPolicy, question):
             return costs.decision
-        question = getattr(own, name)
-        return min(repeat(lambda: question(state), number=CALLS, repeat=5)) / CALLS * 1e3
+        state = State(rule.layers[0], 2, phase, 0, **seen)
+        return min(repeat(lambda: own.answer(state), number=CALLS, repeat=5)) / CALLS * 1e3
 
-    return spent("exit_here"), spent("draft_on")
+    return spent(WALK, "exit_here"), spent(DRAFT, "draft_on")

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lede.process import Measured, Sums
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
 from lede.replay.schema import SWEPT
 from lede.simulate.rollouts import Copies, Seeds, copies_of, guesses_of
 
-#: Of these, what the lookup says;
-LOOKUPS = slice(SWEPT.index("lookup_length"), SWEPT.index("lookup_match") + 1)
-#: and what Copies.states has, in its order.
+#: What Copies.states has, in its order.
 COPIED = slice(SWEPT.index("lookup_length"), SWEPT.index("noise") + 1)
 TEMPERATURE = SWEPT.index("temperature")
+#: What is counted of each text.
+COUNTS = ("tokens", "rounds", "drafting", "depth", "drafted", "accepted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Totals:
+class Totals(Measured):
     """What was done to N texts, as every engine and the oracle say it; arrays are (N,).
 
     milliseconds: reading prompts not included. tokens; rounds; drafting: rounds with drafts; depth: sum of their exit
@@ -74,6 +75,12 @@ class Totals:
     depth: NDArray[Any]
     drafted: NDArray[Any]
     accepted: NDArray[Any]
+
+    @property
+    def sums(self) -> Sums:
+        """See `Measured`; of all texts."""
+        counts = {name: float(getattr(self, name).sum()) for name in COUNTS}
+        return Sums(**counts, seconds=float(self.milliseconds.sum()) / 1e3)
 
     @property
     def rate(self) -> float:

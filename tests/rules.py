@@ -4,6 +4,7 @@ import random
 
 from lede.decode.rules import ExitRule
 from lede.decode.state import State
+from lede.process import WALK
 
 
 class RandomRule(ExitRule):
@@ -19,13 +20,13 @@ class RandomRule(ExitRule):
     def start(self) -> None:
         self._random = random.Random(self._seed)
 
+    def answer(self, state: State) -> tuple[bool, float]:
+        taken, _ = super().answer(state)
+        chance = self._exit if state.phase == WALK else self._draft
+        return taken, chance if taken else 1 - chance
+
     def exit_here(self, state: State) -> bool:
-        return self._flip(self._exit)
+        return self._random.random() < self._exit
 
     def draft_on(self, state: State) -> bool:
-        return self._flip(self._draft)
-
-    def _flip(self, chance: float) -> bool:
-        answer = self._random.random() < chance
-        self.propensity = chance if answer else 1 - chance
-        return answer
+        return self._random.random() < self._draft

@@ -6,8 +6,8 @@ from lede.decode.rules.confidence import AdaptiveLookup, Cascade, DraftVerify, K
 from lede.decode.rules.dynamic_exit import Del
 from lede.decode.rules.fixed import LayerSkip, LengthHeuristic, PromptLookup
 from lede.decode.rules.learned import FixedExit, FixedLength, QPolicy
-from lede.decode.rules.network import ValueFunction, feature_row
+from lede.decode.rules.network import feature_row
 
-__all__ = ["Autoregressive", "ExitRule", "ValueFunction", "feature_row"]
+__all__ = ["Autoregressive", "ExitRule", "feature_row"]
 __all__ += ["AdaptiveLookup", "Cascade", "Del", "DraftVerify", "LayerSkip", "LengthHeuristic", "Lite", "PromptLookup"]
 __all__ += ["Bandit", "FixedExit", "FixedLength", "Kangaroo", "QPolicy", "TapOut", "Ucb"]

@@ -1,13 +1,13 @@
 """What the speculation loop asks of an exit rule, and the rule that never drafts.
 
-A round walks the rule's candidate layers for its first draft and asks `exit_here` at each but the last, where the exit
-is forced; then, after each further draft, it asks `draft_on` (paper §3.3).
+A round walks the rule's candidate layers for its first draft and asks for an `answer` at each but the last, where the
+exit is forced; then, after each further draft, it asks again (paper §3.3).
 """
 
 from typing import TYPE_CHECKING
 
 from lede.decode.state import State
-from lede.process import MAX_DRAFTS
+from lede.process import MAX_DRAFTS, WALK
 
 if TYPE_CHECKING:
     from lede.decode.round import Round
@@ -30,10 +30,16 @@ class ExitRule:
     needs_lookup = False  # whether they look at the lookup columns
     keeps_last = True  # whether the token at which the rule says stop is drafted (as in the paper) or dropped
     shadow_layers: tuple[int, ...] = ()  # layers whose tokens at the verified positions are wanted in `Round.shadow`
-    propensity = 1.0  # the probability with which the last answer was drawn
 
     def start(self) -> None:
         """A new generation begins."""
+
+    def answer(self, state: State) -> tuple[bool, float]:
+        """What the loop asks: the decision in this phase's state, and the probability with which it was drawn.
+
+        A rule that does not draw decides for certain, by the two questions below.
+        """
+        return (self.exit_here(state) if state.phase == WALK else self.draft_on(state)), 1.0
 
     def exit_here(self, state: State) -> bool:
         """In the walk: draft from this layer (True), or go on to the next candidate."""

@@ -9,41 +9,21 @@ either way; each gives the same answer to the same row at any time.
 import ctypes
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Protocol
 
 import numpy as np
 
 from lede.decode.backends.compile import library
 from lede.decode.state import State
+from lede.policy import Policy
 
 WIDEST = 256  # units of a layer, in decide.c
 
 
-class ValueFunction(Protocol):
-    """A learned policy as this room sees it; `lede.policy.Policy` is one.
-
-    It may also have `matrices`: the network behind `values` as ((W, b), …) on raw features, W (inputs, outputs), ReLU
-    between, two outputs.
-    """
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Candidate layers, ascending."""
-
-    def values(self, row: np.ndarray) -> np.ndarray:
-        """(features,) → (2,): the values of continue and exit."""
-
-
-def decider(policy: ValueFunction) -> Callable[[State], bool]:
+def decider(policy: Policy) -> Callable[[State], bool]:
     """A function that says whether exit is worth more than continue in a State."""
-    matrices = getattr(policy, "matrices", None)
     compiled = library("decide")
-    if matrices is not None and compiled is not None and max(w.shape[1] for w, _ in matrices) <= WIDEST:
-        return _compiled(compiled, policy, matrices)
+    if compiled is not None and max(w.shape[1] for w, _ in policy.matrices) <= WIDEST:
+        return _compiled(compiled, policy)
     row, values = feature_row(policy.features, policy.layers), policy.values
 
     def decide(state: State) -> bool:
@@ -53,10 +33,8 @@ def decider(policy: ValueFunction) -> Callable[[State], bool]:
     return decide
 
 
-def _compiled(
-    compiled: ctypes.CDLL, policy: ValueFunction, matrices: tuple[tuple[np.ndarray, np.ndarray], ...]
-) -> Callable[[State], bool]:
-    call = compiled.lede_decide
+def _compiled(compiled: ctypes.CDLL, policy: Policy) -> Callable[[State], bool]:
+    matrices, call = policy.matrices, compiled.lede_decide
     call.restype, call.argtypes = ctypes.c_int32, (ctypes.c_void_p,) * 3 + (ctypes.c_int32,)
     weights = np.concatenate([np.concatenate((w.ravel(), b)) for w, b in matrices]).astype(np.float32)
     sizes = np.array([len(policy.features), *(w.shape[1] for w, _ in matrices)], np.int32)

@@ -118,7 +118,7 @@ def generation_option(given: str) -> tuple[str, Any]:
 def closing_line(done: "Generation") -> str:
     """Speed and the paper's measures of one generation."""
     parts = [f"{len(done.token_ids)} tokens", f"{done.tokens_per_s:.0f} tokens/s"]
-    if done.drafted:
+    if done.sums.drafted:
         parts += [f"E {done.exit_layer:.2f}", f"d {done.draft_length:.2f}", f"acceptance {done.acceptance:.0%}"]
         parts.append(f"{done.tokens_per_round:.2f} tokens per round")
     return " · ".join([*parts, f"ended by {done.finish.replace('_', ' ')}"])

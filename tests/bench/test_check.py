@@ -169,9 +169,9 @@ def test_what_replay_says_of_sampled_texts_is_what_was_decoded(model, checkpoint
             rule, tokens = make_rule(row.method, row.parameters), {p.id: encode(model, p.content) for p in PROMPTS}
             prompts, outputs = [tokens[s.prompt_id] for s in mine], [s.token_ids for s in mine]
             replayed = replay_rule(rule, sweep_texts(model, prompts, outputs, settings, {1, *rule.layers}), COSTS)
-            assert replayed.accepted.tolist() == [s.accepted for s in mine]
-            assert replayed.rounds.tolist() == [s.rounds for s in mine]
-            accepted += sum(s.accepted for s in mine)
+            assert replayed.accepted.tolist() == [s.sums.accepted for s in mine]
+            assert replayed.rounds.tolist() == [s.sums.rounds for s in mine]
+            accepted += sum(s.sums.accepted for s in mine)
     assert accepted > 0
 
 

@@ -289,7 +289,7 @@ def test_several_categories_have_a_table_of_their_own(model, checkpoint, tmp_pat
     assert list(report.categories) == ["mt_bench", "qa"]
     assert [row.method for row in report.categories["qa"]] == ["autoregressive", "prompt-lookup"]
     seconds = sum(s.seconds for s in report.samples if s.method == "autoregressive" and s.task == "qa")
-    tokens = sum(s.tokens for s in report.samples if s.method == "autoregressive" and s.task == "qa")
+    tokens = sum(s.sums.tokens for s in report.samples if s.method == "autoregressive" and s.task == "qa")
     assert report.categories["qa"][0].tokens_per_s == pytest.approx(tokens / seconds)
     assert report.to_json()["categories"]["qa"][1]["method"] == "prompt-lookup"
     assert [str(column.header) for column in category_table(report).columns][1:] == ["mt_bench", "qa"]

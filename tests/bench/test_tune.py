@@ -82,7 +82,7 @@ def test_a_finalist_decodes_the_sampled_texts_that_it_was_scored_on(monkeypatch)
     tune(MODEL, [{"draft_length": 3}], lambda p: PromptLookup(**p), Training(PROMPTS, warm, COSTS, SAMPLED))
     assert [list(sample.token_ids) for sample in seen] == warm.targets.tolist()
     replayed = replay_rule(PromptLookup(3), warm, COSTS)
-    assert replayed.accepted.tolist() == [sample.accepted for sample in seen]
+    assert replayed.accepted.tolist() == [sample.sums.accepted for sample in seen]
 
 
 @pytest.mark.parametrize("family", BASELINES)

@@ -12,6 +12,7 @@ from lede.collect.errors import PromptError
 from lede.collect.prompts import Prompt
 from lede.decode.errors import ModelError
 from lede.decode.lookup import Lookup
+from lede.policy import Policy
 from tests.collect.small import CONFIG, PROMPTS, collected, same, tables, tiny_model
 
 SHARED = (
@@ -193,23 +194,19 @@ def test_candidates_are_checked_before_anything_is_written(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-class Policy:
+def never_exits(layers: tuple[int, ...], max_drafts: int) -> Policy:
     """Exits nowhere and never stops: all that it explores comes from ε."""
-
-    features = ("phase",)
-
-    def __init__(self, layers: tuple[int, ...], max_drafts: int):
-        self.layers, self.max_drafts = layers, max_drafts
-
-    def values(self, row):
-        return np.array([0.0, 1.0 if row[0] else -1.0])
+    weights = np.array([[0.0], [2.0]], np.float32), np.array([0.0, -1.0], np.float32)
+    return Policy(("phase",), layers, (weights,), np.zeros(1), np.ones(1), {"max_drafts": max_drafts})
 
 
 def test_exploring_around_a_policy_that_may_bypass_and_drafts_long(tmp_path):
     """Its rows go into the dataset of the same candidates, with its draft limit, and a bypass ends a round."""
     config = replace(CONFIG, episodes=3, max_drafts=None, max_new_tokens=60)
     collected(tmp_path, config)
-    collected(tmp_path, replace(config, explore="epsilon", epsilon=0.5), policy=Policy((0, 1, 2, 4), 20), new_run=True)
+    collected(
+        tmp_path, replace(config, explore="epsilon", epsilon=0.5), policy=never_exits((0, 1, 2, 4), 20), new_run=True
+    )
     dataset = replay.open_dataset(tmp_path)
     limits = {run["arguments"]["explore"]: run["arguments"]["max_drafts"] for run in dataset.runs}
     assert limits == {"uniform": 31, "epsilon": 20}

@@ -11,6 +11,7 @@ from lede.decode.round import Decision
 from lede.decode.rules import QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.state import State
+from lede.policy import Policy
 from lede.process import DRAFT, WALK
 from tests.models import ours
 
@@ -18,15 +19,12 @@ LAYERS = (0, 1, 2, 3)
 DRAWS = 4000
 
 
-class Fixed:
+def fixed(layers: tuple[int, ...] = LAYERS, **info: int) -> Policy:
     """A policy that exits at layer 2 and drafts on from everywhere but layer 1."""
-
-    features = ("phase", "layer=1", "layer=2")
-    layers = LAYERS
-
-    def values(self, row):
-        phase, at1, at2 = row
-        return np.array([0.0, 1.0 if (at2 if phase == WALK else not at1) else -1.0])
+    exit_ = [2.0, *({1: -9.0, 2: 1.0}.get(layer, -1.0) for layer in layers)]
+    weights = np.array([np.zeros(len(exit_)), exit_], np.float32), np.zeros(2, np.float32)
+    names = ("phase", *(f"layer={layer}" for layer in layers))
+    return Policy(names, layers, (weights,), np.zeros(len(names)), np.ones(len(names)), info)
 
 
 def state(layer: int, phase: int = WALK, confidence: float = 1.0) -> State:
@@ -37,7 +35,7 @@ def makers():
     return [
         lambda seed: Uniform(LAYERS, seed),
         lambda seed: Noisy(LAYERS, seed),
-        lambda seed: Epsilon(Fixed(), seed, 0.3),
+        lambda seed: Epsilon(fixed(), seed, 0.3),
     ]
 
 
@@ -47,8 +45,7 @@ def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
     rule = make(seed=1)
     chosen = Counter()
     for _ in range(DRAWS):
-        exits = rule.draft_on(state(layer, phase)) if phase == DRAFT else rule.exit_here(state(layer, phase))
-        chosen[exits, rule.propensity] += 1
+        chosen[rule.answer(state(layer, phase))] += 1
     assert len(chosen) == 2  # both actions happen, each with one propensity
     assert sum(chance for _, chance in chosen) == pytest.approx(1)
     for (_, chance), count in chosen.items():
@@ -59,31 +56,30 @@ def test_actions_are_as_frequent_as_their_propensities_say(make, layer, phase):
 def test_uniform_takes_every_candidate_equally_often():
     rule, taken = Uniform(LAYERS, seed=0), Counter()
     for _ in range(DRAWS):
-        taken[next((layer for layer in LAYERS[:-1] if rule.exit_here(state(layer))), LAYERS[-1])] += 1
+        taken[next((layer for layer in LAYERS[:-1] if rule.answer(state(layer))[0]), LAYERS[-1])] += 1
     assert all(abs(taken[layer] / DRAWS - 0.25) < 0.03 for layer in LAYERS)
 
 
 @pytest.mark.parametrize(
     "rule",
-    [Uniform(tuple(range(40)), 0), Epsilon(Fixed(), 0, 0.05), Epsilon(Fixed(), 0, 0.0)],
+    [Uniform(tuple(range(40)), 0), Epsilon(fixed(), 0, 0.05), Epsilon(fixed(), 0, 0.0)],
     ids=["40 candidates", "rare", "never"],
 )
 def test_no_action_is_ever_rarer_than_one_in_twenty(rule):
     chances = []
     for _ in range(300):
         for layer in rule.layers[:-1]:
-            rule.exit_here(state(layer))
-            chances.append(rule.propensity)
+            chances.append(rule.answer(state(layer))[1])
     assert min(chances) == pytest.approx(0.05)
 
 
 def test_epsilon_mixes_the_policy_with_uniform():
-    rule = Epsilon(Fixed(), seed=0, epsilon=0.3)
+    rule = Epsilon(fixed(), seed=0, epsilon=0.3)
     assert rule.exit_chance(state(2)) == pytest.approx(0.7 + 0.3 / 2)  # the policy exits; two candidates are left
     assert rule.exit_chance(state(0)) == pytest.approx(0.3 / 4)
     assert rule.exit_chance(state(3, DRAFT)) == pytest.approx(0.7 + 0.3 * 0.85)
     assert rule.exit_chance(state(1, DRAFT)) == pytest.approx(0.3 * 0.85)
-    assert Epsilon(Fixed(), seed=0, epsilon=1.0).exit_chance(state(2)) == Uniform(LAYERS, 0).exit_chance(state(2))
+    assert Epsilon(fixed(), seed=0, epsilon=1.0).exit_chance(state(2)) == Uniform(LAYERS, 0).exit_chance(state(2))
 
 
 def test_noisy_draws_another_network_for_every_episode_and_keeps_it():
@@ -139,22 +135,20 @@ def test_every_decision_of_a_generation_carries_the_chance_of_its_action(make):
 
 
 def test_a_rule_that_does_not_draw_takes_its_actions_with_certainty():
-    rounds = generate(ours("grouped"), [5, 9, 2, 9], QPolicy(Fixed()), Settings(20)).rounds
+    rounds = generate(ours("grouped"), [5, 9, 2, 9], QPolicy(fixed()), Settings(20)).rounds
     assert {decision.propensity for round_ in rounds for decision in round_.decisions} == {1.0}
 
 
-class Deciding(Fixed):
+def deciding() -> Policy:
     """A policy of long drafts that may also draft nothing: its last layer is the model's last."""
-
-    layers = (1, 2, 4)
-    max_drafts = 20
+    return fixed((1, 2, 4), max_drafts=20)
 
 
 def test_epsilon_may_bypass_and_draft_as_long_as_its_policy():
     rounds = [
         r
         for seed in range(4)
-        for r in generate(ours("grouped"), [5, 9, 2], Epsilon(Deciding(), seed), Settings(90)).rounds
+        for r in generate(ours("grouped"), [5, 9, 2], Epsilon(deciding(), seed), Settings(90)).rounds
     ]
     bypassed = [r for r in rounds if r.exit_layer is None and r.decisions]
     assert bypassed
@@ -165,4 +159,4 @@ def test_epsilon_may_bypass_and_draft_as_long_as_its_policy():
 
 def test_draft_limits():
     assert (Uniform(LAYERS, 0).max_drafts, Noisy(LAYERS, 0).max_drafts) == (31, 12)
-    assert (Epsilon(Deciding(), 0).max_drafts, Epsilon(Fixed(), 0).max_drafts) == (20, 12)
+    assert (Epsilon(deciding(), 0).max_drafts, Epsilon(fixed(), 0).max_drafts) == (20, 12)

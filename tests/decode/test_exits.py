@@ -80,7 +80,7 @@ def test_only_the_draft_vocabulary_is_drafted_and_states_are_over_it():
         done = generate(model, PROMPTS[1], rule, Settings(TOKENS, stop_tokens=frozenset()))
         assert {token for round_ in done.rounds for token in round_.drafts} <= {*range(0, 40, 2)}
         assert all(d.state.token in range(0, 40, 2) for r in done.rounds for d in r.decisions if d.state.layer)
-        assert done.drafted
+        assert done.sums.drafted
 
 
 def test_a_draft_vocabulary_needs_no_heads():
@@ -134,7 +134,7 @@ def test_sampling_with_a_draft_vocabulary_keeps_the_distribution(monkeypatch):
     model = from_transformers(LIBRARY, torch.float32, exits=exit_heads(plain, (1, 2), (0, 2, 3, 5, 6)))
     monkeypatch.setattr("tests.decode.test_sampling.MODEL", model)
     settings = Settings(temperature=1.0, top_k=5)
-    assert generate(model, PROMPT, LayerSkip(2, 2), Settings(3, 1.0, seed=0, stop_tokens=frozenset())).drafted
+    assert generate(model, PROMPT, LayerSkip(2, 2), Settings(3, 1.0, seed=0, stop_tokens=frozenset())).sums.drafted
     assert p_value(observed(LayerSkip(2, 2), settings, 1500), exact(settings)) > DOUBTFUL
 
 

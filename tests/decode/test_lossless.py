@@ -30,7 +30,7 @@ from lede.decode.rules import (
 from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from tests.decode.rounds import timeless
-from tests.decode.values import Values
+from tests.decode.values import random_policy
 from tests.models import FIXED, VARIANTS, byte_llama, byte_tokenizer, library_text, llama, ours, reference, variant
 from tests.rules import RandomRule
 
@@ -84,8 +84,8 @@ def rules(layer_count: int) -> list[ExitRule]:
         LengthHeuristic(1, 3),
         Del(inner, layer_count, max_drafts=18),
         Del(inner[:2], layer_count, keeps_last=False),
-        QPolicy(Values(every)),
-        QPolicy(Values((*every, layer_count))),
+        QPolicy(random_policy(every)),
+        QPolicy(random_policy((*every, layer_count))),
         Cascade(1, 2, 1, 1, 20, 0.4, 5),
         Cascade(2, 1, 3, 2, 6, 0.6, 12, keeps_last=False, layer_count=layer_count),
     ]
@@ -114,7 +114,7 @@ def test_the_models_write_varied_text_and_their_early_layers_guess_some_of_it():
         texts = [reference(name, prompt, TOKENS) for prompt in PROMPTS]
         assert len({token for text in texts for token in text}) > 12
         done = [generate(ours(name), list(prompt), LayerSkip(1, 4), Settings(TOKENS)) for prompt in PROMPTS]
-        drafted, accepted = sum(d.drafted for d in done), sum(d.accepted for d in done)
+        drafted, accepted = sum(d.sums.drafted for d in done), sum(d.sums.accepted for d in done)
         assert 0.1 < accepted / drafted < 0.9
 
 

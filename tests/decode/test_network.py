@@ -12,7 +12,7 @@ from lede.decode.rules.network import WIDEST, decider, feature_row
 from lede.decode.state import State
 from lede.policy import Policy
 from lede.process import WALK
-from tests.decode.values import Values
+from tests.decode.values import random_policy
 from tests.models import FIXED
 
 LAYERS = (0, 2, 4)
@@ -55,20 +55,20 @@ def test_a_decision_is_the_larger_of_the_two_values(seed, hidden):
 
 
 def test_where_nothing_is_compiled_values_decides(monkeypatch):
-    values = Values(LAYERS)
-    row = feature_row(values.features, LAYERS)
+    learned = random_policy(LAYERS)
+    row = feature_row(learned.features, LAYERS)
     seen = states(np.random.default_rng(0), 50)
-    expected = [bool(np.diff(values.values(row(state)))[0] > 0) for state in seen]
+    expected = [bool(np.diff(learned.values(row(state)))[0] > 0) for state in seen]
     assert len(set(expected)) == 2
-    assert [decider(values)(state) for state in seen] == expected  # no `matrices`
+    asked, values = [], Policy.values
+    monkeypatch.setattr(Policy, "values", lambda self, row: asked.append(row) or values(self, row))
     if library("decide") is not None:
-        asked = []
-        learned = policy(np.random.default_rng(1), (16,))
-        monkeypatch.setattr(Policy, "values", lambda self, row: asked.append(row) or np.zeros(2))
         decider(learned)(seen[0])
         assert not asked
-        monkeypatch.setattr("lede.decode.rules.network.library", lambda name: None)
-        assert decider(learned)(seen[0]) is False and asked  # a tie continues
+    monkeypatch.setattr("lede.decode.rules.network.library", lambda name: None)
+    assert [decider(learned)(state) for state in seen] == expected and len(asked) == 50
+    monkeypatch.setattr(Policy, "values", lambda self, row: np.zeros(2))
+    assert decider(learned)(seen[0]) is False  # a tie continues
 
 
 def test_rows_are_the_named_columns():

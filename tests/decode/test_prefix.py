@@ -12,7 +12,7 @@ from lede.decode.sampling import Settings
 from lede.decode.source import ModelSource
 from tests.decode.rounds import timeless
 from tests.decode.test_exits import exit_heads
-from tests.decode.values import Values
+from tests.decode.values import random_policy
 from tests.models import llama, ours, reference, variant
 from tests.rules import RandomRule
 
@@ -34,7 +34,14 @@ def rules(count: int) -> list:
     every = tuple(range(count))
     stateful = RandomRule((*every, count), seed=3, exit_chance=0.4)
     stateful.needs_state = stateful.needs_lookup = True
-    return [QPolicy(Values(every)), LayerSkip(0, 8), Autoregressive(), stateful, LayerSkip(1, 5), Del(every[1:], count)]
+    return [
+        QPolicy(random_policy(every)),
+        LayerSkip(0, 8),
+        Autoregressive(),
+        stateful,
+        LayerSkip(1, 5),
+        Del(every[1:], count),
+    ]
 
 
 def asked(written: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:

@@ -37,7 +37,7 @@ from lede.decode.sampling import Settings
 from lede.decode.state import State
 from lede.process import DRAFT, WALK
 from tests.decode.rounds import timeless
-from tests.decode.values import Values
+from tests.decode.values import random_policy
 from tests.models import FIXED, ours, variant
 from tests.rules import RandomRule
 
@@ -59,10 +59,10 @@ RULES = {
     "length-heuristic": lambda: LengthHeuristic(1, 2),
     "del": lambda: Del((1, 2, 3), L),
     "del, drops": lambda: Del((1, 3), L, 0.8, first=3, max_drafts=18, keeps_last=False),
-    "lede": lambda: QPolicy(Values((0, 1, 3))),
-    "lede, bypass": lambda: QPolicy(Values((0, 1, 3, L))),
-    "lede-fixed-exit": lambda: FixedExit(Values((0, 1, 3)), 1),
-    "lede-fixed-length": lambda: FixedLength(Values((0, 1, 3)), 4),
+    "lede": lambda: QPolicy(random_policy((0, 1, 3))),
+    "lede, bypass": lambda: QPolicy(random_policy((0, 1, 3, L))),
+    "lede-fixed-exit": lambda: FixedExit(random_policy((0, 1, 3)), 1),
+    "lede-fixed-length": lambda: FixedLength(random_policy((0, 1, 3)), 4),
     "random": lambda: RandomRule((0, 1, 2), seed=5),
 }
 LEARNING = {
@@ -323,15 +323,15 @@ def test_del_remembers_matches_and_mismatches_and_forgets_them_slowly():
 
 @pytest.mark.parametrize("layers", [(0, 1, 3), (0, 1, 3, L)])
 def test_half_a_policy_decides_half(layers):
-    whole = [r for p in PROMPTS for r in decoded(QPolicy(Values(layers)), p).rounds]
+    whole = [r for p in PROMPTS for r in decoded(QPolicy(random_policy(layers)), p).rounds]
     assert len({r.exit_layer for r in whole}) > 2 and len({len(r.drafts) for r in whole}) > 2
-    depth = [r for p in PROMPTS for r in decoded(FixedLength(Values(layers), 4), p).rounds]
+    depth = [r for p in PROMPTS for r in decoded(FixedLength(random_policy(layers), 4), p).rounds]
     assert len({r.exit_layer for r in depth}) > 2
     assert all(len(r.drafts) == 4 for r in depth if r.drafts and not r.cut)
-    length = [r for p in PROMPTS for r in decoded(FixedExit(Values(layers), 1), p).rounds]
+    length = [r for p in PROMPTS for r in decoded(FixedExit(random_policy(layers), 1), p).rounds]
     assert {r.exit_layer for r in length} <= {1, None} and len({len(r.drafts) for r in length}) > 2
     with pytest.raises(ValueError, match="not a candidate"):
-        FixedExit(Values(layers), 2)
+        FixedExit(random_policy(layers), 2)
 
 
 class Shadowed(RandomRule):

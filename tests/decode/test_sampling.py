@@ -186,7 +186,7 @@ def test_a_draft_vocabulary_changes_no_sampled_text(native, monkeypatch):
     done = generate(few, PROMPT, LayerSkip(2, 4), options)
     assert done.token_ids == generate(from_transformers(llama(seed=4), torch.float32), PROMPT, None, options).token_ids
     assert {draft for round_ in done.rounds for draft in round_.drafts} <= {*some}
-    assert done.accepted
+    assert done.sums.accepted
 
 
 def test_the_noise_of_a_draft_is_the_noise_of_its_position():

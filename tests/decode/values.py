@@ -1,20 +1,21 @@
-"""A value function with random weights: what the decoder needs of a learned policy."""
+"""A policy with random weights."""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from lede.decode.state import State
+from lede.policy import Policy
 
 
-class Values:
-    """Inputs are the state's columns, standardised by hand so that decisions vary; one hidden layer of 16."""
-
-    def __init__(self, layers: tuple[int, ...], seed: int = 0):
-        rng = np.random.default_rng(seed)
-        self.layers = layers
-        self.features = (*State._fields[4:], "draft_index", *(f"layer={layer}" for layer in layers))
-        self._hidden = (rng.standard_normal((len(self.features), 16)) / 2).astype(np.float32)
-        self._last = rng.standard_normal((16, 2)).astype(np.float32)
-
-    def values(self, row: np.ndarray) -> np.ndarray:
-        """(features,) → (2,)."""
-        return np.maximum(row @ self._hidden, 0) @ self._last
+def random_policy(layers: tuple[int, ...], seed: int = 0, features: Sequence[str] | None = None) -> Policy:
+    """One hidden layer of 16; features are by default all that there are, and decisions vary."""
+    rng = np.random.default_rng(seed)
+    names = (*(State._fields[4:] if features is None else features), "draft_index", *(f"layer={at}" for at in layers))
+    shapes = pairwise((len(names), 16, 2))
+    weights = [
+        (rng.standard_normal(shape).astype(np.float32).T / 2, np.zeros(shape[1], np.float32)) for shape in shapes
+    ]
+    mean, scale = np.zeros(len(names), np.float32), np.ones(len(names), np.float32)
+    return Policy(names, layers, tuple(weights), mean, scale)

@@ -130,8 +130,9 @@ def known(tmp_path_factory):
 
 def test_a_round_pays_for_a_lookup_that_had_nothing():
     one = {"observations": np.zeros((1, 1)), "actions": [1], "rewards": [0]}
-    data, prices = columns([one | {"layer": [0]}, one | {"layer": [4]}], (0, 4)), prices_of(COSTS, ("margin",), (0, 4))
-    np.testing.assert_allclose(first_step(data, prices), [prices.reach[0, 0], COSTS.lookup + prices.reach[0, 1]])
+    data, used = columns([one | {"layer": [0]}, one | {"layer": [4]}], (0, 4)), COSTS.for_policy(("margin",), (0, 4))
+    expected = [used.step(0, 0), COSTS.lookup + used.step(0, 4)]
+    np.testing.assert_allclose(first_step(data, prices_of(COSTS, ("margin",), (0, 4))), expected)
 
 
 def test_scores_rank_by_evidence_then_by_the_lower_end():

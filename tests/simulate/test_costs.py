@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ def test_each_operation():
     assert MEASURED.first() == pytest.approx(0.12)  # in plain decoding, dearer than right behind itself
     assert MEASURED.step(4, 6) == pytest.approx(2 * 0.12 + 0.15 + 0.03 + 0.02)
     assert MEASURED.step(4, 6, 300) == pytest.approx(2 * (0.12 + far) + 0.2)
-    assert MEASURED.draft(0) == MEASURED.draft(0, 300) == MEASURED.visit0 == pytest.approx(0.03)
+    assert MEASURED.draft(0) == MEASURED.draft(0, 300) == MEASURED.step(0, 0) == pytest.approx(0.03)
     assert MEASURED.draft(5, 300) == pytest.approx(5 * (0.1 + far) + 0.15 + 0.03 + 0.01 + 0.02)
     upper = 3 * (MEASURED.layer[3] + 100 * (1e-4 + 4 * 2e-5))
     round_ = 5 * (0.1 + far) + upper + MEASURED.head[3] + 0.05
@@ -51,6 +52,24 @@ def test_each_operation():
     assert MEASURED.read(300) == pytest.approx(21)
 
 
+@given(walk=st.sets(st.integers(0, 7)), drafts=st.integers(0, MAX_ROWS - 1), at=ANYWHERE)
+@FIXED
+def test_a_round_costs_what_its_parts_do(walk, drafts, at):
+    """The tables of the batched engine are of the parts, the scalar one asks for the sum."""
+    walk = sorted(walk)
+    spent = MEASURED.price(walk, drafts if walk else 0, at)
+    parts = sum(MEASURED.step(lower, upper, at) for lower, upper in pairwise([0, *walk]))
+    exit_layer = max(walk, default=0)
+    if walk and drafts:
+        parts += (drafts - 1) * MEASURED.draft(exit_layer, at) + MEASURED.finish(exit_layer, drafts, at)
+        dropped = MEASURED.price(walk, drafts, at, looks=drafts)  # one more was seen, and not drafted
+        assert dropped == pytest.approx(spent + MEASURED.draft(exit_layer, at) - exit_layer * MEASURED.again(at))
+    else:
+        parts += MEASURED.finish(exit_layer, 0, at)
+    assert spent == pytest.approx(parts)
+    assert MEASURED.price(walk, 0, at, missed=True) == pytest.approx(MEASURED.price(walk, 0, at) + MEASURED.lookup)
+
+
 @given(exit_layer=st.integers(0, 7), drafts=st.integers(0, MAX_ROWS - 1), at=ANYWHERE)
 @FIXED
 def test_a_fixed_rule_pays_for_its_drafts_and_for_no_look(exit_layer, drafts, at):
@@ -58,7 +77,7 @@ def test_a_fixed_rule_pays_for_its_drafts_and_for_no_look(exit_layer, drafts, at
     if drafts == 0:
         assert spent == pytest.approx(MEASURED.plain(at) + (0.025 if exit_layer == 0 else 0))
         return
-    walk = MEASURED.visit0 if exit_layer == 0 else MEASURED.step(0, exit_layer, at) + MEASURED.lookup
+    walk = MEASURED.step(0, exit_layer, at) + (MEASURED.lookup if exit_layer else 0)
     looking = walk + (drafts - 1) * MEASURED.draft(exit_layer, at) + MEASURED.finish(exit_layer, drafts, at)
     saved = drafts * (0.02 if exit_layer == 0 else 0.02 + 0.03 + 0.01) + 0.04 + (0 if exit_layer == 0 else 0.015)
     assert spent == pytest.approx(looking - saved)
@@ -127,7 +146,7 @@ def test_a_policy_pays_for_the_features_that_it_has():
 def test_a_rule_that_does_not_look_pays_for_its_layers_alone():
     for rule, layer in ((LayerSkip(5, 3), 5), (PromptLookup(3), 0)):
         costs = MEASURED.for_rule(rule)
-        looking = costs.visit0 if layer == 0 else costs.step(0, layer)
+        looking = costs.step(0, layer)
         spent = looking + 2 * costs.draft(layer) + costs.finish(layer, 3)
         assert spent == pytest.approx(MEASURED.fixed(layer, 3))
     lite = MEASURED.for_rule(Lite({2: 0.5, 4: 0.5}))

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from lede.collect.sweep import sweep
 from lede.decode.generate import generate
-from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, QPolicy
+from lede.decode.rules import Autoregressive, ExitRule, LayerSkip, LengthHeuristic, PromptLookup, QPolicy
 from lede.decode.sampling import Settings
 from lede.decode.state import State
+from lede.process import Sums
 from lede.simulate.baselines import BASELINES, drawn, make_rule
 from lede.simulate.batched import Engine
 from lede.simulate.costs import MAX_ROWS, Costs
 from lede.simulate.scalar import Record, replay_rule
 from lede.simulate.texts import texts_of
 from tests.decode.test_exits import with_heads
+from tests.decode.values import random_policy
 from tests.models import FIXED, ours
 from tests.rules import RandomRule
 
@@ -66,26 +68,9 @@ class Threshold(ExitRule):
         return state.top1_logp + state.conf_trace > -0.9 and state.draft_logp > -3
 
 
-class Network:
-    """A value function with random weights."""
-
-    def __init__(self, layers, features, seed):
-        self.layers, self.features = layers, features
-        sizes, rng = (len(features), 16, 2), np.random.default_rng(seed)
-        self._weights = [rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
-
-    def values(self, rows):
-        return np.maximum(rows @ self._weights[0], 0) @ self._weights[1]
-
-
-def features(layers, *without):
-    return tuple(name for name in (*State._fields[4:], "draft_index") if name not in without) + tuple(
-        f"layer={layer}" for layer in layers
-    )
-
-
 def network(layers, seed, *without, max_drafts=None):
-    return QPolicy(Network(layers, features(layers, *without), seed), max_drafts=max_drafts)
+    features = [name for name in State._fields[4:] if name not in without]
+    return QPolicy(random_policy(layers, seed, features), max_drafts=max_drafts)
 
 
 def texts_under(settings, model):
@@ -215,7 +200,7 @@ def bill(round_, rule, room, costs):
     if 0 in rule.layers and room > 0 and 0 not in walked:
         total += costs.lookup  # without a match
     for lower, upper in pairwise([0, *walked]):
-        total += costs.step(lower, upper, at) if upper else costs.visit0
+        total += costs.step(lower, upper, at)
     reached = max(walked, default=0)
     if layer is None:
         return total + costs.plain(at) - reached * costs.first(at) + kept
@@ -236,16 +221,15 @@ def bill(round_, rule, room, costs):
 @settings(FIXED, max_examples=80)
 def test_all_texts_at_once_are_the_texts_one_by_one(layers, seed, most, without, greedy):
     swept = TEXTS if greedy else COMPILED
-    policy, bypass = network(layers, seed, *without, max_drafts=most), layers[-1] == 4
-    value = Network(layers, features(layers, *without), seed)
+    rule, bypass = network(layers, seed, *without, max_drafts=most), layers[-1] == 4
     columns = list(layers[: len(layers) - bypass])
     if not columns:
         return
     own = {name: getattr(swept, name)[:, :, columns] for name in ("states", "found", "right", "drafts")}
     texts = replace(swept, layers=tuple(columns), **own)
-    engine = Engine(texts, FLAT, value.features, bypass=bypass, max_drafts=most)
-    played = engine.play(lambda x: np.diff(value.values(x))[:, 0] > 0)
-    mine = replay_rule(policy, swept, FLAT)
+    engine = Engine(texts, FLAT, rule.policy.features, bypass=bypass, max_drafts=most)
+    played = engine.play(rule.policy.exits)
+    mine = replay_rule(rule, swept, FLAT)
     for name in ("tokens", "rounds", "drafting", "depth", "drafted", "accepted", "milliseconds"):
         assert getattr(played, name).tolist() == pytest.approx(getattr(mine, name).tolist()), name
 
@@ -278,6 +262,15 @@ def test_baselines_take_the_same_rounds(family, parameters):
         if family not in ("del", "lite"):
             assert [len(r.drafts) for r in there] == [len(r.drafts) for r in here]
             assert record.lost_low == record.lost_high == 0
+
+
+def test_a_replay_is_measured_as_decoding_is():
+    rule = PromptLookup(3)
+    decoded = Sums.total([generate(PLAIN, prompt, rule, SETTINGS) for prompt in PROMPTS])
+    replayed = replay_rule(rule, TEXTS, COSTS)
+    assert replace(decoded, seconds=0) == replace(replayed.sums, seconds=0)
+    assert (decoded.exit_layer, replayed.draft_length) == (0, decoded.drafted / decoded.drafting)
+    assert replayed.measures == decoded.measures | {"tokens_per_s": pytest.approx(1e3 * replayed.rate)}
 
 
 @pytest.mark.parametrize(("family", "parameters"), tuned_rules("draft-verify", 4))

@@ -91,7 +91,7 @@ def compare(found: Costs, tolerance: float, true: Costs = TRUE) -> None:
 
 def thinking(costs: Costs, exit_layer: int, drafts: int, at: int) -> float:
     """A round of a policy that exits at its first candidate."""
-    walk = costs.visit0 if exit_layer == 0 else costs.step(0, exit_layer, at)
+    walk = costs.step(0, exit_layer, at)
     return walk + (drafts - 1) * costs.draft(exit_layer, at) + costs.finish(exit_layer, drafts, at)
 
 

@@ -35,7 +35,7 @@ def least(texts: Texts, costs: Costs, layers, lengths, decisions, bypass) -> flo
             if not texts.found[n, t, column]:
                 spent += costs.lookup
                 continue
-            spent += costs.visit0 if layer == 0 else costs.step(before, layer)
+            spent += costs.step(before, layer)
             before, drafted = layer, True
             for wanted in lengths:
                 drafts = min(max(wanted, fewest), most)
