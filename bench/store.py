@@ -23,7 +23,7 @@ from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
 from lede.bench.names import TUNED
 from lede.ground import fingerprint
-from lede.replay.files import write_json
+from lede.replay.folder import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.

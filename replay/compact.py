@@ -3,7 +3,7 @@
 Merged files are built in the staging folder; then the run's old folder and the new one change places in one step of the
 file system, so that a scan lists the old files or the new ones, never both. One that listed old names and opens them
 afterwards fails, because merged files have new names, and can be repeated. Tables change one after the other; readers
-go by the parts that a file's metadata lists (see `replay.files`), which merging keeps. After a crash, compact again.
+go by the parts that a file's metadata lists (see `replay.parts`), which merging keeps. After a crash, compact again.
 
 In an object store the merged object is added and then the others removed: this library's readers pass over those whose
 parts another holds too, while a plain scan may see rows twice for a moment. Writers need not stop.
@@ -24,27 +24,22 @@ import numpy as np
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    STAGING,
-    alone,
+from lede.replay.folder import STAGING, stage, sync_folder
+from lede.replay.header import load_header
+from lede.replay.parquet import encode, open_file, parts_of, read_columns
+from lede.replay.parts import (
     committed_parts,
-    encode,
     live_files,
     next_number,
-    open_file,
-    parts_of,
-    read_columns,
     remove_leftovers,
     run_ids,
-    stage,
     superseded,
-    sync_folder,
     table_files,
     table_folder,
 )
-from lede.replay.schema import TABLES
+from lede.replay.runs import alone
+from lede.replay.schema import TABLES, is_sorted
 from lede.replay.storage import ObjectPath, create, place
-from lede.replay.writer import is_sorted, load_header
 
 MAX_ROWS = 2_000_000
 ABANDONED = 86_400  # seconds after which nobody will commit an object that no commit names

@@ -15,22 +15,15 @@ import pyarrow as pa
 
 from lede.process import DRAFT, EXIT
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    RUN_FOLDER,
-    STAGING,
-    check_seal,
-    not_finite,
-    parts_of,
-    read_columns,
-    read_json,
-    started_runs,
-    superseded,
-    table_files,
-)
-from lede.replay.schema import OF_SAMPLED, TABLES, last_rows
+from lede.replay.folder import STAGING
+from lede.replay.header import load_header, read_json
+from lede.replay.parquet import check_seal, not_finite, parts_of, read_columns
+from lede.replay.parts import RUN_FOLDER, started_runs, superseded, table_files
+from lede.replay.reward import derive
+from lede.replay.runs import run_file, run_name
+from lede.replay.schema import OF_SAMPLED, TABLES, is_sorted, last_rows
 from lede.replay.split import SPLITS
 from lede.replay.storage import ObjectPath, place
-from lede.replay.writer import derive, is_sorted, load_header, run_file, run_name
 
 COUNTED = ("rounds", "drafted", "accepted")  # of an episode
 

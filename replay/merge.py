@@ -11,28 +11,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    HEADER,
-    VOCABULARY,
-    committed_parts,
-    encode,
-    hold,
-    live_files,
-    next_number,
-    parts_of,
-    publish,
-    read_columns,
-    run_ids,
-    run_lock,
-    stage,
-    sync_folder,
-    table_folder,
-)
+from lede.replay.folder import hold, publish, stage, sync_folder
+from lede.replay.header import HEADER, VOCABULARY, common_header
 from lede.replay.integrity import verify
-from lede.replay.reader import common_header
+from lede.replay.parquet import encode, parts_of, read_columns
+from lede.replay.parts import committed_parts, live_files, next_number, run_ids, table_folder
+from lede.replay.runs import Run, run_file, run_lock
 from lede.replay.schema import TABLES
 from lede.replay.storage import ObjectPath, place, readable
-from lede.replay.writer import Run, run_file
 
 
 def merge_datasets(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> dict[str, int]:

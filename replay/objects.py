@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import committed_parts, encode, parts_of, table_files, table_folder
+from lede.replay.parquet import encode, parts_of
+from lede.replay.parts import committed_parts, table_files, table_folder
 from lede.replay.storage import create
 
 

@@ -15,23 +15,14 @@ from numpy.typing import NDArray
 
 from lede.replay.columns import Columns, Samples, select, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    VOCABULARY,
-    committed_parts,
-    described,
-    episode_numbers,
-    live_files,
-    not_finite,
-    parts_of,
-    read_columns,
-    read_json,
-    run_ids,
-)
+from lede.replay.header import VOCABULARY, common_header, read_json
+from lede.replay.parquet import not_finite, parts_of, read_columns
+from lede.replay.parts import committed_parts, described, episode_numbers, live_files, run_ids
 from lede.replay.reward import paper_reward
+from lede.replay.runs import load_runs
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
 from lede.replay.split import Split, episode_splits
 from lede.replay.storage import ObjectPath, place, readable, scan_options
-from lede.replay.writer import header_differences, load_header, load_runs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -297,15 +288,6 @@ def open_dataset(path: str | os.PathLike[str], *others: str | os.PathLike[str]) 
                 raise DatasetError(f"run {run} is in {home[run]} and in {root}: {told}")
             home[run] = root
     return Dataset(roots[0], header, (*roots[1:],))
-
-
-def common_header(roots: Sequence[Path]) -> dict[str, Any]:
-    """The first dataset's header. Raises `DatasetError` if the others' do not fit it."""
-    header = load_header(roots[0])
-    for root in roots:
-        if differences := header_differences(load_header(root), header):
-            raise DatasetError(f"{root} does not fit {roots[0]}: {'; '.join(differences)}")
-    return header
 
 
 def _in_order(

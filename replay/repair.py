@@ -10,11 +10,14 @@ from itertools import count
 from pathlib import Path
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import alone, check_seal, parts_of, publish, read_columns, started_runs, sync_folder, table_files
+from lede.replay.folder import publish, sync_folder
+from lede.replay.header import load_header
 from lede.replay.integrity import Finding, verify
+from lede.replay.parquet import check_seal, parts_of, read_columns
+from lede.replay.parts import started_runs, table_files
+from lede.replay.runs import Run, alone
 from lede.replay.schema import TABLES
 from lede.replay.storage import ObjectPath, place
-from lede.replay.writer import Run, load_header
 
 ASIDE = ".damaged"  # a folder of the dataset that no scan sees
 

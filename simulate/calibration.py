@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.replay.errors import DatasetError
-from lede.replay.files import read_json, write_json
+from lede.replay.folder import write_json
+from lede.replay.header import read_json
 from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:

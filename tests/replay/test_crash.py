@@ -39,7 +39,7 @@ DYING_WRITER = """
 import os, signal, sys
 from pathlib import Path
 from lede import replay
-import lede.replay.files, lede.replay.writer
+import lede.replay.folder, lede.replay.writer
 from tests.replay.synthetic import make_episode, start
 
 run = start(Path(sys.argv[1]))
@@ -54,7 +54,7 @@ def mortal(function, life):
 for number in range(50):
     if (child := os.fork()) == 0:
         life = [None] + [True] * number
-        for module, name in (("writer", "stage"), ("writer", "publish"), ("files", "sync_folder")):
+        for module, name in (("writer", "stage"), ("writer", "publish"), ("folder", "sync_folder")):
             module = getattr(replay, module)
             setattr(module, name, mortal(getattr(module, name), life))
         with replay.writer.EpisodeWriter(run, worker=number) as writer:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from lede import replay
 from lede.cli import app
-from lede.replay.files import encode
+from lede.replay.parquet import encode, parts_of
 from tests.collect.small import PROMPTS, collected, same, tables
 from tests.replay.synthetic import make_episode, start, write_dataset
 from tests.replay.test_crash import run_python
@@ -54,7 +54,7 @@ def cut_rows(path: Path) -> None:
     """The last decision of an episode is gone, everything else is as it should be."""
     file = first(path, "transitions")
     rows = pq.read_table(file, partitioning=None)
-    parts = replay.files.parts_of(file, "transitions")  # type: ignore[attr-defined]
+    parts = parts_of(file, "transitions")
     last = max(i for i, end in enumerate(rows["terminal"].to_pylist()) if end)
     start_of = max(i for i in range(last + 1) if rows["step"][i].as_py() == 0)
     file.write_bytes(encode(pa.concat_tables([rows.slice(0, start_of), rows.slice(last + 1)]), "transitions", parts))
@@ -254,13 +254,13 @@ def test_an_orphan_that_vanishes_is_no_fault_of_the_dataset(path: Path, monkeypa
     """A resumed writer removes what a died one left between a reader's, or another writer's, listing and opening."""
     orphan = first(path, "episodes").with_name("part-7-00000.parquet")
     orphan.write_bytes(first(path, "episodes").read_bytes())
-    opened = replay.files.parts_of  # type: ignore[attr-defined]
+    opened = parts_of
 
     def late(file: Path, name: str) -> frozenset[str]:
         if file == orphan:
             file.unlink()
         return opened(file, name)
 
-    monkeypatch.setattr("lede.replay.files.parts_of", late)
+    monkeypatch.setattr("lede.replay.parts.parts_of", late)
     assert replay.open_dataset(path).episodes.collect().height == EPISODES
     assert not orphan.exists()
