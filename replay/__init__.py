@@ -6,21 +6,9 @@ Names are imported when they are first used, so that `import lede.replay` costs 
 from importlib import import_module
 from typing import Any
 
-HOMES = {
-    "DatasetError": "errors",
-    "Dataset": "reader",
-    "open_dataset": "reader",
-    "open_for_writing": "header",
-    "start_run": "runs",
-    "EpisodeWriter": "writer",
-    "Finding": "integrity",
-    "verify": "integrity",
-    "repair_dataset": "repair",
-    "compact_dataset": "compact",
-    "merge_datasets": "merge",
-    "inspect_dataset": "inspect",
-    "plot_dataset": "plot",
-}
+HOMES = {"DatasetError": "errors", "Dataset": "reader", "open_dataset": "reader", "open_for_writing": "header"}
+HOMES |= {"start_run": "runs", "EpisodeWriter": "writer", "Finding": "integrity", "verify": "integrity"}
+HOMES |= {f"{name}_dataset": name for name in ("repair", "compact", "inspect", "plot")} | {"merge_datasets": "merge"}
 __all__ = list(HOMES)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from lede.replay.errors import DatasetError
-from lede.replay.folder import write_json
 from lede.replay.schema import FORMAT
-from lede.replay.storage import place
+from lede.replay.store import File, Store, open_store, present
 
 HEADER = "dataset.json"
 VOCABULARY = "draft_vocabulary.json"  # the tokens that could be drafted, where not all could
@@ -28,48 +27,50 @@ def open_for_writing(
     of its model is not compared, but for what it drafted with. Raises `DatasetError` naming every field that differs,
     or if `path` holds something else; `OSError`.
     """
-    root = place(path)
+    store = open_store(path)
     wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
-    if not (root / HEADER).exists():
-        names = [entry.name for entry in root.iterdir()] if root.is_dir() else []
-        # The second look: another shard may have made the dataset between the first and the listing.
-        if any(not name.startswith(".") and name != VOCABULARY for name in names) and not (root / HEADER).exists():
-            raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
-        if draft_vocabulary is not None:
-            write_json(root / VOCABULARY, {"tokens": list(draft_vocabulary)})
-        write_json(root / HEADER, wanted)
-    found = load_header(root)
+    if HEADER not in (names := store.list()):
+        # The second look: another shard may have made the dataset while the first listed.
+        if any(name[0] != "." and name != VOCABULARY for name in names) and not present(store, HEADER):
+            raise DatasetError(
+                f"{store.path} is neither empty nor a dataset (it has no {HEADER}): choose another folder"
+            )
+        drafted = {} if draft_vocabulary is None else {VOCABULARY: to_json({"tokens": list(draft_vocabulary)})}
+        with suppress(FileExistsError):  # what was first stays, and is compared
+            store.create(HEADER, to_json(wanted), before=drafted)
+    found = load_header(store)
     if differences := header_differences(wanted, found):
         told = "; ".join(differences)
         same = " or the same --exits and --draft-vocab" * any(f"model.{name}" in told for name in DRAFTING)
-        raise DatasetError(f"{root} holds other data: {told}. Choose another --out{same}")
+        raise DatasetError(f"{store.path} holds other data: {told}. Choose another --out{same}")
 
 
-def load_header(root: Path) -> dict[str, Any]:
+def load_header(store: Store) -> dict[str, Any]:
     """Read `dataset.json`. Raises `DatasetError` if there is none or it is from a newer version."""
-    if not root.is_dir():
-        raise DatasetError(f"{root} does not exist: collect a dataset first (lede collect)")
-    if not (root / HEADER).is_file():
-        raise DatasetError(f"{root} is not a dataset, it has no {HEADER}")
-    header = read_json(root / HEADER)
+    if HEADER not in (names := store.list()):
+        if not names:
+            raise DatasetError(f"{store.path} does not exist or is empty: collect a dataset first (lede collect)")
+        raise DatasetError(f"{store.path} is not a dataset, it has no {HEADER}")
+    file = File(store, HEADER)
+    header = read_json(file)
     made = header.get("format")
     if not isinstance(made, int) or not 1 <= made <= FORMAT:
         from importlib.metadata import version
 
         needed = f"lede {header['needs']} or later" if "needs" in header else "another version"
         told = f"has format {made}, this version ({version('lede')}) reads {FORMAT}: it needs {needed}, update lede"
-        raise DatasetError(f"{root / HEADER} {told}")
+        raise DatasetError(f"{file} {told}")
     if "layers" not in header or not isinstance(header.get("model"), dict):
-        raise DatasetError(f"{root / HEADER} lacks model or layers: restore it from a copy")
+        raise DatasetError(f"{file} lacks model or layers: restore it from a copy")
     return header
 
 
-def common_header(roots: Sequence[Path]) -> dict[str, Any]:
+def common_header(stores: Sequence[Store]) -> dict[str, Any]:
     """The first dataset's header. Raises `DatasetError` if the others' do not fit it."""
-    header = load_header(roots[0])
-    for root in roots:
-        if differences := header_differences(load_header(root), header):
-            raise DatasetError(f"{root} does not fit {roots[0]}: {'; '.join(differences)}")
+    header = load_header(stores[0])
+    for store in stores:
+        if differences := header_differences(load_header(store), header):
+            raise DatasetError(f"{store.path} does not fit {stores[0].path}: {'; '.join(differences)}")
     return header
 
 
@@ -92,12 +93,17 @@ def describe_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], p
     return lines
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
+def to_json(content: object) -> bytes:
+    """A JSON file, for people also."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(file: File, *keys: str) -> dict[str, Any]:
     """The object in a JSON file. Raises `DatasetError` if it is damaged or lacks one of `keys`."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(file.read().decode())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path} is not JSON ({error}): restore it from a copy") from error
+        raise DatasetError(f"{file} is not JSON ({error}): restore it from a copy") from error
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise DatasetError(f"{path} is not a JSON object with {', '.join(keys)}: restore it from a copy")
+        raise DatasetError(f"{file} is not a JSON object with {', '.join(keys)}: restore it from a copy")
     return content

@@ -2,16 +2,14 @@
 
 A *part* is what one flush of one writer publishes: `episodes/run=<id>/<part>.parquet`, perhaps one in `sweeps`, and
 last the one in `transitions`, which commits it. A file's metadata lists the parts it holds: one as flushed, several
-after compaction. An episodes or sweeps file counts when every part it holds is held by some transitions file. Files are
-written in the dataset's `.staging` folder and renamed, so that any reader may scan the table folders at any time.
+after compaction. An episodes or sweeps file counts when every part it holds is held by some transitions file. No file
+is visible before it is whole, so any reader may scan the table folders at any time.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,42 +17,37 @@ from numpy.typing import NDArray
 
 from lede.replay.errors import DatasetError
 from lede.replay.folder import STAGING
-from lede.replay.parquet import parts_of
+from lede.replay.parquet import parts_of, read_columns
 from lede.replay.schema import TABLES
-from lede.replay.storage import ObjectPath
+from lede.replay.store import File, Store, files_in
 
 BRING_BACK = "restore it from a copy, or lede repair the dataset, then collect again"
 # A letter first: polars would take the value of `run=1234567` for a number. 28 bits: see `episode_numbers`.
-RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}")
+RUN_FOLDER = re.compile(r"run=r[0-9a-f]{7}/")
 
 
-def table_folder(root: Path, table: str, run: str) -> Path:
-    return root / table / f"run={run}"
+def table_folder(table: str, run: str) -> str:
+    """The name of the folder of a run's files in a table."""
+    return f"{table}/run={run}"
 
 
-def visible(folder: Path, pattern: str) -> list[Path]:
-    """What is in a folder, sorted by name, without names that begin with a dot: macOS leaves a `._x` beside any x."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-
-
-def table_files(root: Path, table: str, run: str) -> list[Path]:
+def table_files(store: Store, table: str, run: str) -> list[File]:
     """Published files of a run in a table, sorted by name."""
-    return visible(table_folder(root, table, run), "*.parquet")
+    return files_in(store, table_folder(table, run), ".parquet")
 
 
-def run_ids(root: Path) -> list[str]:
+def run_ids(store: Store) -> list[str]:
     """Ids of the runs that have committed something, sorted. Raises `DatasetError` about any other folder there."""
-    folders = visible(root / "transitions", "run=*")
-    for folder in folders:
-        if not RUN_FOLDER.fullmatch(folder.name):
-            raise DatasetError(f"{folder} is not a run of this library: move it out of the dataset")
-    return [folder.name.removeprefix("run=") for folder in folders]
+    folders = [name for name in store.list("transitions") if name.startswith("run=")]
+    if strange := [name for name in folders if not RUN_FOLDER.fullmatch(name)]:
+        where = store.path / f"transitions/{strange[0]}"
+        raise DatasetError(f"{where} is not a run of this library: move it out of the dataset")
+    return [folder[4:-1] for folder in folders]
 
 
-def started_runs(root: Path) -> list[str]:
+def started_runs(store: Store) -> list[str]:
     """Ids of the runs that have a file in any table, sorted."""
-    folders = (folder.name for table in TABLES for folder in visible(root / table, "run=*"))
-    return sorted({name.removeprefix("run=") for name in folders if RUN_FOLDER.fullmatch(name)})
+    return sorted({name[4:-1] for table in TABLES for name in store.list(table) if RUN_FOLDER.fullmatch(name)})
 
 
 def episode_numbers(run: str, episodes: NDArray[Any]) -> NDArray[np.int64]:
@@ -73,72 +66,80 @@ def next_number(names: Iterable[str], prefix: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def held_parts(root: Path, table: str, run: str) -> dict[Path, frozenset[str]]:
+def held_parts(store: Store, table: str, run: str) -> dict[File, frozenset[str]]:
     """Files of a run in a table, sorted by name, and the parts they hold, without those that are `superseded`.
 
     Lists again if one vanishes meanwhile.
     """
     for attempts_left in reversed(range(100)):
         try:
-            files = {path: parts_of(path, table) for path in table_files(root, table, run)}
+            files = {file: parts_of(file) for file in table_files(store, table, run)}
             merged = superseded(files)
-            return {path: held for path, held in files.items() if path not in merged}
+            return {file: held for file, held in files.items() if file not in merged}
         except DatasetError as error:  # a resumed writer removes what died ones left, compaction changes names
             if error.kind != "vanished" or not attempts_left:
                 raise
     raise AssertionError
 
 
-def superseded(files: Mapping[Path, frozenset[str]]) -> set[Path]:
-    """Of files and the parts they hold, objects that compaction has merged into another, and not removed yet."""
-    objects = [held for path, held in files.items() if isinstance(path, ObjectPath)]
-    return {path for path, held in files.items() if any(held < other for other in objects)}
+def superseded(files: Mapping[File, frozenset[str]]) -> set[File]:
+    """Of files and the parts they hold, those that compaction has merged into another, and not removed yet.
+
+    Where it takes one step there are none: what is held twice there was copied, and a plain scan sees it twice.
+    """
+    merging = [held for file, held in files.items() if not file.store.locks]
+    return {file for file, held in files.items() if any(held < other for other in merging)}
 
 
-def committed_parts(root: Path, run: str) -> dict[str, Path]:
+def committed_parts(store: Store, run: str) -> dict[str, File]:
     """Every committed part of a run and the transitions file that holds it. Raises `DatasetError` if two do."""
-    parts: dict[str, Path] = {}
-    for path, held in held_parts(root, "transitions", run).items():
+    parts: dict[str, File] = {}
+    for file, held in held_parts(store, "transitions", run).items():
         for part in held:
             if part in parts:
-                raise DatasetError(f"{parts[part]} and {path} hold the same rows ({part}): remove the smaller file")
-            parts[part] = path
+                raise DatasetError(f"{parts[part]} and {file} hold the same rows ({part}): remove the smaller file")
+            parts[part] = file
     return parts
 
 
-def live_files(root: Path, table: str, run: str, parts: Iterable[str]) -> list[Path]:
+def live_files(store: Store, table: str, run: str, parts: Iterable[str]) -> list[File]:
     """Files of a run that hold committed `parts` only, sorted by name."""
-    files, committed = held_parts(root, table, run), frozenset(parts)
+    files, committed = held_parts(store, table, run), frozenset(parts)
     if any(
         held & committed and held - committed for held in files.values()
     ):  # merged since, with parts committed since
-        committed |= committed_parts(root, run).keys()
-    return [path for path, held in files.items() if held <= committed]
+        committed |= committed_parts(store, run).keys()
+    return [file for file, held in files.items() if held <= committed]
 
 
-def remove_leftovers(root: Path, run: str, prefix: str = "") -> None:
+def committed_episodes(store: Store, run: str) -> set[int]:
+    """Numbers of a run's episodes that need not be collected again. Raises `DatasetError` if a file is damaged."""
+    files = live_files(store, "episodes", run, committed_parts(store, run))
+    return {number for file in files for number in read_columns(file, ["episode"])["episode"].to_pylist()}
+
+
+def remove_leftovers(store: Store, run: str, prefix: str = "") -> None:
     """Remove what died writers of a run left: staged files, and files whose part was never committed.
 
-    Only for whoever knows that no writer with a file name starting with `prefix` is at work: nobody in object stores.
-    Raises `DatasetError`, and removes no published file, if one of a table is gone whose rows another table has: they
-    would be collected twice.
+    Only for whoever knows that no writer with a file name starting with `prefix` is at work; where there are no locks
+    nobody does, and nothing is removed. Raises `DatasetError`, and removes no published file, if one of a table is gone
+    whose rows another table has: they would be collected twice.
     """
-    if isinstance(root, ObjectPath):
+    if not store.locks:
         return
-    for path in (root / STAGING).glob(f"{run}.{prefix}*"):
-        path.unlink(missing_ok=True)
-    if not prefix:
-        shutil.rmtree(root / STAGING / f"compact-{run}", ignore_errors=True)
-    parts, described, dead = committed_parts(root, run), set[str](), list[Path]()
+    for name in store.list(STAGING):
+        if name.startswith(f"{run}.{prefix}") or (name == f"compact-{run}/" and not prefix):
+            store.delete(f"{STAGING}/{name}")
+    parts, told_of, dead = committed_parts(store, run), set[str](), list[File]()
     for table in ("episodes", "sweeps"):
-        for path, held in held_parts(root, table, run).items():
+        for file, held in held_parts(store, table, run).items():
             if held.isdisjoint(parts):
-                dead += [path] if path.name.startswith(prefix) else []
+                dead += [file] if file.stem.startswith(prefix) else []
             elif held - parts.keys():
-                raise DatasetError(f"{path} has rows whose transitions file is gone: {BRING_BACK}")
+                raise DatasetError(f"{file} has rows whose transitions file is gone: {BRING_BACK}")
             elif table == "episodes":
-                described |= held
-    for part in sorted(parts.keys() - described):
+                told_of |= held
+    for part in sorted(parts.keys() - told_of):
         raise DatasetError(f"{parts[part]} has rows whose episodes file is gone: {BRING_BACK}")
-    for path in dead:
-        path.unlink()
+    for file in dead:
+        store.delete(file.name)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from lede.replay.errors import DatasetError
-from lede.replay.folder import hold, write_json
-from lede.replay.header import describe_differences, load_header, read_json
-from lede.replay.parquet import read_columns
-from lede.replay.parts import committed_parts, live_files, remove_leftovers, visible
-from lede.replay.storage import place
+from lede.replay.header import describe_differences, load_header, read_json, to_json
+from lede.replay.parts import committed_episodes, remove_leftovers
+from lede.replay.store import Store, files_in, open_store, present
 
 Shard = tuple[int, int]  # share i of n, counted from 0; (0, 1) is all of it
 
@@ -26,15 +24,13 @@ Shard = tuple[int, int]  # share i of n, counted from 0; (0, 1) is all of it
 class Run:
     """One set of arguments for which rows are collected into a dataset. Cheap to pickle and send to workers."""
 
-    path: Path  # the dataset
+    store: Store  # of the dataset
     id: str
     layers: int  # L of the model
 
     def committed(self) -> set[int]:
-        """Numbers of the episodes that need not be collected again. Raises `DatasetError` if a file is damaged."""
-        parts = committed_parts(self.path, self.id)
-        files = live_files(self.path, "episodes", self.id, parts)
-        return {n for path in files for n in read_columns(path, "episodes", ["episode"])["episode"].to_pylist()}
+        """See `parts.committed_episodes`."""
+        return committed_episodes(self.store, self.id)
 
 
 def start_run(
@@ -49,30 +45,28 @@ def start_run(
     run is new; a function is called only then. Raises `DatasetError` if the dataset has runs, but none with these
     arguments, unless `new_run`.
     """
-    root = place(path)
-    header = load_header(root)
+    store = open_store(path)
+    header = load_header(store)
     wanted = json.loads(json.dumps(arguments))
     run_id = run_name(wanted)
-    run = Run(root, run_id, header["model"]["layers"])
-    description = run_file(root, run_id)
-    with starting(root, run_id):  # shards that start at once wait for the first, and measure nothing themselves
-        if description.exists():
-            if (lock := hold(run_lock(root, run_id), exclusive=True)) is not None:  # no writer is at work
-                try:
-                    remove_leftovers(root, run_id)
-                finally:
-                    os.close(lock)
+    run = Run(store, run_id, header["model"]["layers"])
+    with starting(store, run_id):  # shards that start at once wait for the first, and measure nothing themselves
+        if present(store, run_file(run_id)):
+            if (lock := store.lock(run_lock(run_id), exclusive=True)) is not None:  # no writer is at work
+                with lock:
+                    remove_leftovers(store, run_id)
             return run
-        if not new_run and (others := load_runs(root)):
+        if not new_run and (others := load_runs(store)):
             nearest = min((describe_differences(wanted, other["arguments"]) for other in others), key=len)
             raise DatasetError(
-                f"{root} was collected with other arguments: {'; '.join(nearest)}. "
+                f"{store.path} was collected with other arguments: {'; '.join(nearest)}. "
                 "Pass --new-run to add a run to it, or another --out"
             )
         started = datetime.now(UTC).isoformat(timespec="seconds")
         told = facts() if callable(facts) else facts
         content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
-        write_json(description, content)
+        with suppress(FileExistsError):  # where nobody can wait, the first one's stays
+            store.create(run_file(run_id), to_json(content))
     return run
 
 
@@ -81,63 +75,67 @@ def run_name(arguments: Mapping[str, Any]) -> str:
     return "r" + hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:7]
 
 
-def run_file(root: Path, run_id: str) -> Path:
-    return root / "runs" / f"{run_id}.json"
+def run_file(run_id: str) -> str:
+    """The name of the file that describes a run."""
+    return f"runs/{run_id}.json"
 
 
-def load_runs(*roots: Path) -> list[dict[str, Any]]:
+def load_runs(*stores: Store) -> list[dict[str, Any]]:
     """What `runs/*.json` say, oldest run first."""
-    runs = [read_json(path, "id", "arguments") for root in roots for path in visible(root / "runs", "*.json")]
+    runs = [read_json(file, "id", "arguments") for store in stores for file in files_in(store, "runs", ".json")]
     return sorted(runs, key=lambda run: (str(run.get("started")), str(run.get("id"))))
 
 
-def run_lock(root: Path, run: str, worker: int | None = None) -> Path:
-    """The lock file of a run, which its writers share, or of one writer of it."""
-    return root / "runs" / (f"{run}.lock" if worker is None else f"{run}.{worker}.lock")
+def run_lock(run_id: str, worker: int | None = None) -> str:
+    """The name of the lock of a run, which its writers share, or of one writer of it."""
+    return f"runs/{run_id}.lock" if worker is None else f"runs/{run_id}.{worker}.lock"
 
 
-@contextmanager
-def alone(root: Path, run: str, verb: str) -> Iterator[None]:
+def locked(
+    store: Store, name: str, told: str, *, exclusive: bool = True, wait: bool = False
+) -> AbstractContextManager[Any]:
+    """Hold a lock, as `Store.lock` does. Raises `DatasetError` if somebody else holds it: the dataset, and `told`."""
+    if (lock := store.lock(name, exclusive=exclusive, wait=wait)) is None:
+        raise DatasetError(f"{store.path}: {told}")
+    return lock
+
+
+def alone(store: Store, run_id: str, verb: str) -> AbstractContextManager[Any]:
     """Keep writers of a run away. Raises `DatasetError` if one is at work: `verb` later."""
-    if (lock := hold(run_lock(root, run), exclusive=True)) is None:
-        raise DatasetError(f"{root}: run {run} is being written, {verb} when its collector is done")
-    try:
-        yield
-    finally:
-        os.close(lock)
+    return locked(store, run_lock(run_id), f"run {run_id} is being written, {verb} when its collector is done")
 
 
-@contextmanager
-def starting(root: Path, run_id: str) -> Iterator[None]:
+def sharing(store: Store, run_id: str) -> AbstractContextManager[Any]:
+    """Work on a run beside others, and keep away who wants to be `alone`; waits for them."""
+    return locked(store, run_lock(run_id), f"run {run_id} is being changed", exclusive=False)
+
+
+def starting(store: Store, run_id: str) -> AbstractContextManager[Any]:
     """Begin work on a run one after the other; waits."""
-    lock = hold(root / "runs" / f"{run_id}.start.lock", exclusive=True, wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
+    return locked(store, f"runs/{run_id}.start.lock", f"run {run_id} is being started", wait=True)
 
 
 @contextmanager
 def claim(run: Run, shard: Shard = (0, 1)) -> Iterator[None]:
     """Keep a share of a run's plan for this process; then ask the run what is committed.
 
-    Raises `DatasetError` where somebody is collecting any of it: the same share, or one of another number of shares.
+    No two have the same share, on one machine or, by a shared file system, on many. Raises `DatasetError` where
+    somebody is collecting any of it: the same share, or one of another number of shares.
     """
-    held = [hold(run_lock(run.path, run.id), exclusive=False)]  # waits for compaction
-    try:
-        with starting(run.path, run.id):  # one after the other
-            for path in visible(run.path / "runs", f"{run.id}.*of*.lock"):
-                i, n = map(int, path.name.split(".")[1].split("of"))
+    store = run.store
+    with ExitStack() as held:
+        held.enter_context(sharing(store, run.id))
+        with starting(store, run.id):  # one after the other
+            mine = f"runs/{run.id}.{shard[0]}of{shard[1]}.lock"
+            for file in files_in(store, "runs", ".lock"):
+                found = re.fullmatch(rf"runs/{run.id}\.(\d+)of(\d+)\.lock", file.name)
+                if found is None:
+                    continue
+                i, n = map(int, found.groups())
                 if n == shard[1] and i != shard[0]:
                     continue
-                if (lock := hold(path, exclusive=True)) is None:
-                    who = f"shard {i + 1}/{n} of run {run.id}" if n > 1 else f"run {run.id}"
-                    raise DatasetError(f"{run.path}: {who} is being collected, wait until its collector is done")
-                os.close(lock)
-            held.append(hold(run.path / "runs" / f"{run.id}.{shard[0]}of{shard[1]}.lock", exclusive=True))
+                who = f"shard {i + 1}/{n} of run {run.id}" if n > 1 else f"run {run.id}"
+                with locked(store, file.name, f"{who} is being collected, wait until its collector is done"):
+                    pass
+            held.enter_context(locked(store, mine, f"run {run.id} is being collected"))
         yield
-    finally:
-        for lock in held:
-            if lock is not None:
-                os.close(lock)

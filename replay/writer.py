@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import hashlib
+import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -14,23 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.folder import STAGING, hold, publish, stage
-from lede.replay.objects import Commits
 from lede.replay.parquet import encode
-from lede.replay.parts import (
-    committed_parts,
-    next_number,
-    remove_leftovers,
-    table_files,
-    table_folder,
-)
+from lede.replay.parts import committed_parts, next_number, remove_leftovers, table_files, table_folder
 from lede.replay.reward import derive
-from lede.replay.runs import Run, run_lock
+from lede.replay.runs import Run, locked, run_lock, sharing
 from lede.replay.schema import ADDED, EPISODES, SORT_KEYS, TABLES, is_sorted
-from lede.replay.storage import ObjectPath
+from lede.replay.store import present
 
 FIRST_FLUSH = 5.0  # seconds
-DRAFTING = {"exits", "draft_vocabulary"}  # of a model: what its early layers draft with, if not its own head
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a smaller part may still fit into
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -42,6 +36,8 @@ class _Part:
     number: int
     episodes: list[dict[str, pa.Table]] = field(default_factory=list)
     opened: float = 0.0  # when its first episode came, in seconds of the monotonic clock
+    #: Commits that were tried: by a hash of the file, the part's name and how many episodes are in it.
+    tried: dict[bytes, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -61,30 +57,17 @@ class EpisodeWriter:
         self.run, self.worker = run, worker
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._wait = min(FIRST_FLUSH, flush_seconds)
-        self._locks: list[int] = []
-        try:
-            self._lock(None, exclusive=False)  # waits for compaction
-            self._lock(worker, exclusive=True)
-            remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
-            names = set(committed_parts(run.path, run.id))  # wherever a part's rows are now
-            self._objects = Commits(run.path, run.id, worker, names) if isinstance(run.path, ObjectPath) else None
-            if self._objects is None:
-                names |= {path.stem for table in TABLES for path in table_files(run.path, table, run.id)}
-            self._part = _Part(next_number((name.split(".")[0] for name in names), f"part-{worker}-"))
-        except BaseException:
-            self._unlock()
-            raise
-
-    def _lock(self, worker: int | None, *, exclusive: bool) -> None:
-        if (lock := hold(run_lock(self.run.path, self.run.id, worker), exclusive=exclusive)) is None:
-            raise DatasetError(
-                f"{self.run.path}: writer {worker} of run {self.run.id} is at work, wait until its collector is done"
-            )
-        self._locks.append(lock)
-
-    def _unlock(self) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+        store, self._prefix = run.store, f"part-{worker}-"
+        with ExitStack() as held:
+            held.enter_context(sharing(store, run.id))
+            told = f"writer {worker} of run {run.id} is at work, wait until its collector is done"
+            held.enter_context(locked(store, run_lock(run.id, worker), told))
+            remove_leftovers(store, run.id, self._prefix)
+            parts = committed_parts(store, run.id)  # wherever a part's rows are now
+            self._parts, self._files = self._own(parts), self._listed()
+            names = [file.stem for table in TABLES for file in table_files(store, table, run.id)]
+            self._part = _Part(next_number([*names, *(part.split(".")[0] for part in parts)], self._prefix))
+            self._locks = held.pop_all()
 
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
@@ -112,7 +95,7 @@ class EpisodeWriter:
             self._wait = min(2 * self._wait, self.flush_seconds)
 
     def flush(self) -> None:
-        """Publish what is buffered, as one part; where that fails, as smaller ones, as much as the disk takes.
+        """Publish what is buffered, as one part; where the disk is full, as smaller ones, as much as it takes.
 
         Raises an `OSError` that names the file if something stays buffered: `flush` again.
         """
@@ -120,40 +103,62 @@ class EpisodeWriter:
         while self._part.episodes:
             try:
                 self._publish(count)
-            except OSError:
-                if count == 1 or self._objects is not None:  # an object store is never full
+            except DatasetError:  # somebody else's now
+                self._part.episodes.clear()
+                raise
+            except OSError as error:
+                if count == 1 or error.errno not in FULL:
                     raise
                 count //= 2
 
     def _publish(self, count: int) -> None:
-        """Publish the first `count` buffered episodes as one part, or nothing of them."""
-        name = f"part-{self.worker}-{self._part.number:05d}"
-        root, run_id, episodes = self.run.path, self.run.id, self._part.episodes[:count]
-        tables = [table for table in TABLES if any(table in episode for episode in episodes)]
-        rows = {table: _joined(episodes, table) for table in tables}
-        staged = {table: root / STAGING / f"{run_id}.{name}.{table}.tmp" for table in tables}
-        paths = {table: table_folder(root, table, run_id) / f"{name}.parquet" for table in tables}
+        """Publish the first `count` buffered episodes as one part, or nothing of them.
+
+        The transitions file commits it. It is created only if it is not there, so of two writers with one number the
+        first wins; whoever wrote it had seen all commits before, so no episode is committed twice. Where nothing keeps
+        a second writer away, the files of the other tables have names of their own, one for each attempt.
+        """
+        store, run_id, part = self.run.store, self.run.id, self._part
+        number = f"{self._prefix}{part.number:05d}"
+        name = number if store.locks else f"{number}.{secrets.token_hex(4)}"
+        files: dict[str, bytes] = {}
+        for table in TABLES:
+            if held := [episode[table] for episode in part.episodes[:count] if table in episode]:
+                files[f"{table_folder(table, run_id)}/{name}.parquet"] = encode(_joined(held), table, [name])
+        _, data = files.popitem()  # the transitions
+        commit = f"{table_folder('transitions', run_id)}/{number}.parquet"
+        part.tried[_hash(data)] = name, count
         try:
-            if self._objects is not None:
-                count = self._objects.publish(name, rows)
-            else:
-                for table in tables:
-                    stage(staged[table], encode(rows[table], table, [name]))
-                for table in tables:  # the transitions are last: they commit the part
-                    publish(staged[table], paths[table])
-        except DatasetError:  # somebody else's now
-            self._part.episodes.clear()
-            raise
-        except BaseException:
-            if self._objects is not None:
-                raise
-            # Undo from the commit backwards. The part keeps its number: another attempt can replace, but never add.
-            for path in [*reversed(paths.values()), *staged.values()]:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            raise
+            self._look_for_rivals()
+            store.create(commit, data, before=files)
+        except FileExistsError as error:
+            # Perhaps an earlier attempt's: it succeeded, and only the answer was lost.
+            there = _hash(store.read(commit)) if present(store, commit) else b""
+            if there not in part.tried:
+                raise DatasetError(
+                    f"{store.path}: another writer {self.worker} of run {run_id} is at work, wait until its "
+                    "collector is done"
+                ) from error
+            name, count = part.tried[there]
+        self._parts.add(name)
+        self._files.add(commit)
         # One assignment: an interrupt comes before it, and the part is published again as it is, or after it.
-        self._part = _Part(self._part.number + 1, self._part.episodes[count:], self._part.opened)
+        self._part = _Part(part.number + 1, part.episodes[count:], part.opened)
+
+    def _look_for_rivals(self) -> None:
+        """Raise `FileExistsError` if somebody else has committed as this writer: where locks do not tell."""
+        if (files := self._listed()) != self._files:  # a rival, or compaction, which keeps the parts
+            if self._own(committed_parts(self.run.store, self.run.id)) != self._parts:
+                raise FileExistsError
+            self._files = files
+
+    def _own(self, parts: Iterable[str]) -> set[str]:
+        return {part for part in parts if part.startswith(self._prefix)}
+
+    def _listed(self) -> set[str]:
+        """The commits that may hold a part of this writer."""
+        files = table_files(self.run.store, "transitions", self.run.id)
+        return {file.name for file in files if file.stem.startswith((self._prefix, "merged-"))}
 
     def __enter__(self) -> Self:
         return self
@@ -168,19 +173,21 @@ class EpisodeWriter:
         except OSError as another:
             failure = another if error is None or isinstance(error, KeyboardInterrupt) else error
         finally:
-            self._unlock()
+            self._locks.close()
         if isinstance(failure, OSError):
             lost = len(self._part.episodes)
             saved = f"{lost} finished episodes could not be saved, all others are" if lost else "what is finished is"
-            raise DatasetError(
-                f"{failure.strerror}: {failure.filename}. {saved} in {self.run.path}: make room, and collect again "
-                "with the same arguments"
-            ) from failure
+            told = f"{failure.strerror}: {failure.filename}. {saved} in {self.run.store.path}"
+            raise DatasetError(f"{told}: make room, and collect again with the same arguments") from failure
 
 
-def _joined(episodes: Sequence[Mapping[str, pa.Table]], table: str) -> pa.Table:
-    """The rows of episodes in a table, sorted by episode."""
-    rows = pa.concat_tables([episode[table] for episode in episodes if table in episode])
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows, sorted by episode."""
+    rows = pa.concat_tables(tables)
     return rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
 
 

@@ -86,8 +86,9 @@ def usual_vocabulary(dataset: Path, policy: "Policy | None" = None) -> Sequence[
         return policy.draft_vocabulary or ()
     from lede.replay.header import HEADER
     from lede.replay.reader import open_dataset
+    from lede.replay.store import open_store, present
 
-    return open_dataset(dataset).draft_vocabulary or () if (dataset / HEADER).exists() else None
+    return open_dataset(dataset).draft_vocabulary or () if present(open_store(dataset), HEADER) else None
 
 
 def load(
