@@ -63,9 +63,11 @@ class EpisodeWriter:
             told = f"writer {worker} of run {run.id} is at work, wait until its collector is done"
             held.enter_context(locked(store, run_lock(run.id, worker), told))
             remove_leftovers(store, run.id, self._prefix)
-            parts = committed_parts(store, run.id)  # wherever a part's rows are now
-            self._parts, self._files = self._own(parts), self._listed()
+            # Files before parts: a rival's commit that comes between, or later, is one that this writer must look at.
+            self._files = self._listed()
             names = [file.stem for table in TABLES for file in table_files(store, table, run.id)]
+            parts = committed_parts(store, run.id)  # wherever a part's rows are now
+            self._parts = self._own(parts)
             self._part = _Part(next_number([*names, *(part.split(".")[0] for part in parts)], self._prefix))
             self._locks = held.pop_all()
 

@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 import lede.replay.compact
+import lede.replay.writer
 from lede import replay
 from lede.cli import app
 from lede.replay.bucket import URL, Bucket
@@ -107,6 +108,25 @@ def test_a_writer_that_has_not_committed_yet_keeps_its_number(out: URL) -> None:
     with replay.EpisodeWriter(run) as first:
         first.add(*make_episode(0, 1))
         second.add(*make_episode(0, 1))
+    with pytest.raises(DatasetError, match="at work"):
+        second.flush()
+    assert stored(out) == [0]
+
+
+def test_a_commit_while_a_writer_starts_is_seen(out: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, read = start(out), lede.replay.writer.committed_parts
+    first = replay.EpisodeWriter(run)
+    first.add(*make_episode(0, 1))
+
+    def late(store: Store, run_id: str) -> dict[str, File]:
+        found = read(store, run_id)
+        first.flush()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lede.replay.writer, "committed_parts", late)
+        second = replay.EpisodeWriter(run)
+    second.add(*make_episode(0, 1))
     with pytest.raises(DatasetError, match="at work"):
         second.flush()
     assert stored(out) == [0]
