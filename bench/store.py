@@ -23,7 +23,8 @@ from lede.bench.errors import BenchError
 from lede.bench.measure import Sample
 from lede.bench.names import TUNED
 from lede.ground import fingerprint
-from lede.replay.files import write_json
+from lede.replay.folder import Folder
+from lede.replay.header import to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code that the numbers are of; tables and pictures may change without a prompt being measured again.
@@ -42,7 +43,7 @@ class Store:
         if fresh:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "run.json", question)
+        Folder(self.folder).replace("run.json", to_json(question))
         for path in self.folder.glob("*.jsonl"):  # a killed run leaves at most one torn line, the last
             content = path.read_bytes()
             if not content.endswith(b"\n"):
@@ -84,7 +85,7 @@ class Store:
 
     def remember(self, name: str, value: Any) -> None:
         """Keep something that was measured or chosen for the next time."""
-        write_json(self._tuning, self.tuned() | {name: value})
+        Folder(self.folder).replace(self._tuning.name, to_json(self.tuned() | {name: value}))
 
 
 @cache

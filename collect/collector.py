@@ -31,8 +31,8 @@ from lede.decode.sampling import Settings, sampling_columns
 from lede.ground import fingerprint, stable_hash
 from lede.policy import Policy
 from lede.process import TOP_K, TRACE
-from lede.replay.shards import Shard, claim
-from lede.replay.writer import EpisodeWriter, Run
+from lede.replay.runs import Run, Shard, claim
+from lede.replay.writer import EpisodeWriter
 from lede.simulate.profile import measure
 
 

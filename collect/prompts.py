@@ -13,6 +13,7 @@ from lede.collect import stdlib
 from lede.collect.errors import PromptError
 from lede.ground import fingerprint, stable_hash
 from lede.replay.split import SHARES, SPLITS, Split, group_of, split_of
+from lede.replay.store import open_store, present
 
 AnySplit = Split | Literal["all"]
 LINES_BEFORE = 20  # of the module, above a function's head
@@ -82,10 +83,10 @@ def load_prompts(path: Path, split: AnySplit = "all") -> list[Prompt]:
     by the lines of one conversation; otherwise lines whose user begins alike are one). A dataset's folder has the
     prompts that were recorded there. Raises PromptError that names the line; DatasetError.
     """
-    if (path / "dataset.json").is_file():
+    if present(open_store(path), "dataset.json"):
         return _on_side(path, split, recorded(path))
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = open_store(path.parent).read(path.name).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise PromptError(f"cannot read prompts from {path}: {error.strerror}") from None
     prompts: list[Prompt] = []

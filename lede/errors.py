@@ -64,7 +64,7 @@ def expanded(value: Any) -> Any:
 
         return fetched(value)
     if scheme.endswith(":") and not os.path.isdir(scheme):
-        from lede.replay.storage import place
+        from lede.replay.store import place
 
         return place(str(value).replace(":/", "://", 1))
     return Path(os.path.expanduser(value))

@@ -6,13 +6,13 @@ Names are imported when they are first used, so that `import lede.replay` costs 
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Dataset", "DatasetError", "EpisodeWriter", "Finding", "compact_dataset", "inspect_dataset", "open_dataset"]
-__all__ += ["merge_datasets", "open_for_writing", "plot_dataset", "repair_dataset", "start_run", "verify"]
+HOMES = {"DatasetError": "errors", "Dataset": "reader", "open_dataset": "reader", "open_for_writing": "header"}
+HOMES |= {"start_run": "runs", "EpisodeWriter": "writer", "Finding": "integrity", "verify": "integrity"}
+HOMES |= {f"{name}_dataset": name for name in ("repair", "compact", "inspect", "plot")} | {"merge_datasets": "merge"}
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in ("errors", "writer", "reader", "integrity", "inspect", "compact", "repair", "merge", "plot"):
-            if hasattr(home := import_module(f"lede.replay.{module}"), name):
-                return getattr(home, name)
+    if name in HOMES:
+        return getattr(import_module(f"lede.replay.{HOMES[name]}"), name)
     raise AttributeError(f"module 'lede.replay' has no attribute {name!r}")

@@ -62,7 +62,7 @@ def inspect_dataset(path: str | os.PathLike[str], most: int | None = MOST) -> di
             "tokens": pc.sum(pc.list_value_length(episodes["output_tokens"])).as_py(),
             "decisions": decisions,
             "files": len(files),
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": sum(file.store.stat(file.name)[0] for file in files),
         },
         "tasks": dict(sorted(Counter(episodes["task"].to_pylist()).items())),
         "splits": {

@@ -10,28 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lede.replay.columns import Columns, Samples, select, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    VOCABULARY,
-    committed_parts,
-    described,
-    episode_numbers,
-    live_files,
-    not_finite,
-    parts_of,
-    read_columns,
-    read_json,
-    run_ids,
-)
+from lede.replay.header import VOCABULARY, common_header, read_json
+from lede.replay.parquet import count_rows, not_finite, parts_of, read_columns
+from lede.replay.parts import committed_parts, described, episode_numbers, live_files, run_ids
 from lede.replay.reward import paper_reward
+from lede.replay.runs import load_runs
 from lede.replay.schema import ADDED, EXTENDED, PAPER_STATE, STATE, TABLES, ascending, last_rows
 from lede.replay.split import Split, episode_splits
-from lede.replay.storage import ObjectPath, place, readable, scan_options
-from lede.replay.writer import header_differences, load_header, load_runs
+from lede.replay.store import URL, File, Store, open_store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,9 +37,9 @@ RAW = ("phase", "layer", "draft_index", "forced", "accepted", "draft_token", "ta
 class Dataset:
     """A dataset on disk, or several as one. Every access looks at the files there are at that moment."""
 
-    path: Path
+    store: Store
     header: dict[str, Any]
-    others: tuple[Path, ...] = ()  # that hold other runs
+    others: tuple[Store, ...] = ()  # that hold other runs
     # k, n: only every n-th file of transitions from the k-th on, and what belongs to it
     window: tuple[int, int] = (0, 1)
     tasks: frozenset[str] | None = None  # of `where`
@@ -57,14 +47,19 @@ class Dataset:
     between: tuple[int, int] | None = None  # layers
 
     @property
+    def path(self) -> Path | URL:
+        """Where the first is."""
+        return self.store.path
+
+    @property
     def name(self) -> str:
         """The folder's name; of several, with + between."""
-        return "+".join(path.resolve().name for path in (self.path, *self.others))
+        return "+".join(store.path.resolve().name for store in (self.store, *self.others))
 
     @property
     def runs(self) -> list[dict[str, Any]]:
         """What is known of each run (arguments, versions, device, …), oldest first."""
-        return load_runs(self.path, *self.others)
+        return load_runs(self.store, *self.others)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -81,7 +76,7 @@ class Dataset:
     def draft_vocabulary(self) -> tuple[int, ...] | None:
         """Ids of the tokens that real layers could draft, ascending, over which their states are; None: all tokens."""
         named = self.header["model"].get("draft_vocabulary")
-        return tuple(read_json(self.path / VOCABULARY, "tokens")["tokens"]) if named else None
+        return tuple(read_json(File(self.store, VOCABULARY), "tokens")["tokens"]) if named else None
 
     @property
     def transitions(self) -> pl.LazyFrame:
@@ -150,23 +145,23 @@ class Dataset:
         rows, numbers = replace(self, tasks=None).read("episodes", ["task"])
         return numbers[np.isin(rows["task"].to_numpy(zero_copy_only=False), list(self.tasks or ()))]
 
-    def files(self, table: str) -> dict[str, list[Path]]:
+    def files(self, table: str) -> dict[str, list[File]]:
         """The committed files of a table by run. Raises `DatasetError` if one is damaged or rows are stored twice."""
         files = {}
         first, every = self.window
         before = 0
-        for root in (self.path, *self.others):
-            for run in run_ids(root):
+        for store in (self.store, *self.others):
+            for run in run_ids(store):
                 if self.only is not None and run not in self.only:
                     continue
-                parts = committed_parts(root, run)
+                parts = committed_parts(store, run)
                 commits = sorted(set(parts.values()))
                 files[run] = commits[(first - before) % every :: every]
                 before += len(commits)
                 if table != "transitions":
-                    here = {part for part, path in parts.items() if every == 1 or path in files[run]}
-                    live = live_files(root, table, run, parts)
-                    files[run] = live if every == 1 else [path for path in live if parts_of(path, table) & here]
+                    here = {part for part, file in parts.items() if every == 1 or file in files[run]}
+                    live = live_files(store, table, run, parts)
+                    files[run] = live if every == 1 else [file for file in live if parts_of(file) & here]
         return files
 
     def windows(self, most: int) -> list[Dataset]:
@@ -181,11 +176,7 @@ class Dataset:
 
     def rows(self, table: str) -> int:
         """How many committed rows a table has, by the footers of its files. Raises as `files`."""
-        return sum(
-            pq.read_metadata(readable(path, whole=False)).num_rows
-            for files in self.files(table).values()
-            for path in files
-        )
+        return sum(count_rows(file) for files in self.files(table).values() for file in files)
 
     def read(self, table: str, columns: Sequence[str], most: int | None = None) -> tuple[pa.Table, NDArray[np.int64]]:
         """Columns of all committed rows of a table, and the number of each row's episode; checksums are verified.
@@ -196,12 +187,12 @@ class Dataset:
         tables = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
         numbers = [np.empty(0, np.int64)]
         every = 1 if most is None else max(1, -(-self.rows(table) // most))
-        files = [(run, path) for run, paths in self.files(table).items() for path in paths]
-        for run, path in files[::every]:
-            rows = read_columns(path, table, ["episode", *columns])
+        files = [(run, file) for run, held in self.files(table).items() for file in held]
+        for run, file in files[::every]:
+            rows = read_columns(file, ["episode", *columns])
             if wrong := ", ".join(not_finite(rows)):
                 hint = "lede repair sets it aside, then collect again with the same arguments to replace its rows"
-                raise DatasetError(f"{path} holds NaN or infinite numbers in {wrong}: {hint}")
+                raise DatasetError(f"{file} holds NaN or infinite numbers in {wrong}: {hint}")
             tables.append(rows.select(list(columns)))
             numbers.append(episode_numbers(run, rows["episode"].to_numpy()))
         found, held = pa.concat_tables(tables), np.concatenate(numbers)
@@ -218,11 +209,9 @@ class Dataset:
         frames = [empty.lazy().with_columns(run=pl.lit("", pl.String))]
         for run, files in self.files(table).items():
             if files:
-                remote = isinstance(files[0], ObjectPath)
                 frame = pl.scan_parquet(
                     [str(file) for file in files],
-                    storage_options=scan_options(files[0]) if remote else None,
-                    credential_provider=None if remote else "auto",  # the same as for all else
+                    **files[0].store.scan_options(),
                     schema=empty.schema,
                     extra_columns="ignore",
                     missing_columns="insert",
@@ -287,29 +276,20 @@ def open_dataset(path: str | os.PathLike[str], *others: str | os.PathLike[str]) 
 
     Raises `DatasetError` if one is none, its format is newer than this library, or they do not fit together.
     """
-    roots = [place(path), *map(place, others)]
-    header = common_header(roots)
-    home: dict[str, Path] = {}  # of each run
-    for root in roots if others else []:
-        for run in run_ids(root):
+    stores = [open_store(path), *map(open_store, others)]
+    header = common_header(stores)
+    home: dict[str, Store] = {}  # of each run
+    for store in stores if others else []:
+        for run in run_ids(store):
             if run in home:
                 told = "take only the one that has more of it, or lede merge them if they are shards"
-                raise DatasetError(f"run {run} is in {home[run]} and in {root}: {told}")
-            home[run] = root
-    return Dataset(roots[0], header, (*roots[1:],))
-
-
-def common_header(roots: Sequence[Path]) -> dict[str, Any]:
-    """The first dataset's header. Raises `DatasetError` if the others' do not fit it."""
-    header = load_header(roots[0])
-    for root in roots:
-        if differences := header_differences(load_header(root), header):
-            raise DatasetError(f"{root} does not fit {roots[0]}: {'; '.join(differences)}")
-    return header
+                raise DatasetError(f"run {run} is in {home[run].path} and in {store.path}: {told}")
+            home[run] = store
+    return Dataset(stores[0], header, (*stores[1:],))
 
 
 def _in_order(
-    rows: dict[str, NDArray[Any]], episodes: NDArray[np.int64], path: Path
+    rows: dict[str, NDArray[Any]], episodes: NDArray[np.int64], path: Path | URL
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """Sort by episode, so that the result does not depend on how rows are spread over files.
 
@@ -321,7 +301,5 @@ def _in_order(
     right = ascending([episodes, rows["round"], rows["step"]])
     if not right.all():
         number = int(episodes[np.argmin(right)])
-        raise DatasetError(
-            f"{path}: {described(number)} is stored twice or out of order: see the integrity report (lede inspect)"
-        )
+        raise DatasetError(f"{path}: {described(number)} is stored twice or out of order: see lede verify")
     return rows, episodes

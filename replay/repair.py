@@ -10,15 +10,17 @@ from itertools import count
 from pathlib import Path
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import alone, check_seal, parts_of, publish, read_columns, started_runs, sync_folder, table_files
+from lede.replay.header import load_header
 from lede.replay.integrity import Finding, verify
+from lede.replay.parquet import check_seal, parts_of, read_columns
+from lede.replay.parts import committed_episodes, started_runs, table_files
+from lede.replay.runs import alone
 from lede.replay.schema import TABLES
-from lede.replay.storage import ObjectPath, place
-from lede.replay.writer import Run, load_header
+from lede.replay.store import URL, File, Store, open_store, present
 
 ASIDE = ".damaged"  # a folder of the dataset that no scan sees
 
-Parts = dict[Path, frozenset[str]]  # of each file of a run
+Parts = dict[File, frozenset[str]]  # of each file of a run
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Repair:
     still wrong.
     """
 
-    moved: list[tuple[Path, Path]]
+    moved: list[tuple[Path | URL, Path | URL]]
     lost: dict[str, dict[int, str]]
     left: list[Finding]
 
@@ -39,85 +41,88 @@ def repair_dataset(path: str | os.PathLike[str]) -> Repair:
     """Move whatever `verify` finds wrong into the dataset's folder `.damaged`; nothing is deleted.
 
     The files of the other tables that hold the same parts go with it, so that no decision is left without its episode.
-    Interrupted, repair again. Raises `DatasetError` if there is no dataset or a run is being written, and `OSError`.
+    Interrupted, repair again. Raises `DatasetError` if there is no dataset or a run is being written, and `OSError`. An
+    object store does not tell who is writing: repair there when collectors and compactions are done.
     """
-    root = place(path)
-    if isinstance(root, ObjectPath):
-        raise DatasetError(f"{root} is in an object store, where nothing can be set aside: repair a local copy")
-    layers = load_header(root)["model"]["layers"]
-    moved: list[tuple[Path, Path]] = []
+    store = open_store(path)
+    load_header(store)
+    moved: list[tuple[Path | URL, Path | URL]] = []
     lost: dict[str, dict[int, str]] = {}
     with ExitStack() as held:
-        runs = started_runs(root)
+        runs = started_runs(store)
         for run in runs:
-            held.enter_context(alone(root, run, "repair"))
+            held.enter_context(alone(store, run, "repair"))
         while True:
-            left = [finding for finding in verify(root) if not finding.harmless]
-            if not (bad := {finding.path for finding in left if finding.path.exists()}):
+            left = [finding for finding in verify(store.path) if not finding.harmless]
+            if not (bad := {finding.file for finding in left if present(store, finding.file.name)}):
                 break
-            parts = {run: _parts(root, run) for run in runs}
+            parts = {run: _parts(store, run) for run in runs}
             for held_by in parts.values():
                 bad |= _with_their_parts(bad & held_by.keys(), held_by)
-            for file in sorted(bad, key=lambda file: (file.parent.parent.name != "transitions", file)):  # commits first
+            for file in sorted(bad, key=lambda file: (file.table != "transitions", file.name)):  # commits first
                 for run in (run for run in runs if file in parts[run]):
                     known = lost.setdefault(run, {})
                     known.update(_episodes(file, known))
-                moved.append((file, _set_aside(root, file)))
+                moved.append((file.path, _set_aside(file)))
         for run, episodes in lost.items():
-            for number in episodes.keys() & Run(root, run, layers).committed():  # stored twice
+            for number in episodes.keys() & committed_episodes(store, run):  # stored twice
                 del episodes[number]
     return Repair(moved, {run: dict(sorted(episodes.items())) for run, episodes in lost.items() if episodes}, left)
 
 
-def _parts(root: Path, run: str) -> Parts:
-    """What each file of a run holds; a merged file that cannot tell, what no other file of its table does."""
+def _parts(store: Store, run: str) -> Parts:
+    """What each file of a run holds; of one that cannot tell, what its name says.
+
+    A merged one holds what no other file of its table does.
+    """
     parts: Parts = {}
     torn = []
     for table in TABLES:
-        for path in table_files(root, table, run):
+        for file in table_files(store, table, run):
             try:
-                check_seal(path, table)
-                parts[path] = parts_of(path, table)
+                check_seal(file)
+                parts[file] = parts_of(file)
             except DatasetError:
-                parts[path] = frozenset([path.stem] if re.match(r"part-\d", path.stem) else [])
-                torn += [path] if path.stem.startswith("merged-") else []
+                parts[file] = frozenset([file.stem] if re.match(r"part-\d", file.stem) else [])
+                torn.append(file)
     every = frozenset[str]().union(*parts.values())
-    for path in torn:
-        parts[path] = every.difference(*(parts[other] for other in parts if other.parent == path.parent))
+    for file in torn:
+        if file.stem.startswith("merged-"):
+            parts[file] = every.difference(*(parts[other] for other in parts if other.folder == file.folder))
+        else:  # where there are no locks, the name of a commit is only the beginning of its part's
+            parts[file] |= {part for part in every if part.startswith(f"{file.stem}.")}
     return parts
 
 
-def _with_their_parts(bad: set[Path], parts: Parts) -> set[Path]:
+def _with_their_parts(bad: set[File], parts: Parts) -> set[File]:
     """Files that go together: bad ones, and those that hold a part which their tables then lack."""
     while True:
-        kept = {(path.parent, part) for path in parts.keys() - bad for part in parts[path]}
-        lost = {part for path in bad for part in parts[path] if (path.parent, part) not in kept}
-        more = {path for path in parts.keys() - bad if parts[path] & lost}
+        kept = {(file.folder, part) for file in parts.keys() - bad for part in parts[file]}
+        lost = {part for file in bad for part in parts[file] if (file.folder, part) not in kept}
+        more = {file for file in parts.keys() - bad if parts[file] & lost}
         if not more:
             return bad
         bad = bad | more
 
 
-def _episodes(path: Path, known: dict[int, str]) -> dict[int, str]:
+def _episodes(file: File, known: dict[int, str]) -> dict[int, str]:
     """The episodes in a file, and the ids of their prompts where it has them or they are known."""
-    table = path.parent.parent.name
     try:
-        rows = read_columns(path, table, ["episode", "prompt_id"] if table == "episodes" else ["episode"])
+        rows = read_columns(file, ["episode", "prompt_id"] if file.table == "episodes" else ["episode"])
     except DatasetError:
         return {}
     numbers = rows["episode"].to_pylist()
-    if table == "episodes":
+    if file.table == "episodes":
         return dict(zip(numbers, rows["prompt_id"].to_pylist(), strict=True))
     return {number: known.get(number, "") for number in numbers}
 
 
-def _set_aside(root: Path, path: Path) -> Path:
+def _set_aside(file: File) -> Path | URL:
     """Move a file or folder to the same place below `ASIDE`, as NAME.1 or the next that is free; returns where it is.
 
     The number also hides it from `**/*.parquet`, which in some libraries goes into hidden folders.
     """
-    place = root / ASIDE / path.relative_to(root)
-    free = next(new for n in count(1) if not (new := place.with_name(f"{path.name}.{n}")).exists())
-    publish(path, free)
-    sync_folder(path.parent)
-    return free
+    name = file.name.rstrip("/")
+    free = next(new for n in count(1) if not present(file.store, new := f"{ASIDE}/{name}.{n}"))
+    file.store.move(file.name, free)
+    return file.store.path / free

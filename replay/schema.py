@@ -35,7 +35,7 @@ FROM_LOGITS = ("conf_topk", "entropy", "margin", "top1_logp", "draft_logp", "tok
 SWEPT = tuple(name for name in STATE if name not in ("draft_logp", "accept_trace"))
 NEXT_STATE = tuple(f"next_{name}" for name in STATE)
 
-#: Key of the file metadata that lists the parts (as flushed by writers) a file holds; see `replay.files`.
+#: Key of the file metadata that lists the parts (as flushed by writers) a file holds; see `replay.parts`.
 PARTS_KEY = b"lede.parts"
 
 
@@ -129,6 +129,11 @@ def ascending(keys: Sequence[NDArray[Any]], *, strict: bool = True) -> NDArray[n
         less |= equal & (key[1:] > key[:-1])
         equal &= key[1:] == key[:-1]
     return less if strict else less | equal
+
+
+def is_sorted(rows: pa.Table, table: str, *, strict: bool) -> bool:
+    """Whether rows are sorted by `SORT_KEYS`; `strict`: and no two have the same key."""
+    return bool(ascending([rows[key].to_numpy() for key in SORT_KEYS[table]], strict=strict).all())
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, object]:

@@ -1,16 +1,14 @@
-"""Writing a replay dataset: the folder, runs that can be resumed, and parts that appear whole or not at all."""
+"""Writing episodes into a run of a dataset, in parts that appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
-import os
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,180 +16,17 @@ import numpy as np
 import pyarrow as pa
 
 from lede.replay.errors import DatasetError
-from lede.replay.files import (
-    HEADER,
-    STAGING,
-    VOCABULARY,
-    committed_parts,
-    encode,
-    hold,
-    live_files,
-    next_number,
-    publish,
-    read_columns,
-    read_json,
-    remove_leftovers,
-    run_lock,
-    stage,
-    table_files,
-    table_folder,
-    visible,
-    write_json,
-)
-from lede.replay.objects import Commits
-from lede.replay.reward import paper_reward
-from lede.replay.schema import ADDED, EPISODES, FORMAT, SORT_KEYS, STATE, TABLES, ascending, last_rows
-from lede.replay.storage import ObjectPath, place
+from lede.replay.parquet import encode
+from lede.replay.parts import committed_parts, next_number, remove_leftovers, table_files, table_folder
+from lede.replay.reward import derive
+from lede.replay.runs import Run, locked, run_lock, sharing
+from lede.replay.schema import ADDED, EPISODES, SORT_KEYS, TABLES, is_sorted
+from lede.replay.store import present
 
 FIRST_FLUSH = 5.0  # seconds
-DRAFTING = {"exits", "draft_vocabulary"}  # of a model: what its early layers draft with, if not its own head
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a smaller part may still fit into
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
-
-
-def open_for_writing(
-    path: str | os.PathLike[str], header: Mapping[str, Any], draft_vocabulary: Sequence[int] | None = None
-) -> None:
-    """Create a dataset, or check that the one at `path` can take rows described by `header`.
-
-    `header`: model {name, revision, config_hash, layers, vocab, …}, tokenizer_hash, layers (candidates), top_k, trace.
-    draft_vocabulary: the token ids that `model.draft_vocabulary` names. What a dataset of an older version does not say
-    of its model is not compared, but for what it drafted with. Raises `DatasetError` naming every field that differs,
-    or if `path` holds something else; `OSError`.
-    """
-    root = place(path)
-    wanted = json.loads(json.dumps({"format": FORMAT, **header}))  # tuples become lists, as they will be read
-    if not (root / HEADER).exists():
-        names = [entry.name for entry in root.iterdir()] if root.is_dir() else []
-        # The second look: another shard may have made the dataset between the first and the listing.
-        if any(not name.startswith(".") and name != VOCABULARY for name in names) and not (root / HEADER).exists():
-            raise DatasetError(f"{root} is neither empty nor a dataset (it has no {HEADER}): choose another folder")
-        if draft_vocabulary is not None:
-            write_json(root / VOCABULARY, {"tokens": list(draft_vocabulary)})
-        write_json(root / HEADER, wanted)
-    found = load_header(root)
-    if differences := header_differences(wanted, found):
-        told = "; ".join(differences)
-        same = " or the same --exits and --draft-vocab" * any(f"model.{name}" in told for name in DRAFTING)
-        raise DatasetError(f"{root} holds other data: {told}. Choose another --out{same}")
-
-
-def load_header(root: Path) -> dict[str, Any]:
-    """Read `dataset.json`. Raises `DatasetError` if there is none or it is from a newer version."""
-    if not root.is_dir():
-        raise DatasetError(f"{root} does not exist: collect a dataset first (lede collect)")
-    if not (root / HEADER).is_file():
-        raise DatasetError(f"{root} is not a dataset, it has no {HEADER}")
-    header = read_json(root / HEADER)
-    made = header.get("format")
-    if not isinstance(made, int) or not 1 <= made <= FORMAT:
-        from importlib.metadata import version
-
-        needed = f"lede {header['needs']} or later" if "needs" in header else "another version"
-        told = f"has format {made}, this version ({version('lede')}) reads {FORMAT}: it needs {needed}, update lede"
-        raise DatasetError(f"{root / HEADER} {told}")
-    if "layers" not in header or not isinstance(header.get("model"), dict):
-        raise DatasetError(f"{root / HEADER} lacks model or layers: restore it from a copy")
-    return header
-
-
-def header_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """What keeps rows out of one dataset: every field that differs, but facts of the model that only one header has."""
-    compared = wanted["model"].keys() & stored["model"].keys() | DRAFTING
-    facts = ({key: value for key, value in header["model"].items() if key in compared} for header in (wanted, stored))
-    return describe_differences({**wanted, "model": next(facts)}, {**stored, "model": next(facts)})
-
-
-def describe_differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One `field is … there, … here` for every leaf in which two JSON objects differ."""
-    lines = []
-    for key in sorted(wanted.keys() | stored.keys()):
-        ours, theirs = wanted.get(key), stored.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            lines += describe_differences(ours, theirs, f"{prefix}{key}.")
-        elif ours != theirs:
-            lines.append(f"{prefix}{key} is {json.dumps(theirs)} there, {json.dumps(ours)} here")
-    return lines
-
-
-@dataclass(frozen=True)
-class Run:
-    """One set of arguments for which rows are collected into a dataset. Cheap to pickle and send to workers."""
-
-    path: Path  # the dataset
-    id: str
-    layers: int  # L of the model
-
-    def committed(self) -> set[int]:
-        """Numbers of the episodes that need not be collected again. Raises `DatasetError` if a file is damaged."""
-        parts = committed_parts(self.path, self.id)
-        files = live_files(self.path, "episodes", self.id, parts)
-        return {n for path in files for n in read_columns(path, "episodes", ["episode"])["episode"].to_pylist()}
-
-
-def start_run(
-    path: str | os.PathLike[str],
-    arguments: Mapping[str, Any],
-    facts: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
-    new_run: bool = False,
-) -> Run:
-    """Start the run with these arguments, or resume it if the dataset has it already.
-
-    `arguments` is what decides the rows; `facts` (versions, device, behaviour, costs, …) is written beside it when the
-    run is new; a function is called only then. Raises `DatasetError` if the dataset has runs, but none with these
-    arguments, unless `new_run`.
-    """
-    root = place(path)
-    header = load_header(root)
-    wanted = json.loads(json.dumps(arguments))
-    run_id = run_name(wanted)
-    run = Run(root, run_id, header["model"]["layers"])
-    description = run_file(root, run_id)
-    with starting(root, run_id):  # shards that start at once wait for the first, and measure nothing themselves
-        if description.exists():
-            if (lock := hold(run_lock(root, run_id), exclusive=True)) is not None:  # no writer is at work
-                try:
-                    remove_leftovers(root, run_id)
-                finally:
-                    os.close(lock)
-            return run
-        if not new_run and (others := load_runs(root)):
-            nearest = min((describe_differences(wanted, other["arguments"]) for other in others), key=len)
-            raise DatasetError(
-                f"{root} was collected with other arguments: {'; '.join(nearest)}. "
-                "Pass --new-run to add a run to it, or another --out"
-            )
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        told = facts() if callable(facts) else facts
-        content = {"id": run_id, "arguments": wanted, "reward": "paper", **told, "started": started}
-        write_json(description, content)
-    return run
-
-
-@contextmanager
-def starting(root: Path, run_id: str) -> Iterator[None]:
-    """Begin work on a run one after the other; waits."""
-    lock = hold(root / "runs" / f"{run_id}.start.lock", exclusive=True, wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def run_name(arguments: Mapping[str, Any]) -> str:
-    """The id of the run with these arguments, as JSON has them."""
-    return "r" + hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:7]
-
-
-def run_file(root: Path, run_id: str) -> Path:
-    return root / "runs" / f"{run_id}.json"
-
-
-def load_runs(*roots: Path) -> list[dict[str, Any]]:
-    """What `runs/*.json` say, oldest run first."""
-    runs = [read_json(path, "id", "arguments") for root in roots for path in visible(root / "runs", "*.json")]
-    return sorted(runs, key=lambda run: (str(run.get("started")), str(run.get("id"))))
 
 
 @dataclass
@@ -201,6 +36,8 @@ class _Part:
     number: int
     episodes: list[dict[str, pa.Table]] = field(default_factory=list)
     opened: float = 0.0  # when its first episode came, in seconds of the monotonic clock
+    #: Commits that were tried: by a hash of the file, the part's name and how many episodes are in it.
+    tried: dict[bytes, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -220,30 +57,19 @@ class EpisodeWriter:
         self.run, self.worker = run, worker
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._wait = min(FIRST_FLUSH, flush_seconds)
-        self._locks: list[int] = []
-        try:
-            self._lock(None, exclusive=False)  # waits for compaction
-            self._lock(worker, exclusive=True)
-            remove_leftovers(run.path, run.id, prefix=f"part-{worker}-")
-            names = set(committed_parts(run.path, run.id))  # wherever a part's rows are now
-            self._objects = Commits(run.path, run.id, worker, names) if isinstance(run.path, ObjectPath) else None
-            if self._objects is None:
-                names |= {path.stem for table in TABLES for path in table_files(run.path, table, run.id)}
-            self._part = _Part(next_number((name.split(".")[0] for name in names), f"part-{worker}-"))
-        except BaseException:
-            self._unlock()
-            raise
-
-    def _lock(self, worker: int | None, *, exclusive: bool) -> None:
-        if (lock := hold(run_lock(self.run.path, self.run.id, worker), exclusive=exclusive)) is None:
-            raise DatasetError(
-                f"{self.run.path}: writer {worker} of run {self.run.id} is at work, wait until its collector is done"
-            )
-        self._locks.append(lock)
-
-    def _unlock(self) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+        store, self._prefix = run.store, f"part-{worker}-"
+        with ExitStack() as held:
+            held.enter_context(sharing(store, run.id))
+            told = f"writer {worker} of run {run.id} is at work, wait until its collector is done"
+            held.enter_context(locked(store, run_lock(run.id, worker), told))
+            remove_leftovers(store, run.id, self._prefix)
+            # Files before parts: a rival's commit that comes between, or later, is one that this writer must look at.
+            self._files = self._listed()
+            names = [file.stem for table in TABLES for file in table_files(store, table, run.id)]
+            parts = committed_parts(store, run.id)  # wherever a part's rows are now
+            self._parts = self._own(parts)
+            self._part = _Part(next_number([*names, *(part.split(".")[0] for part in parts)], self._prefix))
+            self._locks = held.pop_all()
 
     def add(self, episode: Mapping[str, Any], transitions: Rows, sweep: Rows | None = None) -> None:
         """Buffer one episode; its rows are complete, in order, and without the columns in `schema.DERIVED`.
@@ -271,7 +97,7 @@ class EpisodeWriter:
             self._wait = min(2 * self._wait, self.flush_seconds)
 
     def flush(self) -> None:
-        """Publish what is buffered, as one part; where that fails, as smaller ones, as much as the disk takes.
+        """Publish what is buffered, as one part; where the disk is full, as smaller ones, as much as it takes.
 
         Raises an `OSError` that names the file if something stays buffered: `flush` again.
         """
@@ -279,40 +105,62 @@ class EpisodeWriter:
         while self._part.episodes:
             try:
                 self._publish(count)
-            except OSError:
-                if count == 1 or self._objects is not None:  # an object store is never full
+            except DatasetError:  # somebody else's now
+                self._part.episodes.clear()
+                raise
+            except OSError as error:
+                if count == 1 or error.errno not in FULL:
                     raise
                 count //= 2
 
     def _publish(self, count: int) -> None:
-        """Publish the first `count` buffered episodes as one part, or nothing of them."""
-        name = f"part-{self.worker}-{self._part.number:05d}"
-        root, run_id, episodes = self.run.path, self.run.id, self._part.episodes[:count]
-        tables = [table for table in TABLES if any(table in episode for episode in episodes)]
-        rows = {table: _joined(episodes, table) for table in tables}
-        staged = {table: root / STAGING / f"{run_id}.{name}.{table}.tmp" for table in tables}
-        paths = {table: table_folder(root, table, run_id) / f"{name}.parquet" for table in tables}
+        """Publish the first `count` buffered episodes as one part, or nothing of them.
+
+        The transitions file commits it. It is created only if it is not there, so of two writers with one number the
+        first wins; whoever wrote it had seen all commits before, so no episode is committed twice. Where nothing keeps
+        a second writer away, the files of the other tables have names of their own, one for each attempt.
+        """
+        store, run_id, part = self.run.store, self.run.id, self._part
+        number = f"{self._prefix}{part.number:05d}"
+        name = number if store.locks else f"{number}.{secrets.token_hex(4)}"
+        files: dict[str, bytes] = {}
+        for table in TABLES:
+            if held := [episode[table] for episode in part.episodes[:count] if table in episode]:
+                files[f"{table_folder(table, run_id)}/{name}.parquet"] = encode(_joined(held), table, [name])
+        _, data = files.popitem()  # the transitions
+        commit = f"{table_folder('transitions', run_id)}/{number}.parquet"
+        part.tried[_hash(data)] = name, count
         try:
-            if self._objects is not None:
-                count = self._objects.publish(name, rows)
-            else:
-                for table in tables:
-                    stage(staged[table], encode(rows[table], table, [name]))
-                for table in tables:  # the transitions are last: they commit the part
-                    publish(staged[table], paths[table])
-        except DatasetError:  # somebody else's now
-            self._part.episodes.clear()
-            raise
-        except BaseException:
-            if self._objects is not None:
-                raise
-            # Undo from the commit backwards. The part keeps its number: another attempt can replace, but never add.
-            for path in [*reversed(paths.values()), *staged.values()]:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            raise
+            self._look_for_rivals()
+            store.create(commit, data, before=files)
+        except FileExistsError as error:
+            # Perhaps an earlier attempt's: it succeeded, and only the answer was lost.
+            there = _hash(store.read(commit)) if present(store, commit) else b""
+            if there not in part.tried:
+                raise DatasetError(
+                    f"{store.path}: another writer {self.worker} of run {run_id} is at work, wait until its "
+                    "collector is done"
+                ) from error
+            name, count = part.tried[there]
+        self._parts.add(name)
+        self._files.add(commit)
         # One assignment: an interrupt comes before it, and the part is published again as it is, or after it.
-        self._part = _Part(self._part.number + 1, self._part.episodes[count:], self._part.opened)
+        self._part = _Part(part.number + 1, part.episodes[count:], part.opened)
+
+    def _look_for_rivals(self) -> None:
+        """Raise `FileExistsError` if somebody else has committed as this writer: where locks do not tell."""
+        if (files := self._listed()) != self._files:  # a rival, or compaction, which keeps the parts
+            if self._own(committed_parts(self.run.store, self.run.id)) != self._parts:
+                raise FileExistsError
+            self._files = files
+
+    def _own(self, parts: Iterable[str]) -> set[str]:
+        return {part for part in parts if part.startswith(self._prefix)}
+
+    def _listed(self) -> set[str]:
+        """The commits that may hold a part of this writer."""
+        files = table_files(self.run.store, "transitions", self.run.id)
+        return {file.name for file in files if file.stem.startswith((self._prefix, "merged-"))}
 
     def __enter__(self) -> Self:
         return self
@@ -327,32 +175,22 @@ class EpisodeWriter:
         except OSError as another:
             failure = another if error is None or isinstance(error, KeyboardInterrupt) else error
         finally:
-            self._unlock()
+            self._locks.close()
         if isinstance(failure, OSError):
             lost = len(self._part.episodes)
             saved = f"{lost} finished episodes could not be saved, all others are" if lost else "what is finished is"
-            raise DatasetError(
-                f"{failure.strerror}: {failure.filename}. {saved} in {self.run.path}: make room, and collect again "
-                "with the same arguments"
-            ) from failure
+            told = f"{failure.strerror}: {failure.filename}. {saved} in {self.run.store.path}"
+            raise DatasetError(f"{told}: make room, and collect again with the same arguments") from failure
 
 
-def _joined(episodes: Sequence[Mapping[str, pa.Table]], table: str) -> pa.Table:
-    """The rows of episodes in a table, sorted by episode."""
-    rows = pa.concat_tables([episode[table] for episode in episodes if table in episode])
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows, sorted by episode."""
+    rows = pa.concat_tables(tables)
     return rows.take(np.argsort(rows["episode"].to_numpy(), kind="stable"))
-
-
-def derive(rows: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
-    """The columns in `schema.DERIVED`, from rows in order: the paper's reward, and the state of a round's next row."""
-    missing = [name for name in ("episode", "round", "layer", "action", "accepted", *STATE) if name not in rows]
-    if missing:
-        raise ValueError(f"transitions lack {', '.join(missing)}")
-    last = last_rows(rows["episode"], rows["round"])
-    derived: dict[str, np.ndarray] = {"reward": paper_reward(rows["action"], rows["accepted"], rows["layer"], layers)}
-    for name in STATE:
-        derived[f"next_{name}"] = np.where(last, np.float32(0), np.roll(rows[name].astype(np.float32), -1))
-    return derived
 
 
 def _to_arrow(columns: Mapping[str, Any], table: str) -> pa.Table:
@@ -381,8 +219,3 @@ def _check_rows(rows: pa.Table, table: str, episode: int) -> None:
         raise ValueError(f"{table} of episode {episode} hold rows of other episodes")
     if not is_sorted(rows, table, strict=True):
         raise ValueError(f"{table} of episode {episode} are not sorted by {', '.join(SORT_KEYS[table])}")
-
-
-def is_sorted(rows: pa.Table, table: str, *, strict: bool) -> bool:
-    """Whether rows are sorted by `SORT_KEYS`; `strict`: and no two have the same key."""
-    return bool(ascending([rows[key].to_numpy() for key in SORT_KEYS[table]], strict=strict).all())

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lede.decode.device import device_facts
 from lede.decode.facts import model_facts
 from lede.replay.errors import DatasetError
-from lede.replay.files import read_json, write_json
+from lede.replay.header import read_json, to_json
+from lede.replay.store import File, open_store
 from lede.simulate.costs import Costs
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def calibrate(model: Model, seconds: float, progress: Callable[[float], None] = 
 
 def save_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
     """Write the file atomically, over an older one. Raises `OSError`."""
-    write_json(Path(path), calibration.to_json())
+    file = Path(path)
+    open_store(file.parent).replace(file.name, to_json(calibration.to_json()))
 
 
 def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any]) -> Calibration:
@@ -67,7 +69,7 @@ def load_calibration(path: str | os.PathLike[str], model: Mapping[str, Any]) -> 
     path, again = Path(path), "measure again with `lede calibrate`"
     if not path.is_file():
         raise DatasetError(f"{path} does not exist: measure with `lede calibrate`")
-    content = read_json(path)
+    content = read_json(File(open_store(path.parent), path.name))
     if content.get("format") != FORMAT:
         raise DatasetError(f"{path} is not a calibration of format {FORMAT}: {again}")
     for name, kind in KINDS.items():

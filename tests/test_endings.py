@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
-import lede.replay.writer
+import lede.replay.folder
 from lede import cli, replay
 from lede.errors import Stopped, said_plainly, stop_on_signals
 from tests.collect.small import collected
@@ -165,21 +165,22 @@ def test_a_full_disk_costs_a_collection_what_does_not_fit_any_more(tmp_path, mon
     """Six of seven episodes fit: they are saved, and the message says so; the same command collects the seventh."""
     collected(tmp_path / "roomy")
     whole = sum(file.stat().st_size for file in (tmp_path / "roomy").rglob("*.parquet"))
-    stage, room = lede.replay.writer.stage, 0.95 * whole
+    out = tmp_path / "data"
+    stage, room = lede.replay.folder.stage, 0.95 * whole
 
     def full(path: Path, data: bytes) -> None:
-        on_disk = sum(file.stat().st_size for file in path.parents[1].rglob("*") if file.suffix in (".parquet", ".tmp"))
+        on_disk = sum(file.stat().st_size for end in (".parquet", ".tmp") for file in out.rglob(f"*{end}"))
         if on_disk + len(data) > room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         stage(path, data)
 
-    monkeypatch.setattr(lede.replay.writer, "stage", full)
+    monkeypatch.setattr(lede.replay.folder, "stage", full)
     with pytest.raises(replay.DatasetError, match="No space left on device: ") as caught:
         collected(tmp_path / "data")
     kept = committed(tmp_path / "data")
     assert 3 <= len(kept) < 7
     assert f" {7 - len(kept)} finished episodes could not be saved, all others are in " in str(caught.value)
-    monkeypatch.setattr(lede.replay.writer, "stage", stage)
+    monkeypatch.setattr(lede.replay.folder, "stage", stage)
     assert collected(tmp_path / "data").resumed == len(kept)
     assert committed(tmp_path / "data") == set(range(7))
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lede import replay
 from lede.collect.collector import CollectConfig
 from lede.collect.prompts import Prompt
-from lede.replay.files import episode_numbers
+from lede.replay.parts import episode_numbers
 from lede.replay.schema import EPISODES
 from lede.replay.split import SPLITS, episode_splits, group_of, split_of
 from tests.collect.small import collected

@@ -49,7 +49,7 @@ def evaluate(
 
         opened = open_dataset(dataset)
         costs, whose, device = _costs(opened, calibration)
-        usual = usual_policies(dataset)
+        usual = usual_policies(opened.name)
         folders = given or {name: folder for name, folder in usual.items() if folder.is_dir()}
         loaded = {name: load_policy(folder) for name, folder in folders.items()}
 

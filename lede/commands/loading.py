@@ -84,10 +84,11 @@ def usual_vocabulary(dataset: Path, policy: "Policy | None" = None) -> Sequence[
     """The draft vocabulary that the policy, else the dataset, has its states from; empty: all. None without either."""
     if policy is not None:
         return policy.draft_vocabulary or ()
-    from lede.replay.files import HEADER
+    from lede.replay.header import HEADER
     from lede.replay.reader import open_dataset
+    from lede.replay.store import open_store, present
 
-    return open_dataset(dataset).draft_vocabulary or () if (dataset / HEADER).exists() else None
+    return open_dataset(dataset).draft_vocabulary or () if present(open_store(dataset), HEADER) else None
 
 
 def load(

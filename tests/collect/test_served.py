@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lede.collect.collector
+import lede.replay.folder
 from lede import replay
 from lede.cli import app
 from lede.collect.collector import CollectConfig
@@ -145,7 +146,7 @@ def test_a_disk_that_cannot_be_written_fails_no_answer(model, policy, tmp_path, 
 
     with recording(model, policy, tmp_path / "served", monkeypatch) as served:
         with monkeypatch.context() as broken:
-            broken.setattr(lede.replay.writer, "stage", full)
+            broken.setattr(lede.replay.folder, "stage", full)
             broken.setattr(served.worker._recorded._writer, "_wait", 0.0)
             texts(served, PROMPTS[:4])
             wait_for(lambda: caplog.text.count("wait to be written") == 4)

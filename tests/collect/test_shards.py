@@ -21,7 +21,7 @@ from lede.collect.prompts import Prompt
 from lede.collect.workers import Workers
 from lede.decode.errors import ModelError
 from lede.decode.model import Model
-from lede.replay.shards import claim
+from lede.replay.runs import claim
 from tests.collect.small import CONFIG, COSTS, PROMPTS, collected, same, tables, tiny_model
 
 TALK = [Prompt("talk", "test", "", messages=({"role": "user", "content": "a b"},), turns=("c d", "e f"))]

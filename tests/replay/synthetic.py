@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from lede.process import CONTINUE, DRAFT, EXIT, WALK
+from lede.replay.header import open_for_writing
+from lede.replay.runs import Run, start_run
 from lede.replay.schema import STATE
-from lede.replay.writer import EpisodeWriter, Run, open_for_writing, start_run
+from lede.replay.writer import EpisodeWriter
 from lede.simulate.costs import MAX_ROWS, Costs
 
 VOCABULARY = 100

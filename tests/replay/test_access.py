@@ -1,6 +1,7 @@
 """How object stores are reached: what cannot be meant is one line; profiles of S3 are read, or refused by name."""
 
 import os
+import pickle
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typer.testing import CliRunner
 
 from lede import replay
 from lede.cli import app
-from lede.replay import storage
+from lede.replay import bucket
 from lede.replay.access import PREFIXES, settings
+from lede.replay.bucket import URL, Bucket, reason
 from lede.replay.errors import DatasetError
-from lede.replay.storage import ObjectPath, place, readable, reason
-from tests.replay.synthetic import make_episode, start
+from lede.replay.parquet import open_file
+from lede.replay.store import File, place
+from tests.replay.synthetic import make_episode, start, write_dataset
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
 
@@ -26,9 +29,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(tuple(PREFIXES.values()))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    storage._store.cache_clear()
+    bucket._driver.cache_clear()
     yield
-    storage._store.cache_clear()
+    bucket._driver.cache_clear()
 
 
 def refused(url: str) -> str:
@@ -64,6 +67,25 @@ def test_urls_that_name_something_else_are_refused(url: str) -> None:
 def test_places_that_name_something_else_are_refused(url: str) -> None:
     with pytest.raises(DatasetError, match=r"BUCKET/NAME|cannot be in"):
         place(url)
+
+
+def test_a_url_means_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever would look on one, or write there, is refused by name: as it would be for a policy or a picture."""
+    monkeypatch.chdir(tmp_path)
+    url = place("s3:/bucket//x/y.png/")
+    assert str(url) == "s3://bucket/x/y.png" and (url.name, url.stem, str(url.parent)) == (
+        "y.png",
+        "y",
+        "s3://bucket/x",
+    )
+    assert pickle.loads(pickle.dumps(url)) == url == URL("s3://bucket/x") / "y.png"
+    for look in (Path, open, os.listdir, lambda url: url.mkdir(), lambda url: url.read_bytes(), lambda url: url.suffix):
+        with pytest.raises(OSError, match="only datasets can be in an object store"):
+            look(url)
+    for command in (["calibrate", "--out"], ["inspect", "--plot"]):
+        done = CliRunner().invoke(app, [*command, str(url)])
+        assert done.exit_code == 2 and done.stderr.count("\n") == 1, done.output
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_no_answer_and_no_keys_are_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +157,15 @@ def test_profiles_that_are_not_there_or_have_no_keys_are_refused(
         assert told in refused("s3://bucket/x")
 
 
-def test_arrow_holds_nothing_of_python_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrow_holds_nothing_of_python_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its threads would wait for Python to free it, and abort a process that is ending meanwhile."""
-    gone = []
+    write_dataset(tmp_path, 3, seed=0)
+    content, gone = next((tmp_path / "episodes").rglob("*.parquet")).read_bytes(), []
 
     class Told(bytes):
         def __del__(self) -> None:
             gone.append(len(self))
 
-    monkeypatch.setattr(ObjectPath, "read_bytes", lambda path: Told(b"0123"))
-    file = readable(place("s3://bucket/x"))
-    assert gone == [4] and file.read() == b"0123"
+    monkeypatch.setattr(Bucket, "source", lambda bucket, name: Told(content))
+    with open_file(File(Bucket(URL("s3://bucket/x")), "episodes/run=r0000000/part-0-00000.parquet")) as file:
+        assert gone == [len(content)] and file.read().num_rows == 3

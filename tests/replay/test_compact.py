@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import lede.replay.compact
+import lede.replay.folder
 from lede import replay
 from tests.replay.synthetic import make_episode, write_dataset
 from tests.replay.test_store import expected_rows, stored_rows
@@ -57,7 +57,7 @@ def test_compaction_in_front_of_readers(tmp_path: Path) -> None:
 def test_compaction_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     path = tmp_path / "data"
     write_dataset(path, 20, seed=1, flush_rows=40, with_sweeps=True)
-    before, exchange, calls = stored_rows(path), lede.replay.compact._exchange, 0
+    before, exchange, calls = stored_rows(path), lede.replay.folder.exchange, 0
 
     def fail_at(one: Path, other: Path) -> None:
         nonlocal calls
@@ -66,7 +66,7 @@ def test_compaction_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         exchange(one, other)
 
-    monkeypatch.setattr(lede.replay.compact, "_exchange", fail_at)
+    monkeypatch.setattr(lede.replay.folder, "exchange", fail_at)
     with pytest.raises(KeyboardInterrupt):
         replay.compact_dataset(path)
     assert stored_rows(path) == before

@@ -39,24 +39,23 @@ DYING_WRITER = """
 import os, signal, sys
 from pathlib import Path
 from lede import replay
-import lede.replay.files, lede.replay.writer
+import lede.replay.folder, lede.replay.writer
 from tests.replay.synthetic import make_episode, start
 
 run = start(Path(sys.argv[1]))
 
 def mortal(function, life):
-    def step(*args):
+    def step(*args, **more):
         if life.pop() is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args)
+        return function(*args, **more)
     return step
 
 for number in range(50):
     if (child := os.fork()) == 0:
         life = [None] + [True] * number
-        for module, name in (("writer", "stage"), ("writer", "publish"), ("files", "sync_folder")):
-            module = getattr(replay, module)
-            setattr(module, name, mortal(getattr(module, name), life))
+        for name in ("stage", "publish", "sync_folder"):
+            setattr(replay.folder, name, mortal(getattr(replay.folder, name), life))
         with replay.writer.EpisodeWriter(run, worker=number) as writer:
             writer.add(*make_episode(number, with_sweeps=True))
         os._exit(0)

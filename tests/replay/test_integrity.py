@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lede import replay
-from lede.replay.files import encode
+from lede.replay.parquet import encode
 from tests.replay.synthetic import make_episode, start, write_dataset
 
 

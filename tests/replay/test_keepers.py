@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from lede import replay
 from lede.cli import app
-from lede.replay.files import encode
+from lede.replay.folder import Folder
+from lede.replay.parquet import encode, parts_of
+from lede.replay.store import File
 from tests.collect.small import PROMPTS, collected, same, tables
 from tests.replay.synthetic import make_episode, start, write_dataset
 from tests.replay.test_crash import run_python
@@ -54,7 +56,7 @@ def cut_rows(path: Path) -> None:
     """The last decision of an episode is gone, everything else is as it should be."""
     file = first(path, "transitions")
     rows = pq.read_table(file, partitioning=None)
-    parts = replay.files.parts_of(file, "transitions")  # type: ignore[attr-defined]
+    parts = parts_of(File(Folder(path), str(file.relative_to(path))))
     last = max(i for i, end in enumerate(rows["terminal"].to_pylist()) if end)
     start_of = max(i for i in range(last + 1) if rows["step"][i].as_py() == 0)
     file.write_bytes(encode(pa.concat_tables([rows.slice(0, start_of), rows.slice(last + 1)]), "transitions", parts))
@@ -198,20 +200,20 @@ def test_what_does_not_fit_is_not_merged(path: Path, tmp_path: Path) -> None:
 DYING_MERGE = """
 import os, signal, sys
 from lede import replay
-import lede.replay.merge
+import lede.replay.folder, lede.replay.merge
 
 def mortal(function, life):
-    def step(*args):
+    def step(*args, **more):
         if life.pop() is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args)
+        return function(*args, **more)
     return step
 
 for number in range(50):
     if (child := os.fork()) == 0:
         life = [None] + [True] * number
         for name in ("stage", "publish"):
-            setattr(replay.merge, name, mortal(getattr(replay.merge, name), life))
+            setattr(replay.folder, name, mortal(getattr(replay.folder, name), life))
         replay.merge_datasets(sys.argv[2:], sys.argv[1])
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -228,7 +230,8 @@ def test_a_merge_killed_anywhere_leaves_nothing_half(tmp_path: Path) -> None:
     with run_python(DYING_MERGE, tmp_path / "c", tmp_path / "a", tmp_path / "b") as process:
         assert process.stdout
         *killed, survived = [line.split() for line in process.stdout]
-    steps = 2 * len(["run", "episodes", "transitions"]) + len(["header", "whole"])
+    files = 2 * len(["run", "episodes", "transitions"]) + len(["header"])
+    steps = len(["stage", "publish"]) * files + len(["whole"])
     assert killed == [[str(-signal.SIGKILL), "False"]] * steps
     assert survived == ["0", "True"]
     assert replay.verify(tmp_path / "c") == []
@@ -255,13 +258,13 @@ def test_an_orphan_that_vanishes_is_no_fault_of_the_dataset(path: Path, monkeypa
     """A resumed writer removes what a died one left between a reader's, or another writer's, listing and opening."""
     orphan = first(path, "episodes").with_name("part-7-00000.parquet")
     orphan.write_bytes(first(path, "episodes").read_bytes())
-    opened = replay.files.parts_of  # type: ignore[attr-defined]
+    opened = parts_of
 
-    def late(file: Path, name: str) -> frozenset[str]:
-        if file == orphan:
-            file.unlink()
-        return opened(file, name)
+    def late(file: File) -> frozenset[str]:
+        if file.path == orphan:
+            orphan.unlink()
+        return opened(file)
 
-    monkeypatch.setattr("lede.replay.files.parts_of", late)
+    monkeypatch.setattr("lede.replay.parts.parts_of", late)
     assert replay.open_dataset(path).episodes.collect().height == EPISODES
     assert not orphan.exists()

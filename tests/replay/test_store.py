@@ -1,5 +1,8 @@
 """What goes in comes out: whatever the flushes, merges, runs and compactions in between."""
 
+import errno
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -215,6 +218,29 @@ def test_one_writer_a_number(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_where_there_are_no_locks_the_first_commit_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """The second sees that somebody has committed as it, or that the file which it wants to create is there."""
+
+    def unlocked(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unlocked)
+    run = start(tmp_path / "data")
+    with replay.EpisodeWriter(run) as first:
+        with pytest.raises(replay.DatasetError, match="another writer 0 of run"), replay.EpisodeWriter(run) as second:
+            first.add(*make_episode(0))
+            first.flush()
+            if at_once:
+                monkeypatch.setattr(second, "_look_for_rivals", lambda: None)
+            second.add(*make_episode(1))
+        first.add(*make_episode(1))
+    assert stored_rows(tmp_path / "data") == expected_rows([0, 1], 0)
+    assert replay.verify(tmp_path / "data") == []
+
+
 @pytest.mark.parametrize(
     ("column", "value", "complaint"),
     [
@@ -315,6 +341,17 @@ def test_writing_needs_no_polars(tmp_path: Path) -> None:
         "from tests.replay.synthetic import write_dataset\n"
         f"path = pathlib.Path({str(tmp_path / 'data')!r}); write_dataset(path, 2, 0)\n"
         "assert len(replay.open_dataset(path).columns().actions)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_reading_needs_no_writer(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 2, seed=0)
+    program = (
+        "import sys; from lede import replay\n"
+        f"path = {str(tmp_path / 'data')!r}; replay.inspect_dataset(path); replay.verify(path)\n"
+        "replay.compact_dataset(path); replay.repair_dataset(path)\n"
+        "assert 'lede.replay.writer' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 

@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 from lede import replay
 from lede.cli import app
 from lede.collect import collector
+from lede.replay.runs import Run, Shard
 from lede.replay.schema import TABLES
-from lede.replay.shards import Shard
-from lede.replay.writer import Run
 from tests.collect.small import collected, same, tables
 from tests.replay import torture
 from tests.replay.synthetic import make_episode, start, write_dataset

@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-import lede.replay.writer
+import lede.replay.folder
 from lede import replay
 from lede.replay.schema import SORT_KEYS, TABLES
 from lede.terminal import bar, print_json, say
@@ -61,14 +61,14 @@ def kill(pid: int) -> None:
 
 def write(path: Path, worker: int = 0, writers: int = 1, end: int = ENDLESS, stop_at: int | None = None) -> None:
     """Commit one episode after the other and tell of each; `stop_at`: pause before the n-th file becomes visible."""
-    publish, calls = lede.replay.writer.publish, count()
+    publish, calls = lede.replay.folder.publish, count()
 
-    def pausing(staged: Path, file: Path) -> None:
+    def pausing(staged: Path, file: Path, new: bool = False) -> None:
         if next(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGSTOP)
-        publish(staged, file)
+        publish(staged, file, new)
 
-    lede.replay.writer.publish = pausing  # type: ignore[attr-defined]
+    lede.replay.folder.publish = pausing  # type: ignore[attr-defined]
     told = os.open(path.with_name("told"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     commit(path, worker, writers, end, told)
 

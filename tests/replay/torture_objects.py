@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from lede import replay
-from lede.replay.storage import place
+from lede.replay.store import place
 from lede.terminal import print_json
 from tests.replay import torture
 from tests.replay.synthetic import start

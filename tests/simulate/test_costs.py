@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lede.decode.rules import LayerSkip, Lite, PromptLookup
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
+from lede.replay.runs import start_run
 from lede.replay.schema import STATE
-from lede.replay.writer import start_run
 from lede.simulate.costs import MAX_ROWS, Costs, costs_device, dataset_costs
 from tests.models import FIXED
 from tests.replay.synthetic import write_dataset

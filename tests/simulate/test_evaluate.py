@@ -11,8 +11,9 @@ from lede.decode.rules import AdaptiveLookup, DraftVerify, LayerSkip, PromptLook
 from lede.policy import Policy, PolicyError
 from lede.replay.errors import DatasetError
 from lede.replay.reader import open_dataset
+from lede.replay.runs import start_run
 from lede.replay.split import episode_splits
-from lede.replay.writer import EpisodeWriter, start_run
+from lede.replay.writer import EpisodeWriter
 from lede.simulate.baselines import BASELINES
 from lede.simulate.costs import Costs
 from lede.simulate.evaluate import Method, chosen, evaluate, read_sides, tuned_baselines
