@@ -1,6 +1,7 @@
 """The plan of the house: which room may import which, and that no file, and no room, imports itself through others."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -92,3 +93,12 @@ def test_the_plan_in_the_docs_is_this_one() -> None:
             rows[name] = {part.strip("` ") for part in cells[2].split(",")} - {"–"}
     above = {name: allowed - GROUND for name, allowed in MAY_IMPORT.items() if name not in GROUND}
     assert {name: row for name, row in rows.items() if name in above} == above
+
+
+def test_the_walks_in_the_docs_are_imports() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    steps = re.findall(r"^\d+\. `([a-z_/]+\.py)` → `([a-z_/]+\.py)`", text, re.MULTILINE)
+    assert len(steps) > 20
+    for here, there in steps:
+        names = [f"lede.{path.removesuffix('.py').replace('/', '.')}" for path in (here, there)]
+        assert names[1] in IMPORTS[names[0]], (here, there)
