@@ -11,8 +11,8 @@ from lede.errors import said_plainly
 
 @said_plainly
 def merge(
-    datasets: Annotated[list[Path], Argument(help="Folders of datasets of one model and the same candidate layers.")],
-    out: Annotated[Path, Option(help="A new folder, which appears whole or not at all.")],
+    datasets: Annotated[list[Path], Argument(help="Datasets of one model and the same candidate layers.")],
+    out: Annotated[Path, Option(help="A new folder or URL; the dataset appears whole or not at all.")],
     json: JsonOption = False,
 ) -> None:
     """Copy the runs of several datasets into a new one.
