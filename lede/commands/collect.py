@@ -175,8 +175,8 @@ def collect(
             from lede.decode.device import cores
 
             each = replace(runtime, threads=runtime.threads or max(1, cores() // workers))
-            devices = shared_out(runtime.device, workers)
-            engine = stack.enter_context(Workers([loader(replace(each, device=device)) for device in devices]))
+            loaders = [loader(replace(each, device=device)) for device in shared_out(runtime.device, workers)]
+            engine = stack.enter_context(Workers(loaders, warn))
             with errors.status("loading torch and the model"):
                 engine.about()
         else:
