@@ -79,8 +79,8 @@ class Pool(ABC):
                 self._send(worker, "load")
             while left and idle:
                 worker = idle.pop()
-                doing[worker] = talk = left.popleft()
-                self._send(worker, "decode", behaviour, talk)
+                doing[worker] = left.popleft()
+                self._send(worker, "decode", behaviour, doing[worker])
             for worker in self._ready(doing):
                 talk = doing.pop(worker)
                 try:

@@ -20,11 +20,8 @@ STEPS_PER_UPDATE = 4
 class LearnConfig:
     """Everything a training run depends on besides the dataset. The defaults are the preset `default`."""
 
-    algorithm: Algorithm = option(
-        "double_dqn",
-        "double_dqn or dqn, both d3rlpy's; or fitted, which ascends the exact value of rounds on sweeps, to compare "
-        "with.",
-    )
+    #: `fitted` ascends the exact value of rounds on sweeps, to compare with.
+    algorithm: Algorithm = option("double_dqn", "double_dqn or dqn, both d3rlpy's; or fitted (from sweeps alone).")
     source: Source | None = option(
         None,
         "sweeps (both actions of every state are known) or log (what was tried). "
@@ -35,9 +32,8 @@ class LearnConfig:
         "time", "paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."
     )
     features: Features = option("free", "paper (three numbers), free (what costs nothing to know) or extended (all).")
-    horizon: Horizon = option(
-        "round", "A chain: one layer walk, which exit ends (the paper's), or the walk and the drafts of a whole round."
-    )
+    #: What a chain is: the paper's is the walk through the layers, which exit ends.
+    horizon: Horizon = option("round", "walk (a layer walk is a chain) or round (the walk with the round's drafts).")
     candidates: tuple[int, ...] | None = option(
         None, "Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one."
     )

@@ -141,7 +141,8 @@ def collect(
     drawn = settings.get("seed", CollectConfig.seed)
     chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, drawn)
     heat = None if any(prompt.sampling for prompt in chosen) else TASKS[task].temperature
-    config = CollectConfig(**{"max_new_tokens": TASKS[task].max_new_tokens, "temperature": heat} | settings)
+    usual: Given = {"max_new_tokens": TASKS[task].max_new_tokens, "temperature": heat}
+    config = CollectConfig(**(usual | settings))
 
     from lede.collect.collector import Collected, describe_source
     from lede.collect.collector import collect as run

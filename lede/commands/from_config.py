@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, is_dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from typer import Option
 
@@ -38,7 +38,7 @@ def from_config(command: Callable[..., None]) -> Callable[..., None]:
             texts = {one: values.pop(one) for one in group}
             given = {one: _parsed(group[one], text) for one, text in texts.items() if text is not None}
             kind = signature.parameters[name].annotation
-            values[name] = kind(**given) if is_dataclass(kind) else given
+            values[name] = kind(**given) if isinstance(kind, type) else given
         command(**values)
 
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -56,9 +56,9 @@ def _parameter(one: Field[Any], configs: Sequence[type]) -> inspect.Parameter:
     defaults = {getattr(config, one.name) for config in configs if hasattr(config, one.name)}
     if "Default:" not in text and defaults == {one.default} and one.default not in (None, ()):
         text += f" [dim]Default: {one.default}[/]"
-    made = Option(*one.metadata["names"], **one.metadata["limits"], help=text)
-    typed = Annotated[(kind if kind in (bool, int, float) else str) | None, made]
-    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typed)
+    made = Option(None, *one.metadata["names"], **one.metadata["limits"], help=text)
+    typed = (kind if kind in (bool, int, float) else str) | None
+    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=made, annotation=typed)
 
 
 def _kind(one: Field[Any]) -> Any:
