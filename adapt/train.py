@@ -50,6 +50,7 @@ def optimisers(model: nn.Module, config: Schedule) -> Optimizers:
     adamw = torch.optim.AdamW(others, lr=config.other_lr, betas=(0.9, 0.95), weight_decay=0.0)
     if not matrices:
         return [adamw]
+    assert isinstance(config, AdaptConfig)
     return [torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"), adamw]
 
 

@@ -4,21 +4,18 @@ import logging
 import os
 import signal
 import socket
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
-from typing import Any, Self
+from functools import cached_property, partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from lede.collect.collector import About, Behaviour, Episode, Here, Talk
 from lede.collect.errors import CollectError
+from lede.collect.pool import Dead, Pool
 from lede.decode.model import Model
 from lede.ground import first_line
 
-RESTARTS = 3  # of each actor
-PAUSE = 0.5  # seconds before asking again for an actor that is being started again
 STORE = 200_000_000  # bytes for what actors have sent: an episode is a tenth of a million
 ANSWER = 10  # seconds in which a cluster must answer: Ray itself would ask for ever
 # What of this process's environment the workers get, who else have what their node was started with. Tokens go by
@@ -28,15 +25,13 @@ SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LOCAL = "local"  # the address that starts a cluster on this machine
 
 
-class Cluster:
-    """Actors that are handed conversations one by one; what they decode is sent here.
+class Cluster(Pool):
+    """Actors; what they decode is sent here. See `Pool`.
 
-    A context: leaving it ends them. address: of the cluster; "local" starts one on this machine, "auto" finds one that
-    runs here. loader: called by every actor for its model. actors: how many; None: as many as there is room for now.
-    cpus, gpus: what each of them takes, of which gpus may be a fraction; None: one GPU where there are any, else none.
-    An actor that dies, alone or with its node, is started again where there is room, and what it was decoding is handed
-    to others; `tell` gets a line about it. Raises CollectError where the cluster cannot be reached, has no room, or
-    actors die again and again; and what an actor raises.
+    address: of the cluster; "local" starts one on this machine, "auto" finds one that runs here. loader: called by
+    every actor for its model. actors: how many; None: as many as there is room for now. cpus, gpus: what each of them
+    takes, of which gpus may be a fraction; None: one GPU where there are any, else none. One that is started again is
+    where there is room, or waits for it. Raises CollectError where the cluster cannot be reached or has no room.
     """
 
     def __init__(
@@ -52,8 +47,8 @@ class Cluster:
         os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: what else runs would starve it
         import ray
 
-        self._ray, self._ours, self._actors = ray, not ray.is_initialized(), list[Any]()
-        self._tell, self._deaths = tell, Counter[int]()  # of actors by their id
+        self._ray, self._ours = ray, not ray.is_initialized()
+        self._actors, self._answers = dict[int, Any](), dict[int, Any]()
         if self._ours and address != LOCAL:
             check_reachable(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
         ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == LOCAL else {}
@@ -66,117 +61,52 @@ class Cluster:
         if gpus is None:
             gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))
         fits = [int(room.get(kind, 0.0) / each) for kind, each in (("CPU", cpus), ("GPU", gpus)) if each]
-        self._count = actors or min(fits, default=1)
-        if not self._count:
+        actors = actors or min(fits, default=1)
+        if not actors:
             self.__exit__()
             raise CollectError(
                 f"the cluster has no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs, free are "
                 f"{room.get('CPU', 0):g} and {room.get('GPU', 0):g}: ask for less with --num-cpus and --num-gpus, or "
                 "wait for room with --workers 1"
             )
-        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": 0}
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
         sent = {name: value for name, value in os.environ.items() if name.startswith(SENT) and name not in SECRET}
         if address != LOCAL and sent:
             options["runtime_env"] = {"env_vars": sent}
         secrets = {name: os.environ[name] for name in SECRET if name in os.environ}
-        self._new = lambda: ray.remote(**options)(_Actor).remote(loader, secrets)
+        self._new = partial(ray.remote(**options)(_Actor).remote, loader, secrets)
+        super().__init__(actors, tell)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for actor in self._actors:
+    def __exit__(self, *error: object) -> None:
+        for actor in self._actors.values():
             self._ray.kill(actor)
         if self._ours:
             self._ray.shutdown()
 
-    def about(self) -> About:
-        """See `Engine`."""
-        return self._ask("about")
+    def _start(self, worker: int) -> None:
+        self._actors[worker] = self._new()
 
-    def facts(self) -> dict[str, Any]:
-        """See `Engine`; measured by one actor before the others are started."""
-        return self._ask("facts")
+    def _send(self, worker: int, name: str, *arguments: Any) -> None:
+        self._answers[worker] = getattr(self._actors[worker], name).remote(*arguments)
 
-    def decode(self, behaviour: Behaviour, talks: Sequence[Talk]) -> Generator[Episode]:
-        """See `Engine`."""
-        ray, left = self._ray, deque(talks)
-        while len(self._actors) < min(self._count, len(talks)):
-            self._actors.append(self._new())
-        # What each actor does: a conversation, or None while it loads its model, so that nothing waits for it.
-        doing: dict[Any, tuple[Any, Talk | None]] = {actor.load.remote(): (actor, None) for actor in self._actors}
-        idle: list[Any] = []
-        how = ray.put(behaviour)
-        while left or any(talk for _, talk in doing.values()):
-            while left and idle:
-                actor, given = idle.pop(), left.popleft()
-                doing[actor.decode.remote(how, given)] = actor, given
-            done, _ = ray.wait([*doing], timeout=1)  # so that an interrupt need not wait longer
-            for answer in done:
-                actor, talk = doing.pop(answer)
-                try:
-                    episodes = self._get(answer)
-                except ray.exceptions.RayActorError as error:
-                    self._note(actor, error)
-                    if talk is not None:
-                        left.appendleft(talk)
-                    elif isinstance(error, ray.exceptions.ActorDiedError):  # for good
-                        if not doing and not idle:
-                            raise self._given_up(actor, error) from error
-                        continue
-                    else:
-                        time.sleep(PAUSE)
-                    doing[actor.load.remote()] = actor, None  # answers when it lives again
-                    continue
-                idle.append(actor)
-                yield from episodes
+    def _ready(self, workers: Collection[int]) -> list[int]:
+        waiting = {self._answers[worker]: worker for worker in workers}
+        done, _ = self._ray.wait([*waiting], timeout=1)  # so that an interrupt need not wait longer
+        return [waiting[answer] for answer in done]
 
-    def _ask(self, name: str) -> Any:
-        """What the first actor answers."""
-        if not self._actors:
-            self._actors.append(self._new())
-        while True:
-            try:
-                return self._get(getattr(self._actors[0], name).remote())
-            except self._ray.exceptions.RayActorError as error:
-                self._note(self._actors[0], error)
-                if not isinstance(error, self._ray.exceptions.ActorUnavailableError):
-                    raise self._given_up(self._actors[0], error) from error
-                time.sleep(PAUSE)  # it is being started again
-
-    def _get(self, answer: Any) -> Any:
-        """An answer, once it is there. Raises what the actor raised, without Ray's words around it."""
+    def _receive(self, worker: int) -> Any:
         try:
-            while not self._ray.wait([answer], timeout=1)[0]:
-                pass
-            return self._ray.get(answer)
-        except self._ray.exceptions.RayTaskError as error:
+            return self._ray.get(self._answers.pop(worker))
+        except self._ray.exceptions.RayTaskError as error:  # without Ray's words around what the actor raised
             raise error.cause from None
-        except self._ray.exceptions.RayActorError:
-            raise
+        except self._ray.exceptions.RayActorError as error:
+            self._ray.kill(self._actors.pop(worker))  # where it is only out of reach
+            if getattr(error, "actor_init_failed", False):
+                why = f"cannot be started ({_told(error)}): every node needs the same lede, installed"
+                raise Dead(why, final=True) from error
+            raise Dead(_told(error)) from error
         except self._ray.exceptions.RayError as error:  # no room for it any more, an environment that cannot be made
             raise CollectError(f"Ray cannot run an actor: {_told(error)}") from error
-
-    def _note(self, actor: Any, error: Exception) -> None:
-        """Count a death, and tell of it; while an actor is being started again, every call to it says so."""
-        if "restarting" in str(error):
-            return
-        self._deaths[id(actor)] += 1
-        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
-            self._tell(
-                f"an actor died and is started again, death {self._deaths[id(actor)]} of {RESTARTS + 1} that end it"
-            )
-
-    def _given_up(self, actor: Any, error: Exception) -> CollectError:
-        told, times = _told(error), self._deaths[id(actor)]
-        if getattr(error, "actor_init_failed", False):
-            return CollectError(f"an actor cannot be started ({told}): every node needs the same lede, installed")
-        often = f"{times} times" if times > 1 else "once, and Ray does not start it again"
-        who = "an actor" if len(self._actors) == 1 else "all actors died, the last of them"
-        return CollectError(
-            f"{who} died {often} ({told}): the same command goes on from what is committed, perhaps with fewer "
-            "--workers"
-        )
 
 
 def _told(error: Exception) -> str:

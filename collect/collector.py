@@ -16,8 +16,9 @@ import numpy as np
 
 from lede import replay
 from lede.collect import record
+from lede.collect.config import CollectConfig, Exploration
 from lede.collect.errors import PromptError
-from lede.collect.explore import Epsilon, Exploration, Exploring, Noisy, Uniform
+from lede.collect.explore import Epsilon, Exploring, Noisy, Uniform
 from lede.collect.prompts import Prompt
 from lede.collect.sweep import sweep
 from lede.decode.device import device_facts
@@ -34,23 +35,6 @@ from lede.process import TOP_K, TRACE
 from lede.replay.runs import Run, Shard, claim
 from lede.replay.writer import EpisodeWriter
 from lede.simulate.profile import measure
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """What decides the rows of a run: the same values give the same rows, and name the same run."""
-
-    episodes: int = 200
-    layers: tuple[int, ...] | None = None  # candidates; None: `default_layers` of the model, or the policy's
-    explore: Exploration = "uniform"
-    epsilon: float = 0.2  # of `explore="epsilon"`
-    max_drafts: int | None = None  # a round; None: as many as there are costs for, the paper's 12, or the policy's
-    max_new_tokens: int = 256
-    temperature: float | None = 0.0  # None: that of prompts which were served, with all that they were sampled with
-    top_k: int | None = None  # of sampled text; None: as the checkpoint or the library has it, as in `lede generate`
-    top_p: float | None = None  # likewise
-    seed: int = 0
-    sweep: bool = False
 
 
 class Episode(NamedTuple):

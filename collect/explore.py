@@ -5,7 +5,6 @@ Every action that is not forced has a propensity of at least 5 %, so that any po
 
 import random
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from lede.policy import Policy, forward
 from lede.process import LONG_DRAFTS, MAX_DRAFTS, WALK
 from lede.replay.schema import PAPER_STATE
 
-Exploration = Literal["uniform", "noisy", "epsilon"]
 DRAFT_CHANCE = 0.85  # of `Uniform`: long drafts are seldom tried otherwise, and a policy must learn where they end
 FLOOR = 0.05  # the least likely that an action may be
 NOISY_FLOOR = 0.1  # share of `Noisy`'s actions drawn at random

@@ -10,13 +10,13 @@ On disk it is a folder of `exits.json` (what it is, for which model, how well it
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lede.decode.config import Config, layer_shapes
 from lede.decode.errors import ModelError
+from lede.ground import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def check_exits(folder: str | Path) -> dict[str, Any]:
     """The card of a folder of exit heads, read without torch. Raises ModelError where there is none."""
     try:
         card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text("utf-8"))
-        known = card["layers"] and {"format", "model", "weights_hash"} <= card.keys()
+        known = card["layers"] and {"format", "model", "weights_hash", "fingerprint"} <= card.keys()
         if not known or not (Path(folder) / WEIGHTS).is_file():
             raise KeyError(WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError):
@@ -93,7 +93,7 @@ def load_exits(folder: str | Path) -> Exits:
     except Exception as error:  # the library has its own kinds for a torn file
         raise ModelError(f"the exit heads in {folder} cannot be read: {error}") from error
     found = fingerprint(weights)
-    if card.get("fingerprint", found) != found:
+    if card["fingerprint"] != found:
         raise ModelError(f"{CARD} in {folder} is of other weights than {WEIGHTS}: train the exit heads again")
     return Exits(card, weights, found)
 
@@ -103,18 +103,12 @@ def save_exits(folder: str | Path, card: dict[str, Any], weights: dict[str, "Ten
 
     A kill leaves the old ones, the new ones, or two files that `load_exits` refuses as not belonging together.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder, card = Path(folder), card | {"format": FORMAT, "fingerprint": fingerprint(weights)}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, write in (
-        (WEIGHTS, lambda path: save_file({k: w.contiguous() for k, w in weights.items()}, path)),
-        (CARD, lambda path: path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")),
-    ):
-        new = folder / f"{name}.new"
-        write(new)
-        new.chmod(0o644)  # safetensors leaves its files to their owner alone
-        os.replace(new, folder / name)
+    write_whole(folder / WEIGHTS, save({name: weight.contiguous() for name, weight in weights.items()}))
+    write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
     return Exits(card, weights, card["fingerprint"])
 
 

@@ -22,10 +22,7 @@ def config_hash(config: Config) -> str:
 
 
 def config_hash_v2(config: Config) -> str:
-    """`config_hash`, with the head size and the rotary embedding that it leaves out.
-
-    Beside it and not in its place: datasets and policies of older versions have the first only, and stay usable.
-    """
+    """`config_hash`, with the head size and the rotary embedding that it leaves out."""
     rotary = {name: value for name, value in config.rotary.items() if name in ROTARY and value is not None}
     # 10000 and 10000.0 are one number, which JSON writes in two ways
     rotary = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in rotary.items()}

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from lede.ground import Bytes, option
 from lede.learn.errors import LearnError
-from lede.learn.rewards import check_reward
-from lede.replay.schema import EXTENDED, FREE, PAPER_STATE
-from lede.simulate.costs import MAX_ROWS
+from lede.process import LONG_DRAFTS
 
-ALGORITHMS = ("double_dqn", "dqn", "fitted")
-FEATURES: Mapping[str, tuple[str, ...]] = {"paper": PAPER_STATE, "free": FREE, "extended": EXTENDED}
+Algorithm = Literal["double_dqn", "dqn", "fitted"]
+Source = Literal["sweeps", "log"]
+Horizon = Literal["walk", "round"]
+Features = Literal["paper", "free", "extended"]
 # Offline, the paper's one update every 4 agent steps (§4.1) is one update for every 4 logged decisions.
 STEPS_PER_UPDATE = 4
 
@@ -19,28 +20,35 @@ STEPS_PER_UPDATE = 4
 class LearnConfig:
     """Everything a training run depends on besides the dataset. The defaults are the preset `default`."""
 
-    #: All but `fitted` are d3rlpy's; `fitted` ascends the exact value of rounds on sweeps, to compare with.
-    algorithm: Literal["double_dqn", "dqn", "fitted"] = "double_dqn"
-    #: Both actions from `sweeps`, or the logged ones. None: sweeps where there are any and the other options allow it.
-    source: Literal["sweeps", "log"] | None = None
-    #: A chain is one layer `walk`, which exit ends (the paper's), or the walk and the drafts of a whole `round`.
-    horizon: Literal["walk", "round"] = "round"
-    #: `paper` (§3.1.3), `accepted`, `time` or a file of one's own: see `learn.rewards`.
-    reward: str = "time"
-    #: Inputs: `paper`, three numbers; `extended`, all that is known; `free`, of these those that cost nothing.
-    features: Literal["paper", "free", "extended"] = "free"
-    #: Layers to exit at, some of the dataset's; None: all of them. Layer 0 may be added to swept datasets.
-    candidates: tuple[int, ...] | None = None
+    #: `fitted` ascends the exact value of rounds on sweeps, to compare with.
+    algorithm: Algorithm = option("double_dqn", "double_dqn or dqn, both d3rlpy's; or fitted (from sweeps alone).")
+    source: Source | None = option(
+        None,
+        "sweeps (both actions of every state are known) or log (what was tried). "
+        "[dim]Default: sweeps where there are any and no option needs the log[/]",
+    )
+    #: See `learn.rewards`.
+    reward: str = option(
+        "time", "paper, accepted, time (tokens less their time's worth), or FILE.py with a function reward."
+    )
+    features: Features = option("free", "paper (three numbers), free (what costs nothing to know) or extended (all).")
+    #: What a chain is: the paper's is the walk through the layers, which exit ends.
+    horizon: Horizon = option("round", "walk (a layer walk is a chain) or round (the walk with the round's drafts).")
+    candidates: tuple[int, ...] | None = option(
+        None, "Some of the dataset's candidates, as 0,4,6; 0 may be added to a swept one."
+    )
     #: Without named candidates: whether layer 0 is one. The paper has no layer 0.
     layer0: bool = True
-    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's. None: from sweeps,
-    #: yes; from a log, which does not have it, no, as in the paper.
-    bypass: bool | None = None
-    #: Drafts per round; learning from a log, no more than were ever logged. The paper has 12.
-    max_drafts: int = MAX_ROWS - 1
+    #: Whether a walk may go on past its last candidate: no draft, one token of the full model's. A log has none.
+    bypass: bool | None = option(
+        None, "Let a round draft nothing, which the paper has not. [dim]Default: if learned from sweeps[/]"
+    )
+    max_drafts: int = option(
+        LONG_DRAFTS, "Drafts per round, from a log no more than were logged; the paper has 12.", min=2, max=LONG_DRAFTS
+    )
     #: The target is the n-step return + gamma^n * max over actions of the target network (§3.2). 5 steps do as well.
-    gamma: float = 1.0
-    n_steps: int = 3
+    gamma: float = option(1.0, "Discount per decision.", min=0.0, max=1.0)
+    n_steps: int = option(3, "Steps of the n-step return.", "--n-step", min=1)
     #: Learning from a log: cut the n-step return where the logged action is not the network's greedy one (Watkins).
     watkins: bool = True
     #: Of Adam; `anneal`: to 0, by a cosine.
@@ -49,7 +57,7 @@ class LearnConfig:
     #: Transitions per update; for `fitted`, round starts.
     batch_size: int = 256
     #: None: one for every 4 logged training decisions.
-    updates: int | None = 8_000
+    updates: int | None = option(8_000, "Gradient steps.", min=1)
     #: Updates between hard copies into the target network. The paper copies "every 512 steps" and updates "every 4
     #: agent steps": if the former are agent steps too, that is 128 updates. The preset `paper` takes 512 updates.
     target_interval: int = 100
@@ -61,16 +69,20 @@ class LearnConfig:
     averaging: float = 0.8
     #: Updates between two scores on the validation texts; the best-scoring network is kept.
     score_every: int = 500
-    #: Bytes that the whole process may take; a dataset that needs more is learned from one part after the other, a
-    #: new one after each score. None: all at once.
-    memory: int | None = None
-    #: Of initial weights, noise and batches.
-    seed: int = 0
+    seed: int = option(0, "Of initial weights, noise and batches.", min=0)
+    #: A new part after each score.
+    memory: Bytes | None = option(
+        None,
+        "The most memory that this process may take, as 4GB: what does not fit is learned from part by part. "
+        "[dim]Default: all at once[/]",
+    )
 
     def __post_init__(self) -> None:
-        choices = {"algorithm": ALGORITHMS, "source": ("sweeps", "log"), "horizon": ("walk", "round")}
-        for name, allowed in {**choices, "features": tuple(FEATURES)}.items():
-            value = getattr(self, name)
+        from lede.learn.rewards import check_reward  # here, so that a command's options import no numpy
+
+        choices = {"algorithm": Algorithm, "source": Source, "horizon": Horizon, "features": Features}
+        for name, kind in choices.items():
+            value, allowed = getattr(self, name), get_args(kind)
             if value not in allowed and (name, value) != ("source", None):
                 raise LearnError(f"{name} is {value!r}; choose {' or '.join(allowed)}")
         check_reward(self.reward)
@@ -104,32 +116,37 @@ class LearnConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
-PRESETS: Mapping[str, LearnConfig] = {
-    "default": LearnConfig(),
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "default": {},
     # §3.2, §4.1 to the letter. The paper does not say how wide the network is, nor whether inputs are scaled: as in
     # every preset, they are standardised with the training rows' mean and scale.
-    "paper": LearnConfig(
-        algorithm="dqn",
-        source="log",
-        horizon="walk",
-        reward="paper",
-        features="paper",
-        layer0=False,
-        max_drafts=12,
-        gamma=0.99,
-        watkins=False,
-        learning_rate=6.25e-5,
-        anneal=False,
-        batch_size=32,
-        updates=None,
-        target_interval=512,
-        sigma0=0.1,
-        hidden=(64, 64),
-        averaging=0.0,
-    ),
-    "fitted": LearnConfig(
-        algorithm="fitted", learning_rate=1e-2, batch_size=512, updates=800, averaging=0.0, score_every=50
-    ),
+    "paper": {
+        "algorithm": "dqn",
+        "source": "log",
+        "horizon": "walk",
+        "reward": "paper",
+        "features": "paper",
+        "layer0": False,
+        "max_drafts": 12,
+        "gamma": 0.99,
+        "watkins": False,
+        "learning_rate": 6.25e-5,
+        "anneal": False,
+        "batch_size": 32,
+        "updates": None,
+        "target_interval": 512,
+        "sigma0": 0.1,
+        "hidden": (64, 64),
+        "averaging": 0.0,
+    },
+    "fitted": {
+        "algorithm": "fitted",
+        "learning_rate": 1e-2,
+        "batch_size": 512,
+        "updates": 800,
+        "averaging": 0.0,
+        "score_every": 50,
+    },
 }
 
 
@@ -144,4 +161,4 @@ def preset(name: str = "default", **overrides: Any) -> LearnConfig:
     chosen = {key: value for key, value in overrides.items() if value is not None}
     if chosen.get("algorithm") == "fitted":
         name = "fitted"
-    return LearnConfig(**(vars(PRESETS[name]) | chosen))
+    return LearnConfig(**(PRESETS[name] | chosen))

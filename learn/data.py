@@ -1,14 +1,14 @@
 """A dataset as learning sees it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lede.learn.config import FEATURES, LearnConfig
+from lede.learn.config import Features, LearnConfig
 from lede.learn.errors import LearnError
 from lede.learn.network import Weights
 from lede.learn.rewards import rewarded
@@ -17,7 +17,7 @@ from lede.policy import Policy
 from lede.replay.columns import Columns, complete, take, walks, with_candidates, with_features
 from lede.replay.errors import DatasetError
 from lede.replay.reader import Dataset
-from lede.replay.schema import OF_SAMPLED
+from lede.replay.schema import EXTENDED, FREE, OF_SAMPLED, PAPER_STATE
 from lede.replay.split import Split, episode_splits
 from lede.simulate.batched import Engine, Prices, prices_of
 from lede.simulate.costs import Costs, dataset_costs
@@ -26,6 +26,7 @@ from lede.simulate.texts import Texts, read_texts
 
 #: Bytes that learning takes per decision of a log, and per row of sweeps (measured: tests/replay/big.py).
 LOG_BYTES, SWEEP_BYTES = 750, 200
+FEATURES: Mapping[Features, tuple[str, ...]] = {"paper": PAPER_STATE, "free": FREE, "extended": EXTENDED}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
-"""What every room would write again: a file that appears whole, a fingerprint, the cache folder, errors said plainly.
+"""What every room would write again: a file written whole, a fingerprint, the cache folder, errors, options.
 
 Imports nothing of lede; everything may import it.
 """
 
 import hashlib
 import os
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated, Any
+
+Bytes = Annotated[int, "bytes"]  # a number of them, which a command takes as 4GB
 
 
 class UserError(Exception):
@@ -13,6 +17,14 @@ class UserError(Exception):
 
     Commands print it and end with exit code 2; any other exception is a fault of ours.
     """
+
+
+def option(default: Any, help: str, *names: str, **limits: float) -> Any:
+    """A field of a dataclass that is also an option of the command which fills it: `lede.commands.options` makes it.
+
+    names: such as --n-step, where the option is not called as the field. limits: min and max of a number.
+    """
+    return field(default=default, metadata={"help": help, "names": names, "limits": limits})
 
 
 def fingerprint(data: str | bytes) -> str:

@@ -77,11 +77,8 @@ class Policy:
         None where nothing does, or it does not say what it learned from.
         """
         told = self.info.get("training", {}).get("temperatures")
-        if told is None:  # before it was said, sweeps were of greedy texts only
-            swept = self.info.get("hyperparameters", {}).get("source") == "sweeps"
-            if not swept:
-                return None
-            told = dict.fromkeys(("min", "max", "sampled"), 0.0)
+        if told is None:
+            return None
         low, high, sampled = (float(told[name]) for name in ("min", "max", "sampled"))
         known = sampled > 0 and low - NEAR <= temperature <= high + NEAR if temperature else sampled < 1
         if known:
@@ -162,9 +159,8 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
 def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
     """Raise PolicyError unless the policy was trained on this model.
 
-    model_facts: as `decode.facts.model_facts` has them, what early layers draft with included. `config_hash_v2` and
-    `weights_hash` are compared where both sides have them. The name may differ: a model is called one thing on a hub
-    and another in a local folder.
+    model_facts: as `decode.facts.model_facts` has them, what early layers draft with included. The name may differ: a
+    model is called one thing on a hub and another in a local folder.
     """
     trained = policy.info.get("model", {})
     theirs, ours = trained.get("name", "an unnamed model"), model_facts["name"]
@@ -175,7 +171,7 @@ def check_fits(policy: Policy, model_facts: dict[str, Any]) -> None:
         ("weights_hash", "other weights"),
     ):
         wanted, have = trained.get(key), model_facts.get(key)
-        if wanted != have and (key in ("layers", "config_hash") or (wanted and have)):
+        if wanted != have:
             raise PolicyError(
                 f"the policy is for {theirs} with {what} ({wanted}) than {ours} has ({have}); "
                 "use the policy's model, or train a policy on this one's dataset"

@@ -69,6 +69,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--text no-text": ("adapt", "--text", "no-text", "--out", "new"),
     "--exits 4,99": ("adapt", "--exits", "4,99", "--out", "new"),
     "--own-text: not without --exits": ("adapt", "--own-text", "9", "--out", "new"),
+    "--draft-vocab, --disk: not without --exits": ("adapt", "--draft-vocab", "9", "--disk", "1", "--out", "new"),
+    "--matrix-lr: not with --exits": ("adapt", "--exits", "4", "--matrix-lr", "0.1", "--out", "new"),
     "no-data": ("inspect", "no-data"),
     "no-rows": ("evaluate", "--dataset", "no-rows"),
     "no-log": ("learn", "--dataset", "no-log"),
@@ -88,9 +90,11 @@ def test_what_is_wrong_is_said_before_anything_slow_is_imported(tmp_path):
         (tmp_path / name).mkdir()
         for file, content in files.items():
             (tmp_path / name / file).write_text(json.dumps(content))
-    commands = [["--help"], *WRONG.values()]
-    (code, _, loaded), *outcomes = fresh_process(COMMANDS, json.dumps(commands), folder=tmp_path)
-    assert (code, loaded) == (0, [])
+    helps = [["--help"], ["learn", "--help"], ["adapt", "--help"], ["collect", "--help"]]
+    commands = [*helps, *WRONG.values()]
+    seen = fresh_process(COMMANDS, json.dumps(commands), folder=tmp_path)
+    outcomes = seen[len(helps) :]
+    assert all((code, loaded) == (0, []) for code, _, loaded in seen[: len(helps)])
     for message, (code, output, loaded) in zip(WRONG, outcomes, strict=True):
         assert code == 2, output
         assert message in " ".join(output.split()), output

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
+from lede.commands.from_config import from_config
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ USUAL_TOKENS = 256
 
 
 @said_plainly
+@from_config
 def bench(
+    *,
     model: shared.ModelOption = None,
     task: Annotated[
         list[str] | None,
@@ -51,11 +54,8 @@ def bench(
     out: Annotated[Path, Option(help="For every result; the same command finds them again.")] = Path("runs/bench"),
     plot: Annotated[Path | None, Option(help="A file for the picture, or a folder for one per table.")] = None,
     fresh: Annotated[bool, Option("--fresh", help="Measure again what was measured before.")] = False,
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
-    json: shared.JsonOption = False,
+    runtime: shared.Runtime,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Measure methods against each other: interleaved on held-out prompts, output checked token by token.
 
@@ -80,7 +80,7 @@ def bench(
     from lede.replay.pictures import check_format
     from lede.terminal import bar, print_json, say, warn
 
-    check_model(model, dtype, device, exits)
+    check_model(model, runtime)
     chosen, policies, notes = plan(model, methods.split(",") if methods else None, given)  # before all that is slow
     if plot is not None and plot.suffix:
         check_format(plot)
@@ -108,16 +108,16 @@ def bench(
     from lede.policy import load_policy
 
     reports: list[Report] = []
-    with bar("measuring", 100, quiet=json) as advance:
+    with bar("measuring", 100, quiet=as_json) as advance:
         first = next(map(load_policy, policies.values()), None)
-        loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model), first))
+        loaded = load(model, runtime, usual_vocabulary(dataset_path(model), first))
         given_cuts, config = {"top_k": top_k, "top_p": top_p}, loaded.generation_config
         cuts: dict[str, Any] = {
             name: config.get(name) if value is None else value for name, value in given_cuts.items()
         }
         for title, test, train, usual, heat in works:
             settings = Settings(max_new_tokens or usual, heat, **cuts, seed=seed)
-            job = Job(title, test, train, settings, chosen, policies, threads, check)
+            job = Job(title, test, train, settings, chosen, policies, runtime.threads, check)
             which = f"{title}{f' at {heat:g}' * bool(heat)}: " if len(works) > 1 else ""
 
             def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
@@ -130,7 +130,7 @@ def bench(
         if (line := other_costs(load_policy(folder), measured_on)) is not None:
             warn(f"{name}: {line}")
     drawn = draw(plot, reports) if plot is not None else []
-    if json:
+    if as_json:
         contents = [report.to_json() for report in reports]
         print_json(contents[0] if len(works) == 1 else contents[0] | {"tables": contents})
         return

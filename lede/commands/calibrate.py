@@ -5,23 +5,23 @@ from typing import Annotated
 
 from typer import BadParameter, Option
 
-from lede.commands.options import DeviceOption, DtypeOption, ExitsOption, JsonOption, ModelOption, ThreadsOption
+from lede.commands.from_config import from_config
+from lede.commands.options import JsonOption, ModelOption, Runtime
 from lede.errors import said_plainly
 
 
 @said_plainly
+@from_config
 def calibrate(
+    *,
     model: ModelOption = None,
     out: Annotated[
         Path | None,
         Option(help="The file to write. [dim]Default: data/<model name>.calibration.json, beside the dataset[/]"),
     ] = None,
     seconds: Annotated[float, Option(min=0.0, help="How long to measure; more is steadier.")] = 8.0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    exits: ExitsOption = None,
-    threads: ThreadsOption = 0,
-    json: JsonOption = False,
+    runtime: Runtime,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure what decoding costs on this device: a layer and the head by rows, a state, a decision, a round, a prompt.
 
@@ -38,15 +38,15 @@ def calibrate(
     out = out or calibration_path(model)
     if out.is_dir():
         raise BadParameter(f"--out {out} is a folder: name a file in it")
-    loaded = load(model, dtype, device, threads, exits, usual_vocabulary(dataset_path(model)))
+    loaded = load(model, runtime, usual_vocabulary(dataset_path(model)))
 
     from lede.simulate.calibration import calibrate as run
     from lede.simulate.calibration import save_calibration
 
-    with bar("measuring", 100, quiet=json) as advance:
+    with bar("measuring", 100, quiet=as_json) as advance:
         calibration = run(loaded, seconds, lambda share: advance(round(share * 100), ""))
     save_calibration(out, calibration)
-    if json:
+    if as_json:
         print_json(calibration.to_json())
         return
     facts, context = calibration.device, calibration.costs.context

@@ -6,11 +6,14 @@ from typing import Annotated
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
+from lede.commands.from_config import from_config
 from lede.errors import Stopped, said_plainly
 
 
 @said_plainly
+@from_config
 def chat(
+    *,
     policy: shared.PolicyOption = None,
     plain: shared.PlainOption = False,
     system: Annotated[str, Option(help="A message to the model before all others, such as how to answer.")] = "",
@@ -23,10 +26,7 @@ def chat(
     ] = None,
     seed: Annotated[int | None, Option(min=0, help="Of sampling; modulo 2^64.")] = None,
     trace: Annotated[bool, Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
+    runtime: shared.Runtime,
 ) -> None:
     """Talk to a model that answers: a message a line, from the terminal or a pipe; /help says what else a line can do.
 
@@ -45,14 +45,14 @@ def chat(
     from lede.serve.errors import ChatError
     from lede.terminal import console, show, warn
 
-    folder = check_model(model, dtype, device, exits)
+    folder = check_model(model, runtime)
     refusal = f"the model {model or 'lede-tiny'} has no chat template: talk to one that has, as with --model smollm2"
     if folder is not None and folder.is_dir() and not chat_template(folder):
         raise BadParameter(refusal)
     learned = None if plain else chosen_policy(model, policy)
     with messages() as next_message:  # at once, so that what is typed while the model is read arrives too
         drafted = None if learned is None else learned.draft_vocabulary or ()
-        loaded = load(model, dtype, device, threads, exits, drafted)
+        loaded = load(model, runtime, drafted)
         warn_of_costs(loaded, learned)
         if not getattr(loaded.tokenizer, "chat_template", None):
             raise BadParameter(refusal)

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from typer import BadParameter, Option
 
+from lede.collect.config import CollectConfig, Exploration
 from lede.commands import options as shared
+from lede.commands.from_config import Given, from_config
 from lede.errors import said_plainly
 from lede.paths import EMBEDDED, SMOLLM2, default_model_path
 
@@ -23,8 +26,9 @@ MOST_PROMPTS = 10_000  # of a task; behind them the first come again
 
 
 @said_plainly
+@from_config
 def collect(
-    episodes: Annotated[int, Option(min=1, help="Prompts to decode: in order, again and again.")] = 200,
+    *,
     model: shared.ModelOption = None,
     task: Annotated[
         str | None,
@@ -47,31 +51,8 @@ def collect(
     out: Annotated[
         Path | None, Option(help="The dataset's folder, or s3://bucket/name. [dim]Default: data/<model name>[/]")
     ] = None,
-    max_new_tokens: Annotated[
-        int | None, Option(min=1, help="Tokens to write for each prompt. [dim]Default: the task's, 256 or 512[/]")
-    ] = None,
-    candidates: Annotated[str | None, Option(help="Candidate exit layers, as 0,2,4,6,8; 0 is prompt lookup.")] = None,
-    max_drafts: Annotated[
-        int | None,
-        Option(min=1, max=31, help="Drafts a round at most. [dim]Default: 31; 12 with noisy; the policy's[/]"),
-    ] = None,
-    explore: Annotated[str, Option(help="uniform, noisy (the paper's) or epsilon (with --policy).")] = "uniform",
+    settings: Annotated[Given, CollectConfig],
     policy: Annotated[Path | None, Option(help="The policy to explore around.")] = None,
-    epsilon: Annotated[float, Option(min=0.0, max=1.0, help="Share of random actions with --policy.")] = 0.2,
-    sweep: Annotated[
-        bool, Option("--sweep/--no-sweep", help="Also write what every layer would draft at every token.")
-    ] = True,
-    temperature: Annotated[
-        float | None, Option(min=0.0, help="0 is greedy. [dim]Default: the task's, 0 but for cnn_dm_lm[/]")
-    ] = None,
-    top_k: Annotated[
-        int | None, Option(min=0, help="Sample from the k most likely tokens. [dim]Default: as in lede generate[/]")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        Option(min=0.0, max=1.0, help="Sample from the fewest tokens that have this share. [dim]Default: likewise[/]"),
-    ] = None,
-    seed: Annotated[int, Option(min=0)] = 0,
     workers: Annotated[
         int | None,
         Option(
@@ -112,11 +93,8 @@ def collect(
         ),
     ] = None,
     draft_vocab_from: Annotated[Path | None, Option(help="A dataset, whose tokens are counted.")] = None,
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
-    json: shared.JsonOption = False,
+    runtime: shared.Runtime,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Decode prompts under an exploring rule, and log every decision as a row of a Parquet dataset.
 
@@ -140,31 +118,33 @@ def collect(
     from lede.terminal import bar, errors, print_json, say, warn
 
     side = shared.one_of("--split", split, "train", "validation", "test", "all")
-    exploration = shared.one_of("--explore", explore, "uniform", "noisy", "epsilon")
+    explore = shared.one_of("--explore", settings.get("explore", CollectConfig.explore), *get_args(Exploration))
     if (policy is not None) != (explore == "epsilon"):
         raise BadParameter("--policy and --explore epsilon go together")
     if prompts is not None and task is not None:
         raise BadParameter("--task names prompts, and so does --prompts: give one of them")
-    layers = shared.parse_layers(candidates)
     share = shared.parse_shard(shard)
     if (ray is not None or (workers or 1) > 1) and shard is not None:
         raise BadParameter("--workers and --ray share a plan out themselves, --shard by hand: give one of them")
     if ray is None and (num_cpus is not None or num_gpus is not None):
         raise BadParameter("--num-cpus and --num-gpus are what --ray gives each worker: add --ray")
-    if policy is not None and layers is not None:
+    if policy is not None and "layers" in settings:
         raise BadParameter("--candidates are the policy's own with --policy")
     if (draft_vocab_from is None) == bool(draft_vocab):
         raise BadParameter("--draft-vocab N and --draft-vocab-from DATASET go together")
     out = out or dataset_path(model)
-    check_model(model, dtype, device, exits)
+    check_model(model, runtime)
     task = task or usual_task(model)
     learned = load_policy(policy) if policy else None
 
     # As many whatever the number of episodes, so that more of them continue a run.
-    chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, seed)
-    usual = TASKS[task]
+    drawn = settings.get("seed", CollectConfig.seed)
+    chosen = load_prompts(prompts, side) if prompts else load_task(task, side, MOST_PROMPTS, drawn)
+    heat = None if any(prompt.sampling for prompt in chosen) else TASKS[task].temperature
+    usual: Given = {"max_new_tokens": TASKS[task].max_new_tokens, "temperature": heat}
+    config = CollectConfig(**(usual | settings))
 
-    from lede.collect.collector import CollectConfig, Collected, describe_source
+    from lede.collect.collector import Collected, describe_source
     from lede.collect.collector import collect as run
 
     drafted = usual_vocabulary(out, learned) if draft_vocab is None else ()
@@ -174,15 +154,9 @@ def collect(
 
         drafted, covered = frequent_tokens(open_dataset(draft_vocab_from), draft_vocab)
         warn(f"draft vocabulary: {len(drafted):,} tokens, {covered:.1%} of what the model wrote there", "dim")
-    tokens = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
-    heat: float | None = usual.temperature if temperature is None else temperature
-    if temperature is None and any(prompt.sampling for prompt in chosen):
-        heat = None
-    drawn: dict[str, Any] = {"temperature": heat, "top_k": top_k, "top_p": top_p, "seed": seed}
-    config = CollectConfig(episodes, layers, exploration, epsilon, max_drafts, tokens, **drawn, sweep=sweep)
 
-    def loader(device: str, threads: int) -> Callable[[], "Model"]:
-        return partial(_load, learned, model, dtype, device, threads, exits, drafted)
+    def loader(runtime: shared.Runtime) -> Callable[[], "Model"]:
+        return partial(_load, learned, model, runtime, drafted)
 
     with ExitStack() as stack:
         engine: Model | Engine
@@ -190,23 +164,25 @@ def collect(
             from lede.collect.cluster import Cluster
 
             num_cpus = 1.0 if num_cpus is None else num_cpus
-            num_gpus = 0.0 if num_gpus is None and device == "cpu" else num_gpus
-            model, exits = absolute(model), exits_everywhere(model, exits)
+            num_gpus = 0.0 if num_gpus is None and runtime.device == "cpu" else num_gpus
+            there = replace(runtime, exits=exits_everywhere(model, runtime.exits))
+            there = replace(there, threads=runtime.threads or max(1, int(num_cpus)))
+            model = absolute(model)
             with errors.status("reaching the cluster and loading the model there"):
-                there = loader(device, threads or max(1, int(num_cpus)))
-                engine = Cluster(there, ray, workers, num_cpus, num_gpus, warn)
+                engine = Cluster(loader(there), ray, workers, num_cpus, num_gpus, warn)
                 stack.enter_context(engine).about()
         elif workers is not None and workers > 1:
             from lede.collect.workers import Workers
             from lede.decode.device import cores
 
-            each = threads or max(1, cores() // workers)
-            engine = stack.enter_context(Workers([loader(one, each) for one in shared_out(device, workers)]))
+            each = replace(runtime, threads=runtime.threads or max(1, cores() // workers))
+            loaders = [loader(replace(each, device=device)) for device in shared_out(runtime.device, workers)]
+            engine = stack.enter_context(Workers(loaders, warn))
             with errors.status("loading torch and the model"):
                 engine.about()
         else:
-            engine = loader(device, threads)()
-        advance = stack.enter_context(bar("collecting", episodes, quiet=json))
+            engine = loader(runtime)()
+        advance = stack.enter_context(bar("collecting", config.episodes, quiet=as_json))
 
         def report(c: Collected) -> None:
             done = c.resumed + c.episodes + c.skipped
@@ -215,7 +191,7 @@ def collect(
 
         source = describe_source(chosen, learned, side)
         collected = run(engine, chosen, out, config, learned, source, new_run, report, share)
-    if json:
+    if as_json:
         print_json(vars(collected) | {"dataset": str(out)})
         return
     if collected.resumed:

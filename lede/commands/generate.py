@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
+from lede.commands.from_config import from_config
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ PARAMETERS |= {"logits_processor", "on_round"}
 
 
 @said_plainly
+@from_config
 def generate(
+    *,
     prompt: Annotated[
         str | None, Option("--prompt", "-p", help="The text to go on from; - or nothing reads stdin.")
     ] = None,
@@ -43,11 +46,8 @@ def generate(
         Option("--option", "-o", help="NAME=VALUE of a transformers GenerationConfig, over the model's own."),
     ] = None,
     trace: Annotated[bool, Option("--trace", help="Colour every token by the layer that drafted it.")] = False,
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
-    json: shared.JsonOption = False,
+    runtime: shared.Runtime,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Write on from a prompt: the same text as the model's own, sooner.
 
@@ -57,7 +57,7 @@ def generate(
     """
     if plain and policy is not None:
         raise BadParameter("--plain and --policy exclude each other")
-    if trace and json:
+    if trace and as_json:
         raise BadParameter("--trace and --json exclude each other")
     if "" in (stop or ()):
         raise BadParameter("a stop string is empty, which every text ends in: leave it out")
@@ -68,12 +68,12 @@ def generate(
     from lede.terminal import console, print_json, warn
     from lede.terminal import show as show_text
 
-    check_model(model, dtype, device, exits)
+    check_model(model, runtime)
     for name in PARAMETERS & options.keys():
         raise BadParameter(f"--option {name}: this has an option of its own, see --help")
     learned = None if plain else chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
-    loaded = load(model, dtype, device, threads, exits, drafted)
+    loaded = load(model, runtime, drafted)
     warn_of_costs(loaded, learned)
 
     from lede.decode.generate import encode
@@ -88,7 +88,7 @@ def generate(
     def show(round_: "Round") -> None:
         if trace:
             console.print(tracer.round(round_), end="", soft_wrap=True)
-        elif not json:
+        elif not as_json:
             show_text(written.add(round_.committed))
 
     if trace:
@@ -97,7 +97,7 @@ def generate(
         console.print(text, end="", style="dim", soft_wrap=True)
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     done = run(loaded, ids, learned, seed=seed, stop_strings=stop or (), on_round=show, **options)
-    if json:
+    if as_json:
         print_json({name: getattr(done, name) for name in JSON_FIELDS} | {"rounds": len(done.rounds)})
         return
     show_text(written.peek(), end="\n")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lede.commands.options import Runtime
 from lede.paths import dataset_path, exits_folder, model_path, policy_path, usual_policy
 from lede.terminal import errors, warn
 
@@ -12,13 +13,15 @@ if TYPE_CHECKING:
     from lede.decode.model import Model
     from lede.policy import Policy
 
+AUTO = Runtime()
 
-def check_model(model: str | None, dtype: str = "auto", device: str = "auto", exits: str | None = None) -> Path | None:
+
+def check_model(model: str | None, runtime: Runtime = AUTO) -> Path | None:
     """`decode.checkpoint.check_request`: ModelError for what can be known to be wrong before torch is imported."""
     from lede.decode.checkpoint import check_request
 
-    path = check_request(model_path(model), dtype, device)
-    exits_folder(model, exits)
+    path = check_request(model_path(model), runtime.dtype, runtime.device)
+    exits_folder(model, runtime.exits)
     return path
 
 
@@ -91,26 +94,19 @@ def usual_vocabulary(dataset: Path, policy: "Policy | None" = None) -> Sequence[
     return open_dataset(dataset).draft_vocabulary or () if present(open_store(dataset), HEADER) else None
 
 
-def load(
-    model: str | None,
-    dtype: str,
-    device: str,
-    threads: int = 0,
-    exits: str | None = None,
-    draft_vocabulary: Sequence[int] | None = None,
-) -> "Model":
+def load(model: str | None, runtime: Runtime, draft_vocabulary: Sequence[int] | None = None) -> "Model":
     """The model with its exit heads, on the device, with the number of CPU threads set.
 
     draft_vocabulary: ascending token ids, empty for all; None: what the exit heads have.
     """
-    path = check_model(model, dtype, device, exits)
+    path = check_model(model, runtime)
     once = f"converting {path.name} (once) and " if path is not None and path.is_file() else ""
     with errors.status(f"{once}loading torch and the model"):
         from lede.decode.threads import use_threads
         from lede.loading import load_model
 
-        loaded = load_model(model, dtype, device, None, exits, draft_vocabulary)
-        use_threads(loaded, threads)
+        loaded = load_model(model, runtime.dtype, runtime.device, None, runtime.exits, draft_vocabulary)
+        use_threads(loaded, runtime.threads)
     # What the imports left behind is millions of objects that live as long as the process. Without this the collector
     # walks all of them now and then, and a generation stalls for a tenth of a second.
     gc.freeze()

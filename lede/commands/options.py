@@ -1,12 +1,15 @@
-"""Options that several commands share, so that they are named and explained alike."""
+"""Options that several commands share, or that are fields of a configuration: named and explained once."""
 
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import BadParameter, Option
+
+from lede.ground import option
 
 ModelOption = Annotated[
     str | None,
@@ -22,13 +25,6 @@ PolicyOption = Annotated[
     Option(help="A policy's folder. [dim]Default: policies/<model name>, or the embedded model's own[/]"),
 ]
 PlainOption = Annotated[bool, Option("--plain", help="No policy: every token through all layers.")]
-DeviceOption = Annotated[str, Option(help="cpu, cuda, cuda:0 … or auto.")]
-DtypeOption = Annotated[str, Option(help="float32, bfloat16, float16 or auto (what is fastest here).")]
-ThreadsOption = Annotated[int, Option(min=0, help="CPU threads; 0 tries what is fastest here.")]
-ExitsOption = Annotated[
-    str | None,
-    Option(help="A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if there[/]"),
-]
 PoliciesOption = Annotated[
     list[Path] | None,
     Option(
@@ -38,6 +34,20 @@ PoliciesOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a model is run."""
+
+    device: str = option("auto", "cpu, cuda, cuda:0 … or auto.")
+    dtype: str = option("auto", "float32, bfloat16, float16 or auto (what is fastest here).")
+    exits: str | None = option(
+        None,
+        "A folder of exit heads (lede adapt --exits), or none. [dim]Default: exits/<model name>, if there[/]",
+    )
+    threads: int = option(0, "CPU threads; 0 tries what is fastest here.", min=0)
+
 
 NOT_UTF8 = "the text is not UTF-8: convert it first, as with iconv -t UTF-8"
 

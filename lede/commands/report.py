@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
+from lede.commands.from_config import from_config
 from lede.errors import said_plainly
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @said_plainly
+@from_config
 def report(
+    *,
     prompt: Annotated[
         list[str] | None,
         Option("--prompt", "-p", help="A text to go on from; may be repeated. [dim]Default: held-out prompts[/]"),
@@ -27,10 +30,7 @@ def report(
     seed: Annotated[int | None, Option(min=0, help="Of sampling.")] = None,
     bench: Annotated[Path | None, Option(help="What lede bench --json printed: its tables and pictures too.")] = None,
     out: Annotated[Path, Option(help="The page, one file that loads nothing else.")] = Path("report.html"),
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
+    runtime: shared.Runtime,
 ) -> None:
     """Make a page of it: who drafted each token and why, rounds over time, what the policy does.
 
@@ -46,12 +46,12 @@ def report(
     from lede.serve.report import report as contents
     from lede.terminal import bar, say
 
-    check_model(model, dtype, device, exits)
+    check_model(model, runtime)
     measured = [] if bench is None else read_bench(bench)
     learned = chosen_policy(model, policy)
     drafted = None if learned is None else learned.draft_vocabulary or ()
     prompts = [(text, [{"role": "user", "content": text}] if chat else text) for text in texts] or held_out(model)
-    loaded = load(model, dtype, device, threads, exits, drafted)
+    loaded = load(model, runtime, drafted)
     warn_of_costs(loaded, learned)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 

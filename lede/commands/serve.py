@@ -11,11 +11,14 @@ from typing import Annotated, Any
 from typer import BadParameter, Option
 
 from lede.commands import options as shared
+from lede.commands.from_config import from_config
 from lede.errors import said_plainly
 
 
 @said_plainly
+@from_config
 def serve(
+    *,
     policy: Annotated[
         list[Path] | None,
         Option(
@@ -51,10 +54,7 @@ def serve(
     epsilon: Annotated[
         float, Option(min=0.0, max=1.0, help="Share of recorded decisions drawn at random; costs some speed.")
     ] = 0.0,
-    device: shared.DeviceOption = "auto",
-    dtype: shared.DtypeOption = "auto",
-    exits: shared.ExitsOption = None,
-    threads: shared.ThreadsOption = 0,
+    runtime: shared.Runtime,
 ) -> None:
     """Answer requests in the form of OpenAI's API, one after another, until Ctrl-C or SIGTERM.
 
@@ -88,7 +88,7 @@ def serve(
             raise BadParameter(f"--allow-origin {origin}: give a scheme and a host, as https://example.org, or *")
     if record is None and (record_text or epsilon):
         raise BadParameter("--record-text and --epsilon go with --record")
-    check_model(model, dtype, device, exits)
+    check_model(model, runtime)
     usual = None if plain else usual_policy(model)
     folders: dict[str, Path] = {}
     for folder in policy or ([usual] if usual is not None else []):
@@ -101,7 +101,7 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else answers wait 40 ms for an ACK
-        loaded = load(model, dtype, device, threads, exits, drafted)
+        loaded = load(model, runtime, drafted)
         policies = Policies(loaded, folders)
         warn_of_costs(loaded, *map(load_policy, folders.values()))
         recorder = None

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lede.collect.cluster
+import lede.collect.pool
 from lede import replay
 from lede.cli import app
 from lede.collect.cluster import Cluster, check_reachable, own_signals
@@ -47,7 +48,7 @@ def test_two_actors_collect_what_one_process_does_also_if_one_is_killed(cluster:
     with Cluster(mortal, cluster, 2, tell=told.append) as engine:
         done = collect(engine, PROMPTS, tmp_path / "data", CONFIG)
     assert (tmp_path / "died0").exists()
-    assert told == ["an actor died and is started again, death 1 of 4 that end it"]
+    assert [line[len("worker 0") :] for line in told] == [" died and is started again, death 1 of 4 that end it"]
     assert (done.planned, done.episodes, done.resumed) == (7, 7, 0)
     assert same(tables(tmp_path / "data"), tables(tmp_path / "alone"))
     assert replay.verify(tmp_path / "data") == []
@@ -57,9 +58,9 @@ def test_two_actors_collect_what_one_process_does_also_if_one_is_killed(cluster:
 def test_an_actor_that_dies_again_and_again_is_given_up(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lede.collect.cluster, "RESTARTS", 1)
+    monkeypatch.setattr(lede.collect.pool, "RESTARTS", 1)
     with (
-        pytest.raises(CollectError, match=r"^an actor died 2 times \(The actor is dead because"),
+        pytest.raises(CollectError, match=r"^worker 0 died 2 times \(The actor is dead because"),
         Cluster(kill_self, cluster, 1) as engine,
     ):
         collect(engine, PROMPTS, tmp_path / "data", CONFIG)
@@ -76,11 +77,17 @@ def test_what_an_actor_raises_is_raised_here_and_no_room_or_no_cluster_is_said(c
 def test_a_first_death_is_told_as_such_and_what_cannot_start_too(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lede.collect.cluster, "RESTARTS", 0)
-    with pytest.raises(CollectError, match=r"^an actor died once"), Cluster(kill_self, cluster, 1) as engine:
+    monkeypatch.setattr(lede.collect.pool, "RESTARTS", 0)
+    with (
+        pytest.raises(CollectError, match=r"^worker 0 died once \(The actor is dead"),
+        Cluster(kill_self, cluster, 1) as engine,
+    ):
         engine.about()
     with (
-        pytest.raises(CollectError, match=r"cannot be started \(.*no_such_module.*\): every node needs"),
+        pytest.raises(
+            CollectError,
+            match=r"^worker 0 cannot be started \(.*no_such_module.*\): every node needs the same lede, installed$",
+        ),
         Cluster(Foreign(), cluster, 1) as engine,
     ):
         engine.about()

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import lede.collect.collector
-import lede.collect.workers
+import lede.collect.pool
 from lede import replay
 from lede.cli import app
 from lede.collect.collector import CollectConfig, collect
@@ -95,9 +95,11 @@ def test_turns_of_a_conversation_stay_together(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_workers_collect_the_same_also_if_one_is_killed(alone: Path, tmp_path: Path) -> None:
     mortal = partial(load_mortal, tmp_path / "died", 1)
-    with Workers([mortal, mortal]) as workers:
+    told: list[str] = []
+    with Workers([mortal, mortal], told.append) as workers:
         done = collect(workers, PROMPTS, tmp_path / "data", CONFIG)
     assert (tmp_path / "died0").exists()
+    assert [line[len("worker 0") :] for line in told] == [" died and is started again, death 1 of 4 that end it"]
     assert (done.planned, done.episodes, done.resumed) == (7, 7, 0)
     assert same(tables(tmp_path / "data"), tables(alone))
     assert replay.verify(tmp_path / "data") == []
@@ -105,9 +107,9 @@ def test_workers_collect_the_same_also_if_one_is_killed(alone: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lede.collect.workers, "RESTARTS", 1)
+    monkeypatch.setattr(lede.collect.pool, "RESTARTS", 1)
     with (
-        pytest.raises(CollectError, match="worker 0 died 2 times, last with exit code -9"),
+        pytest.raises(CollectError, match=r"^worker 0 died 2 times \(exit code -9\): the same command goes on"),
         Workers([kill_self]) as one,
     ):
         collect(one, PROMPTS, tmp_path / "data", CONFIG)

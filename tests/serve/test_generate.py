@@ -57,8 +57,6 @@ GREEDY, WARM, BOTH = (
     [
         (GREEDY, 0.0, None),
         (GREEDY, 0.7, "learned from greedy texts, and this one is sampled at 0.7"),
-        ({"hyperparameters": {"source": "sweeps"}}, 0.7, "learned from greedy texts"),  # before it was said
-        ({"hyperparameters": {"source": "log"}}, 0.7, None),
         ({}, 0.7, None),
         (WARM, 0.0, "learned from texts sampled at temperatures from 0.6 to 0.8, and this one is greedy"),
         (WARM, 0.3, None),
