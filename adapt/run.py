@@ -68,7 +68,8 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, card: st
     model.save_pretrained(new)
     tokenizer.save_pretrained(new)
     (new / "README.md").write_text(card, encoding="utf-8")
-    for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+    files = sorted(new.iterdir(), key=lambda path: path.name == "config.json")
+    for path in files:
         path.chmod(0o644)  # safetensors leaves its files to their owner alone
         os.replace(path, out / path.name)
     new.rmdir()

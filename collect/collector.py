@@ -261,8 +261,12 @@ def settings_of(model: Model, config: CollectConfig, prompt: Prompt, length: int
 
 def describe_source(prompts: Sequence[Prompt], policy: Policy | None = None, split: str = "all") -> dict[str, Any]:
     """Fingerprints of the prompts and of the policy explored around: what a resumed run must share with its start."""
-    text = "\0".join(f"{p.id}\0{p.text}\0{p.tokens}" + f"\0{p.messages}{p.turns}" * bool(p.messages) for p in prompts)
-    described: dict[str, Any] = {"split": split, "prompts": fingerprint(text)}
+    texts = []
+    for prompt in prompts:
+        texts += [prompt.id, prompt.text, str(prompt.tokens)]
+        if prompt.messages:
+            texts.append(f"{prompt.messages}{prompt.turns}")
+    described: dict[str, Any] = {"split": split, "prompts": fingerprint("\0".join(texts))}
     if policy is not None:
         probe = np.linspace(-1, 1, len(policy.features), dtype=np.float32)
         described["policy"] = fingerprint(b"".join(policy.values(probe * x).tobytes() for x in (0.5, 1.0, 4.0)))

@@ -120,7 +120,9 @@ def load_task(name: str, split: AnySplit, limit: int | None = None, seed: int = 
         return interleaved(prompt for side in SPLITS for prompt in load_task(name, side, limit, seed))[:limit]
     side = SPLITS[0] if split == "all" else split  # of a divided data set all are in one split
     shots = _shots(task)
-    before = "".join(f"{text}{answer}\n" for text, answer in shots) + "\n" * bool(shots)
+    before = "".join(f"{text}{answer}\n" for text, answer in shots)
+    if shots:
+        before += "\n"
     seen = {group_of(text) for text, _ in shots}
     held_out: set[str] = set()
     if not task.divided:

@@ -30,10 +30,17 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "decode")):
         "with  git config core.symlinks true, or install the package with pip"
     )
 
-_HOME = {"Generation": "lede.decode.round", "Model": "lede.decode.model", "Policy": "lede.policy"}
-_HOME |= dict.fromkeys(("default_model_path", "default_policy_path"), "lede.paths")
-_HOME |= {"generate": "lede.serve.generate", "load_model": "lede.loading", "load_policy": "lede.policy"}
-_HOME |= {"open_dataset": "lede.replay.reader"}
+_HOME = {
+    "Generation": "lede.decode.round",
+    "Model": "lede.decode.model",
+    "Policy": "lede.policy",
+    "default_model_path": "lede.paths",
+    "default_policy_path": "lede.paths",
+    "generate": "lede.serve.generate",
+    "load_model": "lede.loading",
+    "load_policy": "lede.policy",
+    "open_dataset": "lede.replay.reader",
+}
 __all__ = sorted(_HOME)
 
 

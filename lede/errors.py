@@ -13,8 +13,10 @@ import typer
 from lede.ground import UserError
 
 # What a missing optional package is installed with.
-EXTRAS = {"datasets": "bench", "gguf": "gguf", "minari": "minari", "ray": "ray", "grpc": "ray", "obstore": "cloud"}
-EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server")
+EXTRAS = {
+    **{"datasets": "bench", "gguf": "gguf", "minari": "minari", "ray": "ray", "grpc": "ray", "obstore": "cloud"},
+    **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "server"),
+}
 
 P = ParamSpec("P")
 

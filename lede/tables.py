@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 EXITS = 3  # exit layers told apart in a row of an evaluation, the most frequent ones
 CALIBRATED_ROWS = (2, 5, 9, 13, 20, 32)  # of the costs by rows
-LAYER = ["layer", "visits", "agreement", "exits", "exit_share", "drafted", "acceptance"]
-LAYER += ["drafts_per_round", "tokens_per_round"]
+LAYER = (
+    *("layer", "visits", "agreement", "exits", "exit_share", "drafted", "acceptance"),
+    *("drafts_per_round", "tokens_per_round"),
+)
 TEXTS = ("distribution", "exits, %", "what", "message")  # columns that are no numbers, beside the first
 
 

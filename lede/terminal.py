@@ -11,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 
 # Control characters but for tabs and ends of lines, as the pictures that Unicode has of them; of the second set, none.
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-PICTURES |= dict.fromkeys(range(128, 160), 0xFFFD)
+PICTURES = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
+    127: 0x2421,
+    **dict.fromkeys(range(128, 160), 0xFFFD),
+}
 
 
 def visible(text: str) -> str:

@@ -118,7 +118,8 @@ def bench(
         for title, test, train, usual, heat in works:
             settings = Settings(max_new_tokens or usual, heat, **cuts, seed=seed)
             job = Job(title, test, train, settings, chosen, policies, runtime.threads, check)
-            which = f"{title}{f' at {heat:g}' * bool(heat)}: " if len(works) > 1 else ""
+            named = f"{title} at {heat:g}: " if heat else f"{title}: "
+            which = named if len(works) > 1 else ""
 
             def report(share: float, note: str, before: int = len(reports), which: str = which) -> None:
                 advance(round(100 * (before + share) / len(works)), which + note)

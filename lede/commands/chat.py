@@ -34,10 +34,8 @@ def chat(
     [dim]lede chat --model smollm2 --trace --system "Answer in one sentence."[/]
     [dim]lede chat --model smollm2 < questions.txt > answers.txt[/]
     """
-    if plain and policy is not None:
-        raise BadParameter("--plain and --policy exclude each other")
 
-    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
+    from lede.commands.loading import check_model, chosen_policy, load_for
     from lede.decode.config import chat_template
     from lede.decode.errors import ModelError
     from lede.messages import messages
@@ -49,11 +47,9 @@ def chat(
     refusal = f"the model {model or 'lede-tiny'} has no chat template: talk to one that has, as with --model smollm2"
     if folder is not None and folder.is_dir() and not chat_template(folder):
         raise BadParameter(refusal)
-    learned = None if plain else chosen_policy(model, policy)
+    learned = chosen_policy(model, policy, plain)
     with messages() as next_message:  # at once, so that what is typed while the model is read arrives too
-        drafted = None if learned is None else learned.draft_vocabulary or ()
-        loaded = load(model, runtime, drafted)
-        warn_of_costs(loaded, learned)
+        loaded = load_for(model, runtime, learned)
         if not getattr(loaded.tokenizer, "chat_template", None):
             raise BadParameter(refusal)
 

@@ -26,7 +26,7 @@ def evaluate(
         Option(help="Costs of another device (lede calibrate). [dim]Default: those stored with the dataset[/]"),
     ] = None,
     plot: Annotated[Path | None, Option(help="Draw depth, acceptance and exits into this PNG.")] = None,
-    json: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score policies and baselines offline: exact replay over the sweeps of test texts, beside the best possible.
 
@@ -63,7 +63,7 @@ def evaluate(
     for name, one in loaded.items():
         if device and (line := other_costs(one, device)) is not None:
             warn(f"{name}: {line}")
-    with bar("evaluating", 1000, quiet=json) as advance:
+    with bar("evaluating", 1000, quiet=as_json) as advance:
         baselines = []
         if rivals:
             baselines = tuned_baselines(sides.training, costs, lambda share, what: advance(round(share * 500), what))
@@ -86,7 +86,7 @@ def evaluate(
         title = f"{opened.header['model']['name']}, {evaluation.texts} test texts, {dataset}"
         about = "predicted speedup, 95 % interval over groups of texts; dashed: the oracle"
         draw(plot, drawn, title, about, evaluation.oracle_speedup)
-    if json:
+    if as_json:
         print_json({"dataset": str(dataset), "costs": whose} | asdict(evaluation))
         return
     from lede.tables import EVALUATION_WORDS, ceiling_table, evaluation_table

@@ -12,12 +12,16 @@ from lede.errors import said_plainly
 if TYPE_CHECKING:
     from lede.decode.round import Generation, Round
 
-JSON_FIELDS = ["text", "token_ids", "finish", "seconds", "tokens_per_s"]
-JSON_FIELDS += ["exit_layer", "draft_length", "acceptance", "tokens_per_round"]
+JSON_FIELDS = (
+    *("text", "token_ids", "finish", "seconds", "tokens_per_s"),
+    *("exit_layer", "draft_length", "acceptance", "tokens_per_round"),
+)
 
 # Of `serve.generate.generate`: no names of a GenerationConfig that --option may give.
-PARAMETERS = {"model", "prompt", "policy", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop_strings"}
-PARAMETERS |= {"logits_processor", "on_round"}
+PARAMETERS = {
+    *("model", "prompt", "policy", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop_strings"),
+    *("logits_processor", "on_round"),
+}
 
 
 @said_plainly
@@ -55,8 +59,6 @@ def generate(
     [dim]lede generate --model smollm2 --chat --prompt "What is a list comprehension?"[/]
     [dim]lede generate --policy policies/lede-tiny --trace < start.py[/]
     """
-    if plain and policy is not None:
-        raise BadParameter("--plain and --policy exclude each other")
     if trace and as_json:
         raise BadParameter("--trace and --json exclude each other")
     if "" in (stop or ()):
@@ -64,17 +66,15 @@ def generate(
     options = dict(generation_option(given) for given in option or ())
     text = shared.parse_text(prompt)
 
-    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
+    from lede.commands.loading import check_model, chosen_policy, load_for
     from lede.terminal import console, print_json, warn
     from lede.terminal import show as show_text
 
     check_model(model, runtime)
     for name in PARAMETERS & options.keys():
         raise BadParameter(f"--option {name}: this has an option of its own, see --help")
-    learned = None if plain else chosen_policy(model, policy)
-    drafted = None if learned is None else learned.draft_vocabulary or ()  # (): all tokens
-    loaded = load(model, runtime, drafted)
-    warn_of_costs(loaded, learned)
+    learned = chosen_policy(model, policy, plain)
+    loaded = load_for(model, runtime, learned)
 
     from lede.decode.generate import encode
     from lede.serve.generate import generate as run

@@ -14,7 +14,7 @@ def inspect(
     dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"),
     plot: Annotated[Path | None, Option(help="Also draw it, into this PNG.")] = None,
     full: Annotated[bool, Option("--full", help="Read and verify every file, also of millions of decisions.")] = False,
-    json: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a dataset holds: counts, exits and acceptance by layer, rewards, features, and whether it is whole.
 
@@ -29,10 +29,10 @@ def inspect(
 
     if plot is not None:
         check_format(plot)
-    facts = replay.inspect_dataset(dataset, **{"most": None} if full else {})
+    facts = replay.inspect_dataset(dataset, most=None) if full else replay.inspect_dataset(dataset)
     if plot is not None:
         replay.plot_dataset(facts, plot)
-    if json:
+    if as_json:
         print_json(facts)
         return
     for table in dataset_tables(facts):

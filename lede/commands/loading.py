@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typer import BadParameter
+
 from lede.commands.options import Runtime
 from lede.paths import dataset_path, exits_folder, model_path, policy_path, usual_policy
 from lede.terminal import errors, warn
@@ -25,10 +27,14 @@ def check_model(model: str | None, runtime: Runtime = AUTO) -> Path | None:
     return path
 
 
-def chosen_policy(model: str | None, folder: Path | None) -> "Policy | None":
-    """The policy in a folder, else the model's usual one; None, with a word on it, where there is none."""
+def chosen_policy(model: str | None, folder: Path | None, plain: bool = False) -> "Policy | None":
+    """The policy in a folder, else the model's usual one; None if `plain`, and, with a word on it, without one."""
     from lede.policy import load_policy
 
+    if plain and folder is not None:
+        raise BadParameter("--plain and --policy exclude each other")
+    if plain:
+        return None
     folder = folder or usual_policy(model)
     if folder is None:
         usual = policy_path(dataset_path(model))
@@ -40,7 +46,7 @@ def chosen_policy(model: str | None, folder: Path | None) -> "Policy | None":
 def other_costs(policy: "Policy", here: Mapping[str, Any]) -> str | None:
     """That a policy was learned with another device's costs, or another number of threads', in a line; else None.
 
-    here: `device_facts` of what it is used on. Policies of before, and those in the package, do not tell.
+    here: `device_facts` of what it is used on. A policy that was learned without costs does not tell.
     """
     there = policy.info.get("device") or {}
     names = [name for name in ("type", "name", "threads") if name in there and there[name] != here.get(name)]
@@ -92,6 +98,14 @@ def usual_vocabulary(dataset: Path, policy: "Policy | None" = None) -> Sequence[
     from lede.replay.store import open_store, present
 
     return open_dataset(dataset).draft_vocabulary or () if present(open_store(dataset), HEADER) else None
+
+
+def load_for(model: str | None, runtime: Runtime, *policies: "Policy | None") -> "Model":
+    """The model, drafting what the first policy learned from, with a word where one learned from other costs."""
+    first = next(iter(policies), None)
+    loaded = load(model, runtime, None if first is None else first.draft_vocabulary or ())
+    warn_of_costs(loaded, *policies)
+    return loaded
 
 
 def load(model: str | None, runtime: Runtime, draft_vocabulary: Sequence[int] | None = None) -> "Model":

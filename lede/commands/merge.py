@@ -13,7 +13,7 @@ from lede.errors import said_plainly
 def merge(
     datasets: Annotated[list[Path], Argument(help="Datasets of one model and the same candidate layers.")],
     out: Annotated[Path, Option(help="A new folder or URL; the dataset appears whole or not at all.")],
-    json: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the runs of several datasets into a new one.
 
@@ -24,7 +24,7 @@ def merge(
 
     with errors.status("merging"):
         rows = replay.merge_datasets(datasets, out)
-    if json:
+    if as_json:
         print_json({"dataset": str(out), "rows": rows})
     else:
         say(f"{rows['episodes']:,} episodes, {rows['transitions']:,} decisions in {out}")

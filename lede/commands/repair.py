@@ -13,7 +13,7 @@ SHOWN = 20  # prompts of a run; --json has all
 
 @said_plainly
 def repair(
-    dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"), json: JsonOption = False
+    dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"), as_json: JsonOption = False
 ) -> None:
     """Set aside what is damaged, into the dataset's folder .damaged, so that the rest can be read; nothing is deleted.
 
@@ -28,7 +28,7 @@ def repair(
     with errors.status("reading every page"):
         done = replay.repair_dataset(dataset)
     left = [finding.facts() for finding in done.left]
-    if json:
+    if as_json:
         print_json({"moved": [[*map(str, pair)] for pair in done.moved], "lost": done.lost, "left": left})
     else:
         for before, after in done.moved:

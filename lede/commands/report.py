@@ -41,7 +41,7 @@ def report(
         raise BadParameter(f"--out {out} is a folder: name a file")
     texts = [shared.parse_text(text) for text in prompt or ()]
 
-    from lede.commands.loading import check_model, chosen_policy, load, warn_of_costs
+    from lede.commands.loading import check_model, chosen_policy, load_for
     from lede.serve.report import read_bench, render
     from lede.serve.report import report as contents
     from lede.terminal import bar, say
@@ -49,10 +49,8 @@ def report(
     check_model(model, runtime)
     measured = [] if bench is None else read_bench(bench)
     learned = chosen_policy(model, policy)
-    drafted = None if learned is None else learned.draft_vocabulary or ()
     prompts = [(text, [{"role": "user", "content": text}] if chat else text) for text in texts] or held_out(model)
-    loaded = load(model, runtime, drafted)
-    warn_of_costs(loaded, learned)
+    loaded = load_for(model, runtime, learned)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
     from lede.serve.generate import generate

@@ -70,7 +70,7 @@ def serve(
 
     import uvicorn
 
-    from lede.commands.loading import check_model, load, warn_of_costs
+    from lede.commands.loading import check_model, load_for
     from lede.decode.prefix import Prefixes
     from lede.decode.rules import QPolicy
     from lede.paths import usual_policy
@@ -94,22 +94,20 @@ def serve(
     for folder in policy or ([usual] if usual is not None else []):
         if folders.setdefault(name := folder.resolve().name, folder) is not folder:
             raise BadParameter(f"--policy {folder}: there is a policy {name} already, give its folder another name")
-    first = load_policy(next(iter(folders.values()))) if folders else None
-    if record is not None and first is None:
+    learned = [load_policy(folder) for folder in folders.values()]
+    if record is not None and not learned:
         raise BadParameter("--record writes a policy's decisions, and there is none: name one with --policy")
-    drafted = None if first is None else first.draft_vocabulary or ()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else answers wait 40 ms for an ACK
-        loaded = load(model, runtime, drafted)
+        loaded = load_for(model, runtime, *learned)
         policies = Policies(loaded, folders)
-        warn_of_costs(loaded, *map(load_policy, folders.values()))
         recorder = None
-        if record is not None and first is not None:
+        if record is not None:
             from lede.collect.served import Recorder
 
             with errors.status("measuring what decoding costs here (once)"):
-                recorder = Recorder(loaded, first, record, epsilon, record_text)
+                recorder = Recorder(loaded, learned[0], record, epsilon, record_text)
         loaded.prefixes = Prefixes()  # not before: what reading a prompt costs was measured
         worker = Worker(loaded, queue, Metrics(), recorder)
 

@@ -11,7 +11,7 @@ from lede.errors import said_plainly
 
 @said_plainly
 def verify(
-    dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"), json: JsonOption = False
+    dataset: Annotated[Path, Argument(help="A dataset's folder.")] = Path("data/lede-tiny"), as_json: JsonOption = False
 ) -> None:
     """Read every byte of a dataset, and say what is wrong where; exit code 1 if anything is.
 
@@ -26,7 +26,7 @@ def verify(
     with errors.status("reading every page"):
         findings = [finding.facts() for finding in replay.verify(dataset)]
     wrong = sum(not finding["harmless"] for finding in findings)
-    if json:
+    if as_json:
         print_json({"dataset": str(dataset), "wrong": wrong, "findings": findings})
     else:
         wide().print(integrity_table(findings))

@@ -173,3 +173,7 @@ def test_heads_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "exits.json").write_text(json.dumps(card | {"format": 9}))
     with pytest.raises(ModelError, match="format 9"):
         load_exits(tmp_path)
+    del card["fingerprint"]
+    (tmp_path / "exits.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="no exit heads in"):
+        load_exits(tmp_path)
