@@ -84,8 +84,8 @@ def by_name(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
     return out
 
 
-def shares(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """Where the time of a method went; nothing is known of the library's."""
+def shares(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Where the time of a method went; None where it is not known, as of the library's."""
     if not any(s.exits for s in samples):
         return dict.fromkeys(f"{part}_share" for part in ("prompt", "draft", "decision", "verify", "host", "choose"))
     parts = ("", "prompt_", "draft_", "decision_", "verify_", "choose_")

@@ -96,8 +96,15 @@ def logged_score(
     reward = walk.mean(returns)
     leaves = (rounds.raw["phase"] == WALK) & (rounds.actions == EXIT)
     drafted = drafts_made(rounds)
-    accepted, depth = drafted & rounds.raw["accepted"].astype(bool), leaves * rounds.raw["layer"]
-    means = Sums(math.nan, 1, *map(whole.mean, (leaves, depth, drafted, accepted)), seconds=math.nan)
+    means = Sums(
+        tokens=math.nan,
+        rounds=1,
+        drafting=whole.mean(leaves),
+        depth=whole.mean(leaves * rounds.raw["layer"]),
+        drafted=whole.mean(drafted),
+        accepted=whole.mean(drafted & rounds.raw["accepted"].astype(bool)),
+        seconds=math.nan,
+    )
     rate = rate_error = math.nan
     if prices is not None:
         tokens, spent = tokens_and_time(rounds, prices)

@@ -292,7 +292,8 @@ def _finish(done: Generation) -> str:
 
 def _usage(done: Generation) -> dict[str, Any]:
     prompt, written = len(done.prompt_ids), len(done.token_ids)
-    counts = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    counts: dict[str, float] = {"prompt_tokens": prompt, "completion_tokens": written}
+    counts |= {"total_tokens": prompt + written}
     counts |= {"drafted_tokens": done.sums.drafted, "accepted_tokens": done.sums.accepted}
     return counts | {"prompt_tokens_details": {"cached_tokens": done.reused}}
 

@@ -61,7 +61,8 @@ def prices_of(costs: Costs, features: Collection[str], layers: tuple[int, ...]) 
         finish = [[c.finish(layer, drafts) for drafts in range(MAX_ROWS)] for layer in layers]
         walk = [*steps[1:], finish[-1][0]]
         parts.append((first, walk, [c.draft(layer) for layer in layers], finish, c.price((), 0)))
-    return Prices(*(np.array(part) for part in zip(*parts, strict=True)), used.lookup, used.layers)
+    first_, walk_, draft, finish_, plain = (np.array(part) for part in zip(*parts, strict=True))
+    return Prices(first_, walk_, draft, finish_, plain, used.lookup, used.layers)
 
 
 class Starts(NamedTuple):
