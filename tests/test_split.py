@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lede import replay
 from lede.collect.collector import CollectConfig
 from lede.collect.prompts import Prompt
+from lede.policy import Policy
 from lede.replay.parts import episode_numbers
 from lede.replay.schema import EPISODES
 from lede.replay.split import SPLITS, episode_splits, group_of, split_of
@@ -133,13 +134,14 @@ def test_files_without_the_columns_are_read_with_them(tmp_path: Path, compacted:
     assert found == [*sorted(("", split_of(group_of([i]))) for i in range(3)), ("b", "test")]
 
 
-class Exits:
-    """A policy that exits at once and drafts one token."""
-
-    features, layers = ("phase",), (0, 1, 2)
-
-    def values(self, row: Any) -> Any:
-        return np.array([row[0], 0.5])
+#: Exits at once and drafts one token: [continue, exit] are worth [phase, 0.5].
+EXITS = Policy(
+    features=("phase",),
+    layers=(0, 1, 2),
+    weights=((np.array([[1], [0]], np.float32), np.array([0, 0.5], np.float32)),),
+    mean=np.zeros(1, np.float32),
+    scale=np.ones(1, np.float32),
+)
 
 
 def test_the_same_prompts_collected_again_are_on_the_same_side(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_the_same_prompts_collected_again_are_on_the_same_side(tmp_path: Path) -
     config = CollectConfig(episodes=20, layers=(0, 1, 2), max_new_tokens=4, sweep=True)
     collected(tmp_path, config, prompts=prompts)
     again = replace(config, episodes=50, explore="epsilon")
-    collected(tmp_path, again, prompts=prompts, policy=Exits(), new_run=True)
+    collected(tmp_path, again, prompts=prompts, policy=EXITS, new_run=True)
     dataset = replay.open_dataset(tmp_path)
     splits = episode_splits(dataset)
     assert len(splits.numbers) == 70
