@@ -29,10 +29,13 @@ model = from_transformers(llama(), torch.float32)
 x, cache = model.embed([1, 2, 3]), model.cache(8)
 alone = model.run(0, model.layer_count, x, 0, cache)
 model.backend.use_threads(2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-for _ in range(2000):
-    assert torch.equal(model.run(0, model.layer_count, x, 0, cache), alone)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
+slept = []
+for _ in range(8):  # in some of these stretches other work leaves the core alone
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    for _ in range(250):
+        assert torch.equal(model.run(0, model.layer_count, x, 0, cache), alone)
+    slept.append(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
+print(min(slept))
 """
 
 
@@ -43,7 +46,7 @@ def test_a_team_without_a_core_for_each_rests_and_writes_the_same():
     """Two threads on one core sleep at nearly every meeting, 24 a call here; a team that rests hardly meets."""
     done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 20 * 2000  # beside other work about 14, alone a few
+    assert int(done.stdout) < 12 * 250
 
 
 @pytest.fixture
